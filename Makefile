@@ -1,0 +1,41 @@
+# make demo   own virtual environment, install, draw scenes, learn, annotate, score
+# make test   own virtual environment, install, lint, types, tests
+# make bench  own virtual environment, install, measure this machine's trunk
+
+PYTHON ?= python3
+VENV ?= .venv
+
+# The CUDA generation that the driver serves; cpu where there is no NVIDIA GPU.
+EXTRA ?= $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/cuda\1/p' | sed 's/cuda1[4-9]/cuda13/' | grep . || echo cpu)
+
+STAMP := $(VENV)/.installed-$(EXTRA)
+RUN := $(VENV)/bin
+
+.PHONY: demo test lint types bench clean
+
+demo: $(STAMP)
+	rm -rf demo
+	$(RUN)/gpuannot demo demo
+
+test: lint types
+	$(RUN)/python -m pytest
+
+lint: $(STAMP)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(STAMP)
+	$(RUN)/mypy
+
+bench: $(STAMP)
+	$(RUN)/python -m benchmarks.bench_trunk
+
+$(STAMP): setup.py pyproject.toml requirements-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpuannot needs Python 3.11 or newer; make PYTHON=/path/to/python3.11 …"; exit 1; }
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	if [ "$(EXTRA)" = cpu ]; then $(RUN)/python -m pip install -q -r requirements-cpu.txt; fi
+	$(RUN)/python -m pip install -q -e ".[$(EXTRA),test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,22 @@
+"""Training-free image annotation: VGG-16 conv5_2 features, VLAD, mean word vectors, nearest words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Annotations", "Annotator", "AnnotatorConfig", "__version__"]
+
+if TYPE_CHECKING:
+    from .annotations import Annotations
+    from .annotator import Annotator
+    from .config import AnnotatorConfig
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes a second to import: `gpuannot --help` and `gpuannot.__version__` should not wait for it.
+    if name in ("Annotations", "Annotator", "AnnotatorConfig"):
+        from . import annotations, annotator, config
+
+        return getattr({"Annotations": annotations, "Annotator": annotator, "AnnotatorConfig": config}[name], name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,406 @@
+"""The command line. Exit codes: 0 done, 1 done but some inputs failed, 2 wrong usage or nothing could be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__
+from .errors import GpuannotError
+
+if TYPE_CHECKING:
+    from .config import AnnotatorConfig
+    from .image_batches import ImageFailure
+    from .metrics import Scores
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Give images words from your own vocabulary, learnt from labelled examples without training a network.",
+    epilog="Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage or nothing could be done.",
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+output = Console(highlight=False, soft_wrap=True)
+
+SOME_FAILED, UNUSABLE = 1, 2
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Benchmark(StrEnum):
+    corel5k = "corel5k"
+    iaprtc12 = "iaprtc12"
+    espgame = "espgame"
+
+
+Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
+K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Preset = Annotated[str, typer.Option(help="Settings to start from: paper.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'."),
+]
+Convention = Annotated[
+    str | None, typer.Option(help="'caffe' or 'torchvision', for a weights file whose metadata does not say which it follows.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Change a setting, for example --set n_centers=32; 'gpuannot info' lists them."
+    ),
+]
+Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that exists.")]
+
+
+def _errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
+    """Print what is wrong with the input, without a traceback, and exit with 2. Other errors are bugs and keep theirs."""
+
+    @wraps(command)
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return command(*arguments, **options)
+        except (GpuannotError, ValueError) as error:
+            errors.print(f"[bold red]error:[/] {_plain(error)}")
+            raise typer.Exit(UNUSABLE) from None
+        except KeyboardInterrupt:
+            errors.print("stopped")
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        output.print(f"gpuannot {__version__}")
+        raise typer.Exit
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]warning:[/] {_plain(message)}")
+
+
+@app.command()
+@_errors_to_exit_code
+def fit(
+    data: Annotated[
+        Path, typer.Argument(help="A label file (.json or .csv), or a folder with labels.json or labels.csv.", show_default=False)
+    ],
+    model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
+    preset: Preset = "paper",
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    progress: Progress = None,
+) -> None:
+    """Learn words from labelled images and write a model.
+
+    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}. CSV: columns 'image' and
+    'words', several words separated by ';'. Image names are paths relative to the label file or to its subfolder 'images'.
+    """
+    from .annotator import Annotator
+    from .datasets import load_labelled_images
+
+    config = _config(preset, weights, weights_convention, seed, settings)
+    if model.exists() and not overwrite:
+        raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
+    images = load_labelled_images(data)
+    annotator = Annotator(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the failures are listed below
+        annotator.fit(images.paths, images.labels, vocabulary=images.vocabulary, progress=progress)
+    annotator.save(model)
+    failures = [*images.missing, *annotator.failures_]
+    used = len(images) - len(annotator.failures_)
+    without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
+    errors.print(f"{model}: {len(annotator.bank_.known)} words from {used} images")
+    if images.unlabelled:
+        errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
+    if without:
+        errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {_plain(_some(without))}")
+    _exit_for(failures)
+
+
+@app.command()
+@_errors_to_exit_code
+def annotate(
+    model: Model,
+    inputs: Annotated[list[Path], typer.Argument(help="Image files, and folders to search for images.", show_default=False)],
+    k: K = 5,
+    to: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write: .parquet, .jsonl or .csv. Without it, words are printed.")
+    ] = None,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    overwrite: Overwrite = False,
+    progress: Progress = None,
+) -> None:
+    """Give words to images: a row an image with its path, its words (nearest first) and their distances.
+
+    Images that cannot be read get no row; they are listed with the reason (with --output, in OUTPUT.failures.jsonl).
+    """
+    from .annotator import Annotator
+    from .images import find_images
+    from .output import AnnotationWriter, rows, write_failures
+
+    images = find_images(inputs)
+    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention)
+    failures: list[ImageFailure] = []
+    stream = annotator.stream(images, k, progress=progress)
+    if to is not None:
+        with AnnotationWriter(to, model_sha256=annotator.to_model_file().sha256, overwrite=overwrite) as writer:
+            for part in stream:
+                writer.write(part)
+                failures.extend(part.failures)
+            writer.commit()
+        errors.print(f"{to}: {writer.rows} images annotated, {len(failures)} failed")
+        ledger = to.with_name(to.name + ".failures.jsonl")
+        ledger.unlink(missing_ok=True)
+        if failures:
+            errors.print(f"{write_failures(ledger, failures)}: the failures and their reasons")
+    else:
+        for part in stream:
+            for row in rows(part):
+                # typer.echo, not rich: a path is printed as it is, whatever characters it has
+                typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
+            failures.extend(part.failures)
+    _exit_for(failures)
+
+
+@app.command()
+@_errors_to_exit_code
+def evaluate(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
+    k: K = 5,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    progress: Progress = None,
+) -> None:
+    """Annotate labelled images and score the words given.
+
+    Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means, N+ the
+    number of words given correctly at least once.
+    """
+    from .annotator import Annotator
+    from .datasets import load_labelled_images
+    from .labels import label_matrix
+    from .metrics import evaluate as score
+
+    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention)
+    images = load_labelled_images(data)
+    annotations = annotator.annotate(images.paths, k, progress=progress)
+    words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in annotations.positions]
+    truth, vocabulary = label_matrix(words, annotator.vocabulary, extend=True)
+    unknown = vocabulary[len(annotator.vocabulary) :]
+    if unknown:
+        errors.print(
+            f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {_plain(_some(unknown))}"
+        )
+    scores = score(annotations.index, truth)
+    if as_json:
+        typer.echo(json.dumps({**scores.to_dict(), "failed": len(annotations.failures) + len(images.missing)}, indent=2))
+    else:
+        output.print(_scores_table(scores))
+    _exit_for([*images.missing, *annotations.failures])
+
+
+@app.command()
+@_errors_to_exit_code
+def reproduce(
+    benchmark: Annotated[Benchmark, typer.Argument(help="The data set.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Its folder: train.json, test.json, vocabulary.txt, images/.", show_default=False)],
+    preset: Preset = "paper",
+    seeds: Annotated[int, typer.Option(min=1, help="Codebook seeds to run; several give mean ± standard deviation.")] = 1,
+    k: K = 5,
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for features (0.2 MB an image); by default the user's cache folder.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """Run the paper's experiment and print our row beside the paper's."""
+    from .reproduce import reproduce as run
+
+    config = _config(preset, weights, weights_convention, seed, settings)
+    result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, progress=progress)
+    text = json.dumps(result, indent=2)
+    if to is not None:
+        to.write_text(text + "\n")
+    if as_json:
+        typer.echo(text)
+    else:
+        output.print(_reproduction_table(result, preset))
+        output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
+
+
+@app.command()
+@_errors_to_exit_code
+def demo(
+    folder: Annotated[Path, typer.Argument(help="New folder for scenes and results.")] = Path("demo"),
+    train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 400,
+    test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
+    from .demo import run_demo
+
+    result = run_demo(folder, train=train, test=test, seed=seed, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    from .metrics import Scores
+
+    scores, guess = Scores(**result["scores"]), Scores(**result["most_frequent_words"])
+    output.print(_scores_table(scores, {"always the 5 most frequent words": guess}))
+    output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
+    output.print("look at:")
+    for name, meaning in (
+        ("contact_sheet.png", "the first test scenes with the words they were given"),
+        ("annotations.csv", "the words of every test scene (also as .parquet)"),
+        ("scores.json", "all scores"),
+        ("model.safetensors", f"the model: gpuannot annotate {folder / 'model.safetensors'} YOUR_IMAGES"),
+    ):
+        output.print(f"  {folder / name}  [dim]{meaning}[/]")
+
+
+@app.command()
+@_errors_to_exit_code
+def info(as_json: AsJson = False) -> None:
+    """Show versions, devices, settings, what is missing and how to get it."""
+    from .config import AnnotatorConfig
+    from .environment import missing, record
+
+    found = {**record(), "missing": missing(), "settings": AnnotatorConfig().to_dict()}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    cpu = found["processor"]
+    arithmetic = "bfloat16" if cpu["bfloat16"] else "float32 (this processor has no bfloat16 instructions)"
+    table.add_row("processor", f"{cpu['model']}, {cpu['cores']} cores; the trunk runs in {arithmetic}")
+    gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']} GB)" for gpu in found["gpus"])
+    table.add_row("GPUs", gpus or "none that torch can use")
+    for name, advice in found["missing"].items():
+        table.add_row("missing", f"{name}: {advice}")
+    table.add_row("settings", "defaults (preset paper), changed by --set NAME=VALUE:")
+    for name, value in found["settings"].items():
+        table.add_row("", f"{name} = {value}")
+    output.print(table)
+
+
+def main() -> None:
+    """Entry point of the ``gpuannot`` command."""
+    app()
+
+
+def _config(preset: str, weights: str | None, convention: str | None, seed: int, settings: Sequence[str] | None) -> AnnotatorConfig:
+    from .config import AnnotatorConfig
+
+    fields = {field.name: field for field in dataclasses.fields(AnnotatorConfig)}
+    changes: dict[str, Any] = {"seed": seed}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not equals or name not in fields:
+            raise ValueError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(fields)}")
+        changes[name] = _value(name, value, str(fields[name].type))
+    if weights is not None:
+        changes["weights"] = weights
+    if convention is not None:
+        changes["weights_convention"] = convention
+    return AnnotatorConfig.preset(preset, **changes)
+
+
+def _value(name: str, text: str, kind: str) -> Any:
+    if kind == "bool":
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"--set {name}={text}: expected true or false")
+        return text.lower() == "true"
+    if kind == "int":
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"--set {name}={text}: expected a whole number") from None
+    return text
+
+
+def _scores_table(scores: Scores, others: dict[str, Scores] | None = None) -> Table:
+    table = Table(title=f"{scores.images} images, {scores.words} words, {scores.k} words an image", title_justify="left")
+    for heading in ("", "P %", "R %", "F1 %", "N+", "words given", "F1 an image %", "micro F1 %"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, row in {"gpuannot": scores, **(others or {})}.items():
+        shares = [f"{100 * value:.2f}" for value in (row.precision, row.recall, row.f1)]
+        table.add_row(
+            name, *shares, str(row.n_plus), str(row.words_given), f"{100 * row.image_f1:.2f}", f"{100 * row.micro_f1:.2f}"
+        )
+    return table
+
+
+def _reproduction_table(result: dict[str, Any], preset: str) -> Table:
+    summary, runs = result["summary"], len(result["runs"])
+    images = result["images"]
+    title = f"{result['dataset']}: {images['train']} training images, {images['test']} test images, k = {result['k']}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "P %", "R %", "F1 %", "N+"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for method, (precision, recall, f1, n_plus) in result["paper"].items():
+        table.add_row(f"paper: {method}", f"{precision:.2f}", f"{recall:.2f}", f"{f1:.2f}", str(n_plus))
+
+    def cell(measure: str, scale: float) -> str:
+        values = summary[measure]
+        return f"{scale * values['mean']:.2f}" + (f" ± {scale * values['std']:.2f}" if runs > 1 else "")
+
+    name = f"gpuannot: preset {preset}, {result['trunk']['dtype']} trunk" + (f", {runs} seeds" if runs > 1 else "")
+    table.add_row(f"[bold]{name}[/]", cell("precision", 100), cell("recall", 100), cell("f1", 100), cell("n_plus", 1))
+    return table
+
+
+def _exit_for(failures: Sequence[ImageFailure]) -> None:
+    if not failures:
+        return
+    errors.print(f"[bold yellow]{len(failures)} inputs failed[/]" + (", the first 10:" if len(failures) > 10 else ":"))
+    for failure in failures[:10]:
+        errors.print(f"  {_plain(failure.path)}: {_plain(failure.reason)}")
+    raise typer.Exit(SOME_FAILED)
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:10]) + (" …" if len(words) > 10 else "")
+
+
+def _plain(text: object) -> str:
+    """Text for rich to print as it is: a word or path in square brackets is not markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Every knob of the method, its default and its meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .weights import CONVENTIONS
+
+METRICS = ("l2", "cosine")
+
+
+@dataclass(frozen=True)
+class AnnotatorConfig:
+    """Settings of an :class:`~gpuannot.Annotator`. The defaults are the preset ``paper``.
+
+    The paper leaves n, m, the input size, pre- or post-ReLU and all normalisation open. n = m = 64 with no normalisation and L2 is
+    the setting whose Corel5k numbers match the paper's row (see ``gpuannot reproduce``).
+    """
+
+    weights: str = "embedded"
+    """Trunk weights: ``embedded``, a file, ``torchvision`` or ``torchvision:NAME``."""
+    weights_convention: str | None = None
+    """``caffe`` or ``torchvision``, for a weights file whose metadata does not say."""
+    layer: str = "conv5_2"
+    """Layer of VGG-16 whose local features are used."""
+    relu: bool = True
+    """Take a convolution layer's output after its ReLU."""
+    trunk_dtype: str = "auto"
+    """``auto`` (bfloat16 where the device multiplies it in hardware), ``float32``, ``bfloat16`` or ``float16`` (CUDA)."""
+    input_size: int = 224
+    """Images are warped to input_size × input_size pixels."""
+    n_components: int = 64
+    """n, the dimensions kept by PCA."""
+    n_centers: int = 64
+    """m, the number of visual words."""
+    codebook_sample: int = 200_000
+    """Local descriptors drawn uniformly from the training images for K-means."""
+    kmeans_iterations: int = 100
+    """Most Lloyd iterations; K-means stops earlier when its centres stand still."""
+    statistics_images: int = 20_000
+    """Most training images, drawn uniformly, that normalisation, PCA and codebook are learnt from. Word vectors use every image."""
+    mass: bool = False
+    """VLAD normalisation, first step: divide each centre's residual by its number of descriptors."""
+    intra: bool = False
+    """VLAD normalisation, second step: unit L2 norm for each centre's residual."""
+    signed_sqrt: bool = False
+    """VLAD normalisation, third step: sign(v)·√|v|."""
+    l2: bool = False
+    """VLAD normalisation, last step: unit L2 norm for the whole vector."""
+    metric: str = "l2"
+    """Distance from an image vector to a word vector: ``l2`` (the paper) or ``cosine`` (1 − cosine similarity)."""
+    seed: int = 0
+    """Seeds every random choice: same images, seed and machine, same model."""
+    batch_size: int = 32
+    """Images decoded and run through the trunk at a time."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "input_size",
+            "n_components",
+            "n_centers",
+            "codebook_sample",
+            "kmeans_iterations",
+            "statistics_images",
+            "batch_size",
+        )
+        for name in positive:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be a whole number in 0…2³²−1, got {self.seed!r}")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric {self.metric!r} is unknown; choose one of {', '.join(METRICS)}")
+        if self.weights_convention not in (None, *CONVENTIONS):
+            raise ValueError(f"weights_convention {self.weights_convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> AnnotatorConfig:
+        """A named setting, with changes: ``AnnotatorConfig.preset("paper", n_centers=32)``.
+
+        Raises:
+            ValueError: no preset of that name, or a value out of range. TypeError: no such field.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+        return dataclasses.replace(cls(**PRESETS[name]), **changes)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AnnotatorConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: a name that is no setting, or a value out of range.
+        """
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain Python values."""
+        return dataclasses.asdict(self)
+
+
+PRESETS: dict[str, dict[str, Any]] = {"paper": {}}

@@ -1,0 +1,225 @@
+"""Labelled images: the field's three benchmarks, and any folder with a label file.
+
+Label files:
+
+* JSON, as the benchmarks are distributed: ``{"samples": [{"image_name": "1000.jpeg", "image_labels": ["city", "sky"]}, …],
+  "labels": [vocabulary]}``. ``labels`` may be missing.
+* CSV with a header: one column of image names (``image``, ``image_name``, ``path``, ``file`` or ``filename``) and one of words
+  (``words``, ``labels``, ``image_labels``, ``word``, ``label`` or ``tags``), several words separated by ``;``. An image may have
+  several rows; their words are joined.
+
+Image names are paths relative to the label file's folder or to its subfolder ``images``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy import sparse
+
+from .errors import DataError
+from .image_batches import ImageFailure
+from .images import find_images
+from .labels import label_matrix
+
+#: Sizes of the distributed splits: training images, test images, words.
+BENCHMARKS = {"corel5k": (4500, 499, 260), "iaprtc12": (17665, 1962, 291), "espgame": (18689, 2081, 268)}
+
+_NAME_COLUMNS = ("image", "image_name", "path", "file", "filename")
+_WORD_COLUMNS = ("words", "labels", "image_labels", "word", "label", "tags")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their words.
+
+    Attributes:
+        name: of the data set and split. image_names: as the label file gives them.
+        paths: of the N images. labels: (N, W) CSR of ones. vocabulary: W words.
+        missing: images that the label file names and that are not there; they are in none of the other fields.
+        unlabelled: number of images beside the label file that it does not name; they are left out.
+    """
+
+    name: str
+    image_names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: sparse.csr_array
+    vocabulary: tuple[str, ...]
+    missing: tuple[ImageFailure, ...] = ()
+    unlabelled: int = 0
+
+    def __len__(self) -> int:
+        return len(self.image_names)
+
+
+def load_benchmark(name: str, root: str | Path, *, images: bool = True) -> tuple[LabelledImages, LabelledImages]:
+    """The training and test split of ``corel5k``, ``iaprtc12`` or ``espgame``.
+
+    Args:
+        root: the folder with ``train.json``, ``test.json``, ``vocabulary.txt`` and, unless ``images`` is False, ``images/``.
+        images: whether the image files must be there.
+
+    Raises:
+        DataError: an unknown name, a missing or wrong file, another number of images or words than the field's split has, or
+            images that are not there.
+    """
+    if name not in BENCHMARKS:
+        raise DataError(f"data set {name!r} is unknown; choose one of {', '.join(BENCHMARKS)}, or give a folder with a label file")
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; it should hold train.json, test.json, vocabulary.txt and images/")
+    vocabulary = _read_vocabulary(folder / "vocabulary.txt")
+    train, test = (_read_benchmark_split(name, split, folder, vocabulary, images) for split in ("train", "test"))
+    found, expected = (len(train), len(test), len(vocabulary)), BENCHMARKS[name]
+    if found != expected:
+        raise DataError(
+            f"{folder} holds {found[0]} training images, {found[1]} test images and {found[2]} words; the {name} split of the "
+            f"literature has {expected[0]}, {expected[1]} and {expected[2]}, so its numbers could not be compared"
+        )
+    return train, test
+
+
+def load_labelled_images(source: str | Path) -> LabelledImages:
+    """The images that a label file names.
+
+    Args:
+        source: a ``.json`` or ``.csv`` label file, or a folder with a ``labels.json`` or ``labels.csv``.
+
+    Raises:
+        DataError: no label file, not in one of the two forms, an empty one, or one none of whose images is there.
+    """
+    path = _label_file(Path(source))
+    samples, vocabulary = _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
+    if not samples:
+        raise DataError(f"{path} names no image")
+    merged = _merge_duplicates(path, samples)
+    base = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    located = {name: base / name if (base / name).is_file() else path.parent / name for name in merged}
+    there = [name for name in merged if located[name].is_file()]
+    if not there:
+        first = next(iter(merged))
+        raise DataError(f"none of the {len(merged)} images that {path} names is in {base} (the first: {first})")
+    missing = tuple(
+        ImageFailure(str(base / name), "find", f"no such file, but {path.name} names it")
+        for name in merged
+        if not located[name].is_file()
+    )
+    labels, words = _label_matrix(path, [merged[name] for name in there], vocabulary)
+    beside = {file.resolve() for file in find_images([base])}
+    unlabelled = len(beside - {located[name].resolve() for name in there})
+    return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
+
+
+def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Sequence[str], images: bool) -> LabelledImages:
+    path = folder / f"{split}.json"
+    samples, _ = _read_json(path)
+    names = tuple(image for image, _ in samples)
+    paths = tuple(folder / "images" / image for image in names)
+    if images:
+        absent = [image for image, file in zip(names, paths, strict=True) if not file.is_file()]
+        if absent:
+            raise DataError(
+                f"{len(absent)} of the {len(names)} {split} images of {name} are not in {folder / 'images'} (first: {absent[0]}); "
+                "labels alone cannot be annotated: put the data set's images there"
+            )
+    labels, words = _label_matrix(path, [words for _, words in samples], vocabulary)
+    return LabelledImages(f"{name}/{split}", names, paths, labels, words)
+
+
+def _label_file(source: Path) -> Path:
+    if source.is_file():
+        if source.suffix.lower() not in (".json", ".csv"):
+            raise DataError(f"{source}: a label file is .json or .csv")
+        return source
+    if not source.is_dir():
+        raise DataError(f"{source}: no such file or folder")
+    found = [source / name for name in ("labels.json", "labels.csv") if (source / name).is_file()]
+    if len(found) != 1:
+        trouble = "both labels.json and labels.csv; name the one to use" if found else "no labels.json or labels.csv"
+        raise DataError(f"{source} holds {trouble}")
+    return found[0]
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    words = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    if not words:
+        raise DataError(f"{path} holds no word, expected one a line")
+    return words
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def _read_json(path: Path) -> tuple[list[tuple[str, list[str]]], list[str] | None]:
+    try:
+        content = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+    expected = 'expected {"samples": [{"image_name": …, "image_labels": […]}, …]}'
+    if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
+        raise DataError(f"{path}: {expected}")
+    samples = []
+    for number, sample in enumerate(content["samples"]):
+        name, words = (sample.get("image_name"), sample.get("image_labels")) if isinstance(sample, dict) else (None, None)
+        if not isinstance(name, str) or not isinstance(words, list):
+            raise DataError(f"{path}: samples[{number}] is {sample!r}; {expected}")
+        samples.append((name, words))
+    vocabulary = content.get("labels")
+    if vocabulary is not None and not isinstance(vocabulary, list):
+        raise DataError(f'{path}: "labels" must be the list of all words')
+    return samples, vocabulary
+
+
+def _read_csv(path: Path) -> tuple[list[tuple[str, list[str]]], None]:
+    try:
+        reader = csv.DictReader(_read_text(path).splitlines(), strict=True)
+        columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
+        names = [columns[column] for column in _NAME_COLUMNS if column in columns]
+        words = [columns[column] for column in _WORD_COLUMNS if column in columns]
+        if not names or not words:
+            raise DataError(
+                f"{path}: its header is {', '.join(columns) or 'empty'}; expected a column of image names "
+                f"({', '.join(_NAME_COLUMNS)}) and one of words ({', '.join(_WORD_COLUMNS)})"
+            )
+        samples = []
+        for row in reader:
+            name, given = row[names[0]], row[words[0]]
+            if not name or given is None:
+                raise DataError(f"{path}, line {reader.line_num}: expected an image name and its words, got {list(row.values())}")
+            samples.append((name, [word.strip() for word in given.split(";") if word.strip()]))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+    return samples, None
+
+
+def _merge_duplicates(path: Path, samples: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    merged: dict[str, list[str]] = {}
+    conflicting = []
+    for name, words in samples:
+        if name in merged and path.suffix.lower() == ".json" and set(words) != set(merged[name]):
+            conflicting.append(name)
+        merged[name] = merged.get(name, []) + words
+    if conflicting:
+        warnings.warn(
+            f"{path} names {len(conflicting)} images twice with different words (first: {conflicting[0]}); they were joined",
+            stacklevel=3,
+        )
+    return merged
+
+
+def _label_matrix(path: Path, words: list[list[str]], vocabulary: Sequence[str] | None) -> tuple[sparse.csr_array, tuple[str, ...]]:
+    try:
+        return label_matrix(words, vocabulary)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

@@ -1,0 +1,104 @@
+"""What gpuannot runs on: versions, processor, devices. Recorded with every result, and shown by ``gpuannot info``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .trunk import cpu_has_bfloat16
+
+#: Packages whose versions decide results or speed.
+PACKAGES = (
+    "torch", "numpy", "scipy", "scikit-learn", "safetensors", "pillow", "pyarrow", "torchvision",
+    "cupy-cuda13x", "cupy-cuda12x", "cuml-cu13", "cuml-cu12", "dask",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of gpuannot, Python and the packages it uses; what is not installed is left out."""
+    found = {"gpuannot": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> dict[str, Any]:
+    """The CPU: its model name, usable cores, torch's threads, and whether it multiplies bfloat16 in hardware."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"model": model, "cores": cores, "torch_threads": torch.get_num_threads(), "bfloat16": cpu_has_bfloat16()}
+
+
+def gpus() -> list[dict[str, Any]]:
+    """The CUDA devices that torch sees."""
+    if not torch.cuda.is_available():
+        return []
+    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [
+        {"name": p.name, "compute_capability": f"{p.major}.{p.minor}", "memory_gb": round(p.total_memory / 1e9, 1)}
+        for p in properties
+    ]
+
+
+def commit() -> str | None:
+    """The git commit that gpuannot runs from, with ``+changes`` if files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def missing() -> dict[str, str]:
+    """What would make gpuannot faster or more able on this machine, and how to get it."""
+    advice = {}
+    if not torch.cuda.is_available():
+        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        advice["GPU"] = f"{built}; on a machine with an NVIDIA GPU install gpuannot[cuda13] or gpuannot[cuda12]"
+    else:
+        generation = "13" if (torch.version.cuda or "").startswith("13") else "12"
+        for module, use in (
+            ("cupy", "the kernels"),
+            ("cuml", "fitting PCA and K-means on the GPU"),
+            ("torchvision", "decoding JPEG on the GPU"),
+        ):
+            if importlib.util.find_spec(module) is None:
+                advice[module] = f"needed for {use}; install gpuannot[cuda{generation}]"
+    if not cpu_has_bfloat16():
+        advice["bfloat16"] = "this processor has no bfloat16 instructions, so the trunk runs in float32 on it, 2 to 3 times slower"
+    return advice
+
+
+def record() -> dict[str, Any]:
+    """All of the above with the date (UTC), for a result file."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": versions(),
+        "processor": processor(),
+        "gpus": gpus(),
+        "platform": platform.platform(),
+    }

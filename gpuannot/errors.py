@@ -1,0 +1,47 @@
+"""The errors gpuannot raises on bad input.
+
+Each message names the offending file or value, what was expected and what to do about it, so that the command line can print it
+as it is. Wrong arguments to a function raise ``ValueError`` or ``TypeError`` as everywhere in Python.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+class GpuannotError(Exception):
+    """Base of every error about the user's data, files or machine."""
+
+
+class ImageError(GpuannotError):
+    """One image cannot be read. ``path`` names it and ``reason`` says why.
+
+    ``stage`` is "find" where there is no readable file of that name, "decode" where its content is not a usable image.
+    """
+
+    def __init__(self, path: str, reason: str, stage: Literal["find", "decode"] = "decode") -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason, self.stage = path, reason, stage
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
+        return type(self), (self.path, self.reason, self.stage)
+
+
+class DataError(GpuannotError):
+    """A data set, label file or vocabulary is wrong or does not fit the images."""
+
+
+class WeightsError(GpuannotError):
+    """A file of trunk weights is missing, incomplete or of an unstated convention."""
+
+
+class ModelFileError(GpuannotError):
+    """A model file is cut, edited, foreign, or of another schema."""
+
+
+class DeviceError(GpuannotError):
+    """The machine lacks the device, driver or package that was asked for."""
+
+
+class NotFittedError(GpuannotError, ValueError, AttributeError):
+    """An estimator was used before ``fit`` (same bases as scikit-learn's error of that name)."""

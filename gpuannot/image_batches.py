@@ -1,0 +1,132 @@
+"""Decoded batches of images, read ahead by threads. A bad image becomes one `ImageFailure`: it never takes good ones down."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .errors import ImageError
+from .images import ImageSource, decode_image, image_name
+
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class ImageFailure:
+    """One image that gave no pixels: ``path`` names it, ``stage`` is where it failed, ``reason`` says why.
+
+    Stage "find": there is no readable file of that name. Stage "decode": its content is not a usable image.
+    """
+
+    path: str
+    stage: Literal["find", "decode"]
+    reason: str
+
+
+class ImageBatches:
+    """Decoded batches of ``images``, in input order, read ahead by threads; can be iterated any number of times.
+
+    ``images``: a sequence of `decode_image` sources, or a tensor (N, 3, H, W) uint8, or an array (N, H, W, 3) uint8.
+    Each item is (index, batch): the positions in ``images`` that decoded, (B,) int64, and their pixels, (B, 3, size, size) uint8
+    in channels-last memory. Batch j holds inputs j·batch_size to (j+1)·batch_size - 1 without the failed ones; a batch with
+    none left is not yielded, so the content of a batch never depends on ``workers``. ``len()`` is the number of inputs.
+
+    With ``on_error="skip"``, ``failures`` lists what failed in the batches taken so far, in input order; each iteration starts a
+    new list. With "raise", the first failure in input order raises `ImageError`. ``names`` stand for the images in both.
+
+    ``workers`` threads (default: one for each CPU that this process may use) decode at most two batches ahead. Leaving the loop
+    early drops what is queued. A PIL image that was opened lazily keeps its pixels once decoded: for many files pass paths.
+
+    Raises ``TypeError`` and ``ValueError`` for wrong arguments.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageSource] | np.ndarray | torch.Tensor,
+        *,
+        size: int,
+        batch_size: int = 32,
+        workers: int | None = None,
+        names: Sequence[str] | None = None,
+        on_error: Literal["skip", "raise"] = "skip",
+    ) -> None:
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+            raise TypeError(f"images is one {type(images).__name__}; expected a sequence of images")
+        shape = tuple(images.shape) if isinstance(images, (np.ndarray, torch.Tensor)) else None
+        # A single (H, W, 3) array would otherwise pass for H grey images of shape (W, 3).
+        if shape is not None and len(shape) != 4:
+            raise ValueError(f"images has shape {shape}; expected an array (N, H, W, 3), a tensor (N, 3, H, W) or a list")
+        if workers is None:
+            workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for what, value in (("size", size), ("batch_size", batch_size), ("workers", workers)):
+            if operator.index(value) < 1:
+                raise ValueError(f"{what} is {value}; expected at least 1")
+        if names is not None and len(names) != len(images):
+            raise ValueError(f"{len(names)} names for {len(images)} images")
+        if on_error not in ("skip", "raise"):
+            raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'raise'")
+        self.images = images
+        self.size = size
+        self.batch_size = batch_size
+        self.workers = workers
+        self.names = names
+        self.on_error = on_error
+        self.failures: list[ImageFailure] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        self.failures = []
+        return self._batches(self.failures)
+
+    def _batches(self, failures: list[ImageFailure]) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        starts = iter(range(0, len(self), self.batch_size))
+        pending: deque[tuple[int, np.ndarray, list[Future[ImageFailure | None]]]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="gpuannot-decode")
+        try:
+            while True:
+                while len(pending) <= _BATCHES_AHEAD and (start := next(starts, None)) is not None:
+                    pending.append(self._submit(pool, start))
+                if not pending:
+                    return
+                start, pixels, futures = pending.popleft()
+                outcomes = [future.result() for future in futures]
+                failed = [outcome for outcome in outcomes if outcome is not None]
+                if failed and self.on_error == "raise":
+                    raise ImageError(failed[0].path, failed[0].reason)
+                failures.extend(failed)
+                kept = np.array([i for i, outcome in enumerate(outcomes) if outcome is None], dtype=np.int64)
+                if len(kept):
+                    pixels = pixels[kept] if failed else pixels
+                    yield start + kept, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor, start: int) -> tuple[int, np.ndarray, list[Future[ImageFailure | None]]]:
+        stop = min(start + self.batch_size, len(self))
+        pixels = np.empty((stop - start, self.size, self.size, 3), dtype=np.uint8)
+        futures = []
+        for i in range(start, stop):
+            source = self.images[i]
+            name = self.names[i] if self.names is not None else image_name(source, f"image {i}")
+            futures.append(pool.submit(_decode_into, pixels[i - start], source, name))
+        return start, pixels, futures
+
+
+def _decode_into(out: np.ndarray, source: ImageSource, name: str) -> ImageFailure | None:
+    """Write ``source`` into ``out`` (S, S, 3), or say why not."""
+    try:
+        out[...] = decode_image(source, (out.shape[0], out.shape[1]), name=name)
+    except ImageError as error:
+        return ImageFailure(error.path, error.stage, error.reason)
+    return None

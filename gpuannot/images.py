@@ -1,0 +1,282 @@
+"""Files, folders and arrays → decoded uint8 images and batches, on the CPU with Pillow.
+
+`find_images` lists the files, `decode_image` turns one source into pixels; a bad image raises `ImageError`.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from PIL.Image import Transpose as T
+
+from gpuannot.errors import DataError, ImageError
+
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+MAX_PIXELS = 178_956_970  # where Pillow itself refuses to decode
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor
+
+# A closed list: Pillow's other readers start a program (EPS runs Ghostscript), have no signature, so that any bytes may pass for
+# an image (TGA), or hold no photographs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+_TURNS = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)
+_TURN_OF_ORIENTATION = dict(enumerate(_TURNS, start=2))  # EXIF orientation; 1 is upright
+_ONE_GIANT = threading.Lock()
+
+Image.init()  # fills Image.OPEN, which _read_file looks formats up in
+
+
+class _Unusable(Exception):
+    """Why a source gives no pixels; the callers add its name."""
+
+    def __init__(self, reason: str, stage: Literal["find", "decode"] = "decode") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.stage = stage
+
+
+def find_images(inputs: Iterable[str | Path]) -> list[Path]:
+    """The image files that ``inputs`` (files and folders) name, each once, in a fixed order.
+
+    A file named explicitly is kept whatever its suffix. A folder is walked recursively, entries in order of their names; files
+    whose suffix is in `IMAGE_SUFFIXES` (any case) are kept, names that start with a dot are skipped, links are followed but no
+    folder is entered twice. A file that several inputs or links lead to stays at its first place.
+
+    Raises `DataError` for a path that does not exist and for a folder without any image. A subfolder that cannot be listed is
+    skipped with a ``RuntimeWarning``.
+    """
+    found: dict[str, Path] = {}
+    for name in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
+        if os.path.isdir(name):
+            files = list(_walk(os.fspath(name), set()))
+            if not files:
+                raise DataError(f"{name}: no image in this folder or below it; looked for files ending in {_SUFFIXES}")
+            for real, path in files:
+                found.setdefault(real, path)
+        elif os.path.exists(name):
+            found.setdefault(os.path.realpath(name), Path(name))
+        else:
+            raise DataError(f"'{name}': no such file or folder")
+    return list(found.values())
+
+
+def _walk(folder: str, entered: set[str]) -> Iterator[tuple[str, Path]]:
+    """(real path, path) of each image file in ``folder`` and below."""
+    real_folder = os.path.realpath(folder)
+    if real_folder in entered:
+        return
+    entered.add(real_folder)
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        warnings.warn(f"{folder}: skipped, it cannot be listed ({error.strerror})", RuntimeWarning, stacklevel=2)
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        is_link = entry.is_symlink()
+        # A link that leads nowhere counts as a file, so that decoding reports it; DirEntry.is_dir raises on a link to itself.
+        if os.path.isdir(entry.path) if is_link else entry.is_dir():
+            yield from _walk(entry.path, entered)
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield os.path.realpath(entry.path) if is_link else os.path.join(real_folder, entry.name), Path(entry.path)
+
+
+def decode_image(source: ImageSource, size: int | tuple[int, int] | None = None, *, name: str | None = None) -> np.ndarray:
+    """One image as (H, W, 3) uint8 RGB pixels, C-contiguous, in memory of its own.
+
+    ``source``: a path, the bytes of an image file, a PIL image, an array (H, W, 3) or (H, W) uint8, or a tensor (3, H, W) uint8
+    (one on a GPU is copied to the host). ``size``: S warps to S×S, (height, width) to that, None keeps the size. Warping is
+    Pillow's ``BILINEAR``, whose support grows with the scale, so shrinking is antialiased. ``name`` stands for the image in errors.
+
+    The first frame of an animation is taken and the EXIF orientation applied. Transparent images are laid over white before any
+    warping. Grey values of 16 bits are scaled, v / 257 rounded, never clipped; colours of 16 bits keep their high byte. CMYK
+    becomes RGB by Pillow's formula; ICC profiles are not applied.
+
+    Raises `ImageError` for whatever is wrong with the source: no readable file, no image, cut or broken data, more than
+    `MAX_PIXELS` pixels (told from the header), values without a defined range, an array of another shape or dtype.
+    Raises ``ValueError`` for a wrong ``size``.
+    """
+    target = _width_height(size)
+    try:
+        return _pixels(source, target)
+    except _Unusable as error:
+        raise ImageError(image_name(source, "image") if name is None else name, error.reason, error.stage) from error.__cause__
+
+
+def _width_height(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = size if isinstance(size, tuple) else (size, size)
+    if operator.index(height) < 1 or operator.index(width) < 1:
+        raise ValueError(f"size is {size!r}; expected an int or (height, width), each at least 1")
+    return width, height
+
+
+def image_name(source: object, default: str) -> str:
+    """What to call a source in messages: its path, or ``default`` for pixels and bytes."""
+    return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else default
+
+
+def _pixels(source: ImageSource, target: tuple[int, int] | None) -> np.ndarray:
+    """`decode_image` for a checked target (width, height); raises `_Unusable`."""
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with _open_path(source) as file:
+                image = _read_file(file)
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            image = _read_file(io.BytesIO(source))
+        elif isinstance(source, Image.Image):
+            image = _to_rgb(source)
+        else:
+            image = Image.fromarray(_checked_array(source))
+        if target is not None and target != image.size:
+            image = image.resize(target, Image.Resampling.BILINEAR)
+        return np.array(image)
+    except _Unusable:
+        raise
+    except Exception as error:  # whatever Pillow's readers meet in hostile bytes: OSError, SyntaxError, struct.error, KeyError, …
+        raise _Unusable(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if error.args and isinstance(error.args[0], Exception):  # Pillow passes on what a reader raised as SyntaxError(that)
+        error = error.args[0]
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS} pixels"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, (EOFError, struct.error)) or "truncated" in text.lower():
+        return "truncated: the file ends before the image does"
+    told = text and isinstance(error, (OSError, SyntaxError, ValueError))  # the text of a KeyError, say, tells a user nothing
+    return "broken image data" + (f": {text.splitlines()[0][:200]}" if told else "")
+
+
+def _checked_array(source: object) -> np.ndarray:
+    if isinstance(source, torch.Tensor):
+        fits, expected = source.ndim == 3 and source.shape[0] == 3, "a tensor (3, H, W)"
+    elif isinstance(source, np.ndarray):
+        fits, expected = source.ndim == 2 or source.shape[2:] == (3,), "an array (H, W, 3) or (H, W)"
+    else:
+        raise _Unusable(f"expected a path, the bytes of an image file, a PIL image, array or tensor, got {type(source).__name__}")
+    shape, dtype = tuple(source.shape), str(source.dtype).removeprefix("torch.")
+    if not fits or dtype != "uint8" or 0 in shape:
+        raise _Unusable(f"expected {expected} of uint8 with at least one pixel, got shape {shape} of {dtype}")
+    array = source.cpu().numpy().transpose(1, 2, 0) if isinstance(source, torch.Tensor) else source
+    return np.ascontiguousarray(np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else array)
+
+
+def _open_path(path: str | os.PathLike[str]) -> IO[bytes]:
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):  # asked before opening: opening a named pipe would wait for a writer forever
+            return open(path, "rb")
+    except (OSError, ValueError) as error:
+        known: dict[type[Exception], str] = {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}
+        text = getattr(error, "strerror", None) or str(error)
+        raise _Unusable(known.get(type(error), f"cannot be opened: {text}"), "find") from error
+    raise _Unusable("is a folder, not a file" if stat.S_ISDIR(mode) else "is not a regular file", "find")
+
+
+def _read_file(file: IO[bytes]) -> Image.Image:
+    """RGB image of an open image file.
+
+    The reader is chosen by the file's signature from Pillow's own table. ``Image.open`` would do the same, but it warns about large
+    images, and warning filters belong to the process, not to a thread; and it hides why a reader refused its own format.
+    """
+    prefix = file.read(16)
+    if not prefix:
+        raise _Unusable("empty file (0 bytes)")
+    for reader, accepts in (Image.OPEN[format] for format in _FORMATS if format in Image.OPEN):
+        accepted = accepts is not None and accepts(prefix)
+        if isinstance(accepted, str):  # the signature fits, but this Pillow was built without the decoder
+            raise _Unusable(accepted)
+        if accepted:
+            file.seek(0)
+            return _to_rgb(reader(file, ""))
+    raise _Unusable(f"not an image in a known format ({', '.join(_FORMATS)})")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Decoded, upright, 8 bits, RGB; the image that was passed is only read."""
+    count = image.width * image.height
+    if not 0 < count <= MAX_PIXELS:
+        raise _Unusable(f"{image.width}×{image.height} pixels; expected 1 to {MAX_PIXELS} pixels")
+    with _giant() if count > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) else nullcontext():
+        image.load()  # before EXIF: a PNG may carry it after the pixels, and TIFF turns the image as it loads
+        turn = _TURN_OF_ORIENTATION.get(_orientation(image))
+        rgb = _flatten(image)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+@contextmanager
+def _giant() -> Iterator[None]:
+    """Decode an image above Pillow's soft limit: alone, as each may take gigabytes, and without a DecompressionBombWarning.
+
+    The warning is silenced by one entry put into the process's filters and taken out again: ``warnings.catch_warnings`` swaps the
+    whole list, and so would undo what another thread set meanwhile.
+    """
+    entry = ("ignore", None, Image.DecompressionBombWarning, None, 0)
+    filters = cast(list[Any], warnings.filters)
+    with _ONE_GIANT:
+        filters.insert(0, entry)
+        try:
+            yield
+        finally:
+            if entry in filters:  # not after a warnings.resetwarnings()
+                filters.remove(entry)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # corrupt metadata must not lose an image whose pixels are sound
+        return 1
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode as RGB; the same object where it is RGB already."""
+    if image.mode == "F":
+        raise _Unusable("float pixels have no defined range; convert the image to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return Image.fromarray(_grey_16_to_8(image)).convert("RGB")
+    if image.has_transparency_data:
+        # Under alpha 0 the colour is whatever the writer left there; without a background it would reach the trunk as content.
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGBA", rgba.size, "white")
+        canvas.alpha_composite(rgba)
+        return canvas.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_16_to_8(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 from grey of 16 bits (modes I;16*) or up to 32 (mode I). Pillow's ``convert`` would clip at 255: all white."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise _Unusable(f"grey values from {low} to {high}; expected 0 to 65535")
+    tags = getattr(image, "tag_v2", {})  # a TIFF's; Pillow neither stretches 12 bits nor inverts white-is-zero at 16
+    full = 4095 if 12 in tags.get(ExifTags.Base.BitsPerSample, ()) else 65535
+    grey = ((values.astype(np.uint32) * 255 + full // 2) // full).astype(np.uint8)
+    if image.mode == "I;16" and tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey[values == transparent] = 255
+    return grey

@@ -1,0 +1,150 @@
+"""How good annotations are: the field's protocol, and other measures under their own names.
+
+For each word w of the vocabulary: c images correctly given w, p images given w, g test images that truly carry w. Precision is
+c/p and 0 where p = 0; recall is c/g and 0 where g = 0. P and R are means over **all** words, F1 = 2PR/(P+R) of those two means,
+and N+ counts the words with recall > 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All measures of one evaluation; shares lie in 0…1.
+
+    ``precision``, ``recall``, ``f1`` and ``n_plus`` are the protocol's. ``words_given`` counts the words that were given at least
+    once, right or wrong. ``image_*`` are means over images of each image's own values, ``micro_*`` pool all (image, word) pairs.
+    ``mean_average_precision`` is the mean over words with a test image, None without scores for all words.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    n_plus: int
+    words_given: int
+    image_precision: float
+    image_recall: float
+    image_f1: float
+    micro_precision: float
+    micro_recall: float
+    micro_f1: float
+    images: int
+    words: int
+    k: int
+    mean_average_precision: float | None = None
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WordCounts:
+    """For each word of the vocabulary, (W,) int64: ``correct`` c, ``given`` p and ``true`` g."""
+
+    correct: NDArray[np.int64]
+    given: NDArray[np.int64]
+    true: NDArray[np.int64]
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        return _ratio(self.correct, self.given)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        return _ratio(self.correct, self.true)
+
+
+def word_counts(index: NDArray[np.integer], truth: sparse.csr_array) -> WordCounts:
+    """c, p and g of every word.
+
+    Args:
+        index: (T, k) word indices given to each image, no word twice in a row. truth: (T, W) 0/1.
+
+    Raises:
+        ValueError: shapes that do not fit, an index outside the vocabulary, or a word given twice to one image.
+    """
+    given = _indicator(index, truth)
+    correct = given.multiply(truth)
+    return WordCounts(*(np.asarray(matrix.sum(axis=0)).ravel().astype(np.int64) for matrix in (correct, given, truth)))
+
+
+def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArray[np.floating] | None = None) -> Scores:
+    """Score annotations against the truth.
+
+    Args:
+        index: (T, k) word indices given to each image. truth: (T, W) 0/1.
+        scores: (T, W), higher is more likely, for mean average precision; None leaves it out.
+
+    Raises:
+        ValueError: as :func:`word_counts`, or no image at all.
+    """
+    if not len(index):
+        raise ValueError("there are no annotations to evaluate")
+    counts = word_counts(index, truth)
+    precision, recall = float(counts.precision.mean()), float(counts.recall.mean())
+    given = _indicator(index, truth)
+    image_correct = np.asarray(given.multiply(truth).sum(axis=1)).ravel()
+    image_true = np.asarray(truth.sum(axis=1)).ravel()
+    image_precision, image_recall = image_correct / index.shape[1], _ratio(image_correct, image_true)
+    micro_precision = float(counts.correct.sum() / counts.given.sum())
+    micro_recall = float(counts.correct.sum() / max(1, counts.true.sum()))
+    return Scores(
+        precision=precision,
+        recall=recall,
+        f1=harmonic_mean(precision, recall),
+        n_plus=int((counts.correct > 0).sum()),
+        words_given=int((counts.given > 0).sum()),
+        image_precision=float(image_precision.mean()),
+        image_recall=float(image_recall.mean()),
+        image_f1=float(np.mean([harmonic_mean(p, r) for p, r in zip(image_precision, image_recall, strict=True)])),
+        micro_precision=micro_precision,
+        micro_recall=micro_recall,
+        micro_f1=harmonic_mean(micro_precision, micro_recall),
+        images=len(index),
+        words=truth.shape[1],
+        k=index.shape[1],
+        mean_average_precision=None if scores is None else mean_average_precision(scores, truth),
+    )
+
+
+def mean_average_precision(scores: NDArray[np.floating], truth: sparse.csr_array) -> float:
+    """Mean over words with a test image of the average precision of all images ranked by that word's score.
+
+    Images with equal scores are taken together (average precision as in scikit-learn), so their order decides nothing.
+
+    Args:
+        scores: (T, W), higher is more likely. truth: (T, W) 0/1.
+    """
+    from sklearn.metrics import average_precision_score
+
+    dense = truth.toarray() > 0
+    words = np.flatnonzero(dense.any(axis=0))
+    return float(np.mean([average_precision_score(dense[:, word], scores[:, word]) for word in words]))
+
+
+def harmonic_mean(precision: float, recall: float) -> float:
+    """2PR/(P+R), and 0 where both are 0."""
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDArray[np.float64]:
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+
+
+def _indicator(index: NDArray[np.integer], truth: sparse.csr_array) -> sparse.csr_array:
+    images, words = truth.shape
+    if index.ndim != 2 or len(index) != images:
+        raise ValueError(f"annotations have shape {index.shape}, the truth has {images} images")
+    if index.size and not (index.min() >= 0 and index.max() < words):
+        raise ValueError(f"annotations hold word indices outside 0…{words - 1}")
+    ordered = np.sort(index, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError("an image was given the same word twice")
+    indptr = np.arange(images + 1) * index.shape[1]
+    return sparse.csr_array((np.ones(index.size), ordered.ravel(), indptr), shape=truth.shape)

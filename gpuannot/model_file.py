@@ -1,0 +1,145 @@
+"""A fitted annotator as one safetensors file, checked when it is read. Never a pickle.
+
+The file's tensors are ``matrix`` (C, n) and ``offset`` (n,) of normalisation and PCA, ``explained_variance_ratio`` (n,),
+``centers`` (m, n), and the word bank's ``sums`` (W, m·n) float64 and ``counts`` (W,) int64. Its metadata has one key, ``gpuannot``,
+a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA-256, and the SHA-256 of all that with the tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .errors import ModelFileError
+
+SCHEMA = "gpuannot.model/1"
+_SHAPES = {
+    "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "sums": "W D", "counts": "W",
+}  # fmt: skip
+_DTYPES = {"explained_variance_ratio": "float64", "sums": "float64", "counts": "int64"}  # float32 where not named
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds: ``tensors`` by name and ``metadata`` (vocabulary, config, preprocessing, trunk_sha256, version)."""
+
+    tensors: Mapping[str, NDArray[Any]]
+    metadata: Mapping[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of tensors and metadata: the model's identity."""
+        digest = hashlib.sha256(json.dumps(dict(self.metadata), sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            digest.update(np.ascontiguousarray(tensor).tobytes())
+        return digest.hexdigest()
+
+    def write(self, path: str | Path) -> Path:
+        """Write the file: to a temporary name in the same folder, flushed, then renamed, so that ``path`` is never half a model.
+
+        Raises:
+            ModelFileError: the folder is missing or cannot be written to.
+        """
+        path = Path(path)
+        header = {"schema": SCHEMA, "sha256": self.sha256, **self.metadata}
+        content = save(
+            {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}, {"gpuannot": json.dumps(header)}
+        )
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                try:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.chmod(file.name, 0o666 & ~_umask())
+                    os.replace(file.name, path)
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            raise ModelFileError(f"cannot write the model to {path} ({error.strerror})") from error
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> ModelFile:
+        """Read and check a file.
+
+        Raises:
+            ModelFileError: missing, not safetensors (a pickle, an image …), cut, another program's, of another schema, edited, or
+                with tensors that do not fit together.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ModelFileError(f"{path}: no such model file")
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise ModelFileError(
+                f"{path} is not a whole safetensors file ({error}); gpuannot models are written by Annotator.save or gpuannot fit"
+            ) from error
+        header = _header(path, metadata)
+        stated = header.pop("sha256", None)
+        header.pop("schema")
+        model = cls(tensors, header)
+        if model.sha256 != stated:
+            raise ModelFileError(
+                f"{path} was changed after it was written: its SHA-256 does not match; fit the model again or restore the file"
+            )
+        _check_shapes(path, tensors, header)
+        return model
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if "gpuannot" not in metadata:
+        raise ModelFileError(f"{path} is a safetensors file, but not a gpuannot model (is it a file of network weights?)")
+    try:
+        header = json.loads(metadata["gpuannot"])
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"{path}: its model description is not valid JSON ({error})") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        found = header.get("schema") if isinstance(header, dict) else header
+        raise ModelFileError(
+            f"{path} has schema {found!r}, this version of gpuannot reads {SCHEMA!r}; use the version that wrote it"
+        )
+    return header
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> None:
+    sizes: dict[str, int] = {"W": len(header.get("vocabulary", ()))}
+    for name, axes in _SHAPES.items():
+        if name not in tensors:
+            raise ModelFileError(f"{path} lacks the tensor {name!r}")
+        tensor, expected = tensors[name], axes.split()
+        dtype = _DTYPES.get(name, "float32")
+        if tensor.dtype != dtype or tensor.ndim != len(expected):
+            raise ModelFileError(
+                f"{path}: {name} is {tensor.dtype} of shape {tensor.shape}, expected {dtype} ({', '.join(expected)})"
+            )
+        for axis, size in zip(expected, tensor.shape, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise ModelFileError(f"{path}: {name} has shape {tensor.shape}, expected {axis} = {sizes[axis]}")
+        if not np.isfinite(tensor).all():
+            raise ModelFileError(f"{path}: {name} holds NaN or infinite values")
+    if sizes["D"] != sizes["m"] * sizes["n"]:
+        raise ModelFileError(f"{path}: word sums have length {sizes['D']}, expected m·n = {sizes['m'] * sizes['n']}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,201 @@
+"""VGG-16 up to a named layer: RGB bytes in, local convolution features out (the paper's F, by default conv5_2).
+
+The features come as a (B, P, C) **view** of channels-last memory: every convolution runs channels-last, so that the C values of
+one position lie together and no transpose is ever made.
+
+On CPUs with bfloat16 instructions (AVX-512 BF16, AMX) the trunk runs in bfloat16 with float32 accumulation, else in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import DeviceError
+from .weights import CONVOLUTIONS, TrunkWeights, load_weights
+
+# Activations of one image in conv1 are 6.4 MB in bfloat16: a few images at a time keep the working set near the caches, which
+# is faster on CPUs than one large batch (benchmarks/bench_trunk.py) and bounds memory whatever the batch.
+_CPU_CHUNK = 4
+
+_POOLS_AFTER = {"conv1_2": "pool1", "conv2_2": "pool2", "conv3_3": "pool3", "conv4_3": "pool4", "conv5_3": "pool5"}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def layer_names() -> tuple[str, ...]:
+    """Names of the layers a trunk can end at: conv1_1 … conv5_3 and pool1 … pool5, in order."""
+    names = []
+    for name, *_ in CONVOLUTIONS:
+        names.append(name)
+        if name in _POOLS_AFTER:
+            names.append(_POOLS_AFTER[name])
+    return tuple(names)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (not merely through emulation)."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if capabilities:
+        return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The trunk's arithmetic for ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"`` on ``device``."""
+    if dtype == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    if dtype not in _DTYPES:
+        raise ValueError(f"trunk dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}")
+    if dtype == "float16" and device.type == "cpu":
+        raise DeviceError("float16 on a CPU is slower and less exact than float32; choose auto, bfloat16 or float32")
+    return _DTYPES[dtype]
+
+
+class Trunk(nn.Module):
+    """VGG-16 from the input bytes to one layer.
+
+    Args:
+        weights: a :class:`~gpuannot.weights.TrunkWeights`, or None for the embedded ones.
+        layer: ``conv1_1`` … ``conv5_3`` or ``pool1`` … ``pool5``.
+        relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
+        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only).
+        device: where it runs.
+
+    The modules carry torchvision's names (``features.0`` … ``features.30``).
+    """
+
+    def __init__(
+        self,
+        weights: TrunkWeights | None = None,
+        layer: str = "conv5_2",
+        *,
+        relu: bool = True,
+        dtype: str = "auto",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__()
+        if layer not in layer_names():
+            raise ValueError(f"layer {layer!r} is unknown; choose one of {', '.join(layer_names())}")
+        weights = weights or load_weights()
+        self.layer, self.relu, self.weights_sha256 = layer, relu or layer.startswith("pool"), weights.sha256
+        self.device = torch.device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        self.features, self.channels, self.stride = _build(weights, layer, self.relu)
+        self.features.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32) for values in (weights.preprocessing.mean, weights.preprocessing.std)
+        )
+        self.register_buffer("pixel_scale", (1 / std).view(1, 3, 1, 1).to(self.device), persistent=False)
+        self.register_buffer("pixel_offset", (-mean / std).view(1, 3, 1, 1).to(self.device), persistent=False)
+        self._fused = _fuse_for_cpu(self.features) if self.device.type == "cpu" and self.dtype == torch.bfloat16 else None
+
+    def positions(self, height: int, width: int) -> int:
+        """P, the number of local features of a height × width image: 196 for conv5_2 at 224 × 224."""
+        return (height // self.stride) * (width // self.stride)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        """Local features of a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8, RGB, on the trunk's device; H and W at least ``stride``.
+
+        Returns:
+            (B, P, C) in the trunk's dtype, a view of channels-last memory: row p is position (p // W', p % W').
+
+        Raises:
+            TypeError: not a uint8 tensor. ValueError: another shape, too small an image, or another device.
+        """
+        self._check(images)
+        if self.device.type == "cpu":
+            batch, height, width = images.shape[0], images.shape[2] // self.stride, images.shape[3] // self.stride
+            features = torch.empty((batch, height, width, self.channels), dtype=self.dtype)
+            for start in range(0, batch, _CPU_CHUNK):
+                part = self._features(images[start : start + _CPU_CHUNK])
+                features[start : start + _CPU_CHUNK] = part.permute(0, 2, 3, 1)
+        else:
+            features = self._features(images).permute(0, 2, 3, 1)
+        return features.flatten(1, 2)
+
+    def _features(self, images: Tensor) -> Tensor:
+        pixels = images.contiguous(memory_format=torch.channels_last).float()
+        normalised = torch.addcmul(self.pixel_offset, pixels, self.pixel_scale).to(self.dtype)  # type: ignore[arg-type]
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        return self._fused(normalised) if self._fused is not None else self.features(normalised)
+
+    def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            found = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"images must be a torch.uint8 tensor of RGB bytes 0…255, got {found}")
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
+        if min(images.shape[2:]) < self.stride:
+            raise ValueError(
+                f"images of {images.shape[2]}×{images.shape[3]} are too small: {self.layer} needs {self.stride}×{self.stride}"
+            )
+        if images.device.type != self.device.type:
+            raise ValueError(f"images are on {images.device}, the trunk is on {self.device}; move one of them")
+
+
+def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential, int, int]:
+    """The layers up to ``layer`` under torchvision's numbers, the channels of the last and the product of the strides."""
+    features = nn.Sequential()
+    index = channels = 0
+    stride = 1
+
+    def add(module: nn.Module) -> None:
+        nonlocal index
+        features.add_module(str(index), module)
+        index += 1
+
+    for name, module, in_channels, out_channels in CONVOLUTIONS:
+        convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, device="meta")
+        convolution.weight = nn.Parameter(weights.tensors[f"{module}.weight"], requires_grad=False)
+        convolution.bias = nn.Parameter(weights.tensors[f"{module}.bias"], requires_grad=False)
+        add(convolution)
+        channels = out_channels
+        if name != layer or relu:
+            add(nn.ReLU(inplace=True))
+        if name == layer:
+            break
+        if name in _POOLS_AFTER:
+            add(nn.MaxPool2d(2, 2))
+            stride *= 2
+            if _POOLS_AFTER[name] == layer:
+                break
+    return features, channels, stride
+
+
+class _FusedCPU:
+    """The same layers through oneDNN's convolution with bias and ReLU in one pass and its weights packed once."""
+
+    def __init__(self, features: nn.Sequential) -> None:
+        modules = list(features)
+        self.steps: list[tuple[Tensor, Tensor, str] | None] = []
+        for module, following in zip(modules, [*modules[1:], None], strict=True):
+            if isinstance(module, nn.Conv2d):
+                packed = torch.ops.mkldnn._reorder_convolution_weight(module.weight.data, [1, 1], [1, 1], [1, 1], 1, None)
+                assert module.bias is not None
+                self.steps.append((packed, module.bias.data, "relu" if isinstance(following, nn.ReLU) else "none"))
+            elif isinstance(module, nn.MaxPool2d):
+                self.steps.append(None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            if step is None:
+                x = functional.max_pool2d(x, 2)
+            else:
+                weight, bias, attribute = step
+                x = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, attribute, [], "")
+        return x
+
+
+def _fuse_for_cpu(features: nn.Sequential) -> _FusedCPU | None:
+    """None where this torch lacks the operators: the plain modules then serve, a little slower."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
+        return None
+    return _FusedCPU(features)

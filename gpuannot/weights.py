@@ -1,0 +1,224 @@
+"""Weights of the VGG-16 convolution trunk, with the preprocessing that belongs to them.
+
+Two conventions exist for the same network, and a file of weights works only with its own:
+
+* ``caffe``: the Oxford release. Pixels 0…255 in **BGR** order, minus a mean of (103.939, 116.779, 123.68), not scaled.
+* ``torchvision``: pixels in RGB order divided by 255, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+
+The trunk is always given RGB bytes. Both conventions become one per-channel affine map of those bytes, and weights that expect BGR
+have the input channels of their first layer put in RGB order once, at load, which is exact.
+
+Three sources: ``embedded`` (int8, in this package), a file (``.safetensors``, or a ``.pth`` state dict), and ``torchvision`` or
+``torchvision:NAME`` (torchvision's own files, downloaded by torchvision).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import WeightsError
+
+#: Name in the paper's terms, torchvision's module name, input channels, output channels.
+CONVOLUTIONS: tuple[tuple[str, str, int, int], ...] = (
+    ("conv1_1", "features.0", 3, 64),
+    ("conv1_2", "features.2", 64, 64),
+    ("conv2_1", "features.5", 64, 128),
+    ("conv2_2", "features.7", 128, 128),
+    ("conv3_1", "features.10", 128, 256),
+    ("conv3_2", "features.12", 256, 256),
+    ("conv3_3", "features.14", 256, 256),
+    ("conv4_1", "features.17", 256, 512),
+    ("conv4_2", "features.19", 512, 512),
+    ("conv4_3", "features.21", 512, 512),
+    ("conv5_1", "features.24", 512, 512),
+    ("conv5_2", "features.26", 512, 512),
+    ("conv5_3", "features.28", 512, 512),
+)
+
+EMBEDDED_FILE = "vgg16_conv_int8.safetensors"
+CONVENTIONS = ("caffe", "torchvision")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The map from RGB bytes to the trunk's input: ``(pixel - mean) / std`` per channel, in units of 0…255.
+
+    ``bgr_weights`` says that the first layer of the weights *as stored* expects its input channels in the order blue, green, red.
+    """
+
+    convention: str
+    mean: tuple[float, float, float]  # RGB
+    std: tuple[float, float, float]  # RGB
+    bgr_weights: bool
+
+
+PREPROCESSING: dict[str, Preprocessing] = {
+    "caffe": Preprocessing("caffe", (123.68, 116.779, 103.939), (1.0, 1.0, 1.0), bgr_weights=True),
+    "torchvision": Preprocessing(
+        "torchvision", (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255), bgr_weights=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrunkWeights:
+    """The 13 convolution layers in float32, first layer in RGB order, and the preprocessing they were trained with.
+
+    ``tensors`` maps ``features.N.weight`` (out, in, 3, 3) and ``features.N.bias`` (out,) to CPU float32 tensors.
+    """
+
+    tensors: Mapping[str, Tensor]
+    preprocessing: Preprocessing
+    source: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over preprocessing and all layers: two models with the same hash see the same trunk."""
+        digest = hashlib.sha256(repr((self.preprocessing.mean, self.preprocessing.std)).encode())
+        for _, module, _, _ in CONVOLUTIONS:
+            for kind in ("weight", "bias"):
+                digest.update(self.tensors[f"{module}.{kind}"].contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a convolution weight to int8 with one scale per output channel.
+
+    Args:
+        weight: (out, in, kh, kw) floating point.
+
+    Returns:
+        ``(int8 (out, in, kh, kw), scale (out,) float32)`` with ``weight ≈ int8 · scale``; a channel's largest value maps to ±127.
+    """
+    weight = weight.float()
+    scale = weight.abs().amax(dim=(1, 2, 3)) / 127
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.round(weight / scale.view(-1, 1, 1, 1)).to(torch.int8), scale
+
+
+def load_weights(source: str | Path = "embedded", convention: str | None = None) -> TrunkWeights:
+    """Load the convolution layers of VGG-16.
+
+    Args:
+        source: ``"embedded"``, the path of a ``.safetensors``, ``.pth`` or ``.pt`` file, ``"torchvision"``, or
+            ``"torchvision:NAME"`` with a member of ``torchvision.models.VGG16_Weights``.
+        convention: ``"caffe"`` or ``"torchvision"``, for a file whose metadata does not say. A statement that contradicts the
+            file's metadata is an error.
+
+    Raises:
+        WeightsError: the file is missing, unreadable, lacks a layer, has a wrong shape or non-finite value, or nobody said which
+            convention it follows.
+    """
+    if convention is not None and convention not in CONVENTIONS:
+        raise WeightsError(f"convention {convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
+    name = str(source)
+    if name == "embedded":
+        with as_file(files("gpuannot") / "data" / EMBEDDED_FILE) as path:
+            weights = _from_file(path, convention, "embedded")
+    elif name == "torchvision" or name.startswith("torchvision:"):
+        weights = _from_torchvision(name.partition(":")[2] or "IMAGENET1K_V1", convention)
+    else:
+        weights = _from_file(Path(source), convention, name)
+    return weights
+
+
+def _from_file(path: Path, convention: str | None, source: str) -> TrunkWeights:
+    if not path.is_file():
+        raise WeightsError(f'{path}: no such file of trunk weights; give a .safetensors or .pth file, "embedded" or "torchvision"')
+    if path.suffix in (".pth", ".pt"):
+        tensors, metadata = _read_state_dict(path)
+    else:
+        tensors, metadata = _read_safetensors(path)
+    stated = _convention_of(metadata)
+    if stated is None and convention is None:
+        raise WeightsError(
+            f"{path} does not say which convention its weights follow (metadata key 'convention'); "
+            "state it: 'caffe' for the Oxford release (BGR 0…255), 'torchvision' for torchvision's own training (RGB, mean/std)"
+        )
+    if stated and convention and stated != convention:
+        raise WeightsError(f"{path} says that its weights follow the {stated!r} convention, not {convention!r}")
+    chosen = stated or convention
+    assert chosen is not None
+    return _assemble(tensors, PREPROCESSING[chosen], source, str(path))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{path} is not a readable state dict of tensors ({first_line})") from error
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds a {type(state).__name__}, expected a state dict (name → tensor)")
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}, {}
+
+
+def _convention_of(metadata: Mapping[str, str]) -> str | None:
+    if (stated := metadata.get("convention")) is not None:
+        if stated not in CONVENTIONS:
+            raise WeightsError(f"the file's metadata names the convention {stated!r}; known are {', '.join(CONVENTIONS)}")
+        return stated
+    # Copies of the Oxford release describe their preprocessing in words.
+    described = metadata.get("preprocessing", "")
+    return "caffe" if "BGR" in described and "103.939" in described and "no scaling" in described else None
+
+
+def _from_torchvision(name: str, convention: str | None) -> TrunkWeights:
+    if convention not in (None, "torchvision"):
+        raise WeightsError(f"torchvision's weights follow its own convention, not {convention!r}")
+    try:
+        from torchvision.models import VGG16_Weights
+    except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
+        raise WeightsError(
+            f"torchvision cannot be imported ({error}); install gpuannot[cuda13] or gpuannot[cuda12], "
+            'or use weights="embedded" or a file'
+        ) from error
+    try:
+        entry = VGG16_Weights[name]
+    except KeyError:
+        known = ", ".join(member.name for member in VGG16_Weights)
+        raise WeightsError(f"torchvision has no VGG-16 weights {name!r}; it has {known}") from None
+    transform = entry.transforms()
+    mean, std = (tuple(255.0 * float(v) for v in values) for values in (transform.mean, transform.std))
+    preprocessing = Preprocessing("torchvision", mean, std, bgr_weights=False)  # type: ignore[arg-type]
+    return _assemble(entry.get_state_dict(progress=True), preprocessing, f"torchvision:{name}", f"torchvision {name}")
+
+
+def _assemble(tensors: Mapping[str, Tensor], preprocessing: Preprocessing, source: str, origin: str) -> TrunkWeights:
+    """Pick the 13 layers, restore int8 to float32, check them, and put the first layer in RGB order."""
+    layers: dict[str, Tensor] = {}
+    for name, module, in_channels, out_channels in CONVOLUTIONS:
+        for kind, shape in (("weight", (out_channels, in_channels, 3, 3)), ("bias", (out_channels,))):
+            key = f"{module}.{kind}"
+            if key not in tensors:
+                raise WeightsError(f"{origin} lacks {key} ({name} of VGG-16); it holds {len(tensors)} tensors")
+            tensor = tensors[key]
+            if tensor.dtype == torch.int8:
+                tensor = tensor.float() * tensors[f"{module}.scale"].float().view(-1, 1, 1, 1)
+            tensor = tensor.float()
+            if tuple(tensor.shape) != shape:
+                raise WeightsError(f"{origin}: {key} has shape {tuple(tensor.shape)}, VGG-16 has {shape}")
+            if not torch.isfinite(tensor).all():
+                raise WeightsError(f"{origin}: {key} holds non-finite values")
+            layers[key] = tensor.contiguous()
+    if preprocessing.bgr_weights:
+        layers["features.0.weight"] = layers["features.0.weight"].flip(1).contiguous()
+    return TrunkWeights(layers, preprocessing, source)

@@ -1,0 +1,104 @@
+"""The word-vector bank: every word's mean image vector (the paper's equation 4), kept as sums that stream and add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from .reference import words as _reference
+
+
+class WordBank:
+    """v_j = (1/N_j) Σ_{I ∈ S_j} I, with the sums and N_j kept apart.
+
+    So images can be added at any time and in any order, banks of parts can be added, and images can be taken out again; the result
+    is that of one pass over all images, up to float64 rounding.
+
+    Args:
+        vocabulary: the words, in the order of the label columns.
+        dimension: D, length of an image vector.
+
+    Attributes:
+        sums: (W, D) float64. counts: (W,) int64, the images that carry each word.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], dimension: int) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self.sums = np.zeros((len(self.vocabulary), dimension))
+        self.counts = np.zeros(len(self.vocabulary), dtype=np.int64)
+
+    @property
+    def dimension(self) -> int:
+        return self.sums.shape[1]
+
+    def partial_fit(self, vectors: NDArray[np.floating], labels: sparse.csr_array) -> WordBank:
+        """Add images: vectors (B, D) and labels (B, W) with a 1 where an image carries a word.
+
+        Raises:
+            ValueError: shapes that do not fit the bank or each other, or non-finite vectors.
+        """
+        sums, counts = self._sums(vectors, labels)
+        self.sums += sums
+        self.counts += counts
+        return self
+
+    def forget(self, vectors: NDArray[np.floating], labels: sparse.csr_array) -> WordBank:
+        """Take out images that were added before, by their vectors (B, D) and labels (B, W).
+
+        Raises:
+            ValueError: as :meth:`partial_fit`, or a word would be left with fewer than no images.
+        """
+        sums, counts = self._sums(vectors, labels)
+        if (below := np.flatnonzero(counts > self.counts)).size:
+            word = below[0]
+            raise ValueError(
+                f"cannot forget {counts[word]} images of {self.vocabulary[word]!r}: the bank holds {self.counts[word]} of that word"
+            )
+        self.sums -= sums
+        self.counts -= counts
+        self.sums[self.counts == 0] = 0.0  # nothing is left of a word but rounding
+        return self
+
+    def add_words(self, words: Sequence[str]) -> WordBank:
+        """Append words that the vocabulary lacks; those it has are left as they are."""
+        new = [word for word in dict.fromkeys(words) if word not in set(self.vocabulary)]
+        self.vocabulary = (*self.vocabulary, *new)
+        self.sums = np.concatenate([self.sums, np.zeros((len(new), self.dimension))])
+        self.counts = np.concatenate([self.counts, np.zeros(len(new), dtype=np.int64)])
+        return self
+
+    def merge(self, other: WordBank) -> WordBank:
+        """Add another bank of the same vocabulary and dimension, as if its images had been added here.
+
+        Raises:
+            ValueError: another vocabulary or dimension.
+        """
+        if other.vocabulary != self.vocabulary or other.dimension != self.dimension:
+            raise ValueError("only banks of the same vocabulary, in the same order, and the same dimension can be merged")
+        self.sums += other.sums
+        self.counts += other.counts
+        return self
+
+    @property
+    def known(self) -> NDArray[np.intp]:
+        """Ascending indices of the words that have at least one image, and so a vector."""
+        return np.flatnonzero(self.counts)
+
+    def vectors(self) -> NDArray[np.float64]:
+        """Word vectors (len(known), D) float64, in the order of :attr:`known`. A word with no image has none."""
+        known = self.known
+        return self.sums[known] / self.counts[known, None]
+
+    def _sums(self, vectors: NDArray[np.floating], labels: sparse.csr_array) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise ValueError(f"vectors must have shape (B, {self.dimension}), got {vectors.shape}")
+        if labels.shape != (len(vectors), len(self.vocabulary)):
+            raise ValueError(f"labels must have shape ({len(vectors)}, {len(self.vocabulary)}), got {labels.shape}")
+        if not np.isfinite(vectors).all():
+            raise ValueError("the image vectors hold NaN or infinite values")
+        if labels.nnz and not np.all(labels.data == 1):
+            raise ValueError("labels must be 0 or 1")
+        return _reference.word_sums(vectors, labels)

@@ -1,0 +1,1 @@
+"""Raw CUDA kernels of the GPU path, installed as ``gpuannot.kernels``."""

@@ -1,0 +1,53 @@
+"""Package metadata. ``kernels/`` lies beside the library and is installed as ``gpuannot.kernels``."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "gpuannot" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="gpuannot",
+    version=VERSION,
+    description="Training-free image annotation on the GPU: conv5_2 features, VLAD, word vectors, nearest words",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "gpuannot/data/NOTICE"],
+    python_requires=">=3.11",
+    packages=["gpuannot", "gpuannot.reference", "gpuannot.data", "gpuannot.scenes", "gpuannot.kernels"],
+    package_dir={"gpuannot": "gpuannot", "gpuannot.kernels": "kernels"},
+    package_data={"gpuannot": ["py.typed"], "gpuannot.data": ["*.safetensors", "NOTICE"], "gpuannot.kernels": ["*.cu"]},
+    entry_points={"console_scripts": ["gpuannot = gpuannot.cli:main"]},
+    install_requires=[
+        "numpy>=1.26",
+        "pillow>=10.3",
+        "platformdirs>=4",
+        "pyarrow>=15",
+        "rich>=13",
+        "safetensors>=0.4.3",
+        "scikit-learn>=1.4",
+        "scipy>=1.12",
+        "torch>=2.6",
+        "tqdm>=4.66",
+        "typer>=0.12",
+    ],
+    extras_require={
+        # The CPU needs nothing more; the name exists so that every machine installs gpuannot[<its device>].
+        "cpu": [],
+        "cuda13": ["cupy-cuda13x>=14", "cuml-cu13>=26.6", "torchvision"],
+        # cuML for CUDA 12 and torch built for CUDA 12 end at these versions.
+        "cuda12": ["torch>=2.6,<2.11", "torchvision", "cupy-cuda12x>=13.6", "cuml-cu12>=25.10,<26.4"],
+        "dask": ["dask>=2024.8", "distributed>=2024.8"],
+        "test": ["pytest>=8", "ruff>=0.15", "mypy>=1.15", "hypothesis>=6.100"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)
