@@ -1,12 +1,12 @@
 """The whole method, top to bottom, as the paper tells it.
 
 images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1) → word vectors (4) → nearest words (6).
+Up to VLAD it is the :class:`~gpuannot.encoder.Encoder`; here the words come in.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,31 +16,25 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from . import __version__
 from .annotations import Annotations
-from .codebook import Codebook, sample_positions
+from .codebook import Codebook
 from .config import AnnotatorConfig
 from .descriptors import GaussianPCA
-from .device import resolve_device
+from .encoder import Encoder, Images, as_sequence, none_readable, source_name
 from .errors import DataError, ModelFileError, NotFittedError
 from .feature_store import FeatureStore
-from .image_batches import ImageBatches, ImageFailure
-from .images import find_images
+from .image_batches import ImageFailure
 from .labels import label_matrix
 from .model_file import ModelFile
 from .ranking import WordRanking
-from .trunk import Trunk
-from .vlad import Vlad
-from .weights import TrunkWeights, load_weights
 from .words import WordBank
 
-Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
 
 
-class Annotator:
+class Annotator(Encoder):
     """Learns words from labelled images and gives words to others.
 
     Args:
@@ -56,18 +50,8 @@ class Annotator:
     tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or one folder or file.
     """
 
-    transform_: GaussianPCA
-    codebook_: Codebook
     bank_: WordBank
-
-    def __init__(self, config: AnnotatorConfig | None = None, *, device: str | torch.device = "auto", **changes: Any) -> None:
-        self.config = dataclasses.replace(config or AnnotatorConfig(), **changes)
-        self.device = resolve_device(device)
-        self.failures_: list[ImageFailure] = []
-        self._vlad = Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2)
-        self._weights: TrunkWeights | None = None
-        self._trunk: Trunk | None = None
-        self._ranking: WordRanking | None = None
+    _ranking: WordRanking | None = None
 
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
@@ -96,7 +80,7 @@ class Annotator:
             DataError: labels that do not fit the images or the vocabulary, no label at all, or not one readable image.
             ValueError: fewer descriptors than centres, or fewer varying channels than components.
         """
-        sources = _as_sequence(images)
+        sources = as_sequence(images)
         matrix, words = label_matrix(labels, vocabulary)
         _check_lengths(len(sources), matrix)
         if not matrix.nnz:
@@ -112,50 +96,34 @@ class Annotator:
         self._warn_of_failures(len(sources))
         return self
 
-    def extract(
-        self, images: Images, store: FeatureStore, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
-    ) -> FeatureStore:
-        """Run images through the trunk into a feature store; unreadable ones are added to ``failures_``.
-
-        Args:
-            positions: which of the images, ascending; None for all.
-
-        Raises:
-            DataError: not one image could be read, or the disk is full.
-        """
-        sources = _as_sequence(images)
-        chosen = np.arange(len(sources)) if positions is None else positions
-        before = len(self.failures_)
-        for index, features in self._features(sources, chosen, "trunk", progress):
-            store.append(index, features)
-        if not len(store):
-            raise DataError(_none_readable(len(chosen), self.failures_[before:]))
-        return store
-
     def fit_features(
-        self,
-        store: FeatureStore,
-        labels: Labels,
-        vocabulary: Sequence[str],
-        *,
-        transform: GaussianPCA | None = None,
-        progress: bool | None = None,
+        self, features: FeatureStore, labels: Labels, vocabulary: Sequence[str], *, progress: bool | None = None
     ) -> Annotator:
-        """``fit`` from features that the trunk has computed already.
+        """``fit`` from features that the trunk has computed already (:meth:`extract`).
 
         Args:
-            store: features of some or all images of a data set.
-            labels: of the whole data set, (N, W); the store's positions pick the rows.
-            transform: a fitted normalisation and PCA of the same store, to be used instead of fitting one.
+            features: of some or all images of a data set.
+            labels: of the whole data set, (N, W); the features' positions pick the rows.
         """
+        self.fit_transform(features, progress=progress)
+        with self.describe(features, progress=progress) as descriptors:
+            return self.fit_descriptors(descriptors, labels, vocabulary)
+
+    def fit_descriptors(self, descriptors: FeatureStore, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
+        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
         matrix, words = label_matrix(labels, vocabulary)
-        self.transform_ = transform or self._fit_transform(store, progress)
-        self.codebook_ = self._fit_codebook(store, progress)
-        self.bank_ = WordBank(words, self.config.n_centers * self.config.n_components)
-        for positions, features in _bar(store.blocks(), "word vectors", len(store), progress):
-            self.bank_.partial_fit(self._vectors(features), matrix[positions])
+        self.fit_codebook(descriptors)
+        self.bank_ = WordBank(words, self.dimension)
+        for positions, vectors in self.encode_descriptors(descriptors):
+            self.bank_.partial_fit(vectors, matrix[positions])
         self._ranking = None
         return self
+
+    def reseeded(self, seed: int) -> Annotator:
+        """An annotator with the same trunk, normalisation and PCA, and another seed; codebook and words are still to be learnt."""
+        other = Annotator(dataclasses.replace(self.config, seed=seed), device=self.device)
+        other._trunk, other._weights, other.transform_ = self._trunk, self._weights, self.transform_
+        return other
 
     def partial_fit(self, images: Images, labels: Labels, *, progress: bool | None = None) -> Annotator:
         """Add labelled images, and any new words they bring, to the word vectors.
@@ -168,14 +136,14 @@ class Annotator:
         """
         if not hasattr(self, "bank_"):
             return self.fit(images, labels, progress=progress)
-        sources = _as_sequence(images)
+        sources = as_sequence(images)
         matrix, words = label_matrix(labels, self.bank_.vocabulary, extend=True)
         _check_lengths(len(sources), matrix)
         self.failures_ = []
         self.bank_.add_words(words)
         self._add_images(sources, np.arange(len(sources)), matrix, progress)
         if len(self.failures_) == len(sources) and sources:
-            raise DataError(_none_readable(len(sources), self.failures_))
+            raise DataError(none_readable(len(sources), self.failures_))
         self._warn_of_failures(len(sources))
         return self
 
@@ -187,7 +155,7 @@ class Annotator:
         Raises:
             ValueError: k outside 1…number of words with an image. NotFittedError: before ``fit``.
         """
-        sources = _as_sequence(images)
+        sources = as_sequence(images)
         parts = list(self.stream(sources, k, progress=progress))
         return Annotations(
             names=tuple(name for part in parts for name in part.names),
@@ -200,7 +168,7 @@ class Annotator:
 
     def stream(self, images: Images, k: int = 5, *, progress: bool | None = None) -> Iterator[Annotations]:
         """``annotate`` batch by batch, in input order: memory does not grow with the number of images."""
-        sources = _as_sequence(images)
+        sources = as_sequence(images)
         self.check_k(k)
         return self._stream(sources, k, progress)
 
@@ -208,7 +176,7 @@ class Annotator:
         failures: list[ImageFailure] = []
         for positions, features in self._features(sources, np.arange(len(sources)), "annotate", progress, failures):
             index, distance = self._rank(self._vectors(features), k)
-            names = tuple(_name(sources[position], position) for position in positions)
+            names = tuple(source_name(sources[position], position) for position in positions)
             yield Annotations(names, positions, index, distance, self.vocabulary, tuple(failures))
             failures.clear()
         if failures:
@@ -233,45 +201,14 @@ class Annotator:
         index, distance = self._rank(self.encode_tensor(images).numpy(), k)
         return torch.from_numpy(index), torch.from_numpy(distance)
 
-    def annotate_features(
-        self, store: FeatureStore, k: int = 5
+    def annotate_descriptors(
+        self, descriptors: FeatureStore, k: int = 5
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """``annotate`` from features that the trunk has computed already: positions (T,), index (T, k), distance (T, k)."""
+        """``annotate`` from stored descriptors: positions (T,), index (T, k), distance (T, k)."""
         self.check_k(k)
-        ranked = [self._rank(self._vectors(features), k) for _, features in store.blocks()]
+        ranked = [self._rank(vectors, k) for _, vectors in self.encode_descriptors(descriptors)]
         index, distance = (np.concatenate(part) for part in zip(*ranked, strict=True))
-        return store.positions, index, distance
-
-    def encode_tensor(self, images: Tensor) -> Tensor:
-        """VLAD vectors (B, m·n) float32 of a decoded batch (B, 3, S, S) uint8.
-
-        Raises:
-            As :meth:`annotate_tensor`.
-        """
-        self._require_fit()
-        size = self.config.input_size
-        if isinstance(images, Tensor) and images.ndim == 4 and images.shape[2:] != (size, size):
-            raise ValueError(
-                f"images are {images.shape[2]}×{images.shape[3]}, this annotator was made for {size}×{size}; resize them first, "
-                "for example with torch.nn.functional.interpolate(images, size, mode='bilinear', antialias=True)"
-            )
-        return torch.from_numpy(self._vectors(self.trunk(images)))
-
-    def encode(self, images: Images, *, progress: bool | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """VLAD vectors of images: positions (T,) of those that could be read, and vectors (T, m·n) float32."""
-        self._require_fit()
-        sources = _as_sequence(images)
-        self.failures_ = []
-        parts = [
-            (positions, self._vectors(features))
-            for positions, features in self._features(sources, np.arange(len(sources)), "encode", progress)
-        ]
-        vectors = np.empty((0, self.bank_.dimension), np.float32)
-        self._warn_of_failures(len(sources))
-        return (
-            np.concatenate([np.empty(0, np.int64), *(positions for positions, _ in parts)]),
-            np.concatenate([vectors, *(vectors for _, vectors in parts)]),
-        )
+        return descriptors.positions, index, distance
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -362,70 +299,6 @@ class Annotator:
         annotator.bank_.sums, annotator.bank_.counts = tensors["sums"], tensors["counts"]
         return annotator
 
-    # -- the stages -------------------------------------------------------------------------------------------------------------
-
-    @property
-    def weights(self) -> TrunkWeights:
-        """The trunk's weights, loaded at first use."""
-        if self._weights is None:
-            self._weights = load_weights(self.config.weights, self.config.weights_convention)
-        return self._weights
-
-    @property
-    def trunk(self) -> Trunk:
-        """The trunk, built at first use."""
-        if self._trunk is None:
-            self._trunk = Trunk(
-                self.weights, self.config.layer, relu=self.config.relu, dtype=self.config.trunk_dtype, device=self.device
-            )
-        return self._trunk
-
-    def _features(
-        self,
-        sources: Sequence[Any],
-        positions: NDArray[np.int64],
-        title: str,
-        progress: bool | None,
-        failures: list[ImageFailure] | None = None,
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C)."""
-        failures = self.failures_ if failures is None else failures
-        chosen = [sources[position] for position in positions]
-        names = [_name(source, position) for source, position in zip(chosen, positions, strict=True)]
-        batches = ImageBatches(chosen, size=self.config.input_size, batch_size=self.config.batch_size, names=names)
-        seen = 0
-        with _progress(title, len(positions), progress) as bar:
-            for index, batch in batches:
-                failures.extend(batches.failures[seen:])
-                seen = len(batches.failures)
-                yield positions[index], self.trunk(batch)
-                bar.update(int(index[-1]) + 1 - bar.n)
-        failures.extend(batches.failures[seen:])
-
-    def _fit_transform(self, store: FeatureStore, progress: bool | None) -> GaussianPCA:
-        transform = GaussianPCA(self.config.n_components)
-        for _, features in _bar(store.blocks(), "normalisation and PCA", len(store), progress):
-            transform.accumulate(features.float().numpy())
-        return transform.finish()
-
-    def _fit_codebook(self, store: FeatureStore, progress: bool | None) -> Codebook:
-        sample = sample_positions(len(store) * store.patches, self.config.codebook_sample, self.config.seed)
-        rows = np.empty((len(sample), self.config.n_components), dtype=np.float32)
-        start = taken = 0
-        for positions, features in _bar(store.blocks(), "codebook sample", len(store), progress):
-            stop = start + len(positions) * store.patches
-            block = sample[np.searchsorted(sample, start) : np.searchsorted(sample, stop)] - start
-            picked = features.flatten(0, 1)[torch.from_numpy(block)]
-            rows[taken : taken + len(block)] = self.transform_.transform(picked.float().numpy())
-            start, taken = stop, taken + len(block)
-        codebook = Codebook(self.config.n_centers, max_iterations=self.config.kmeans_iterations, seed=self.config.seed)
-        return codebook.fit(rows)
-
-    def _vectors(self, features: Tensor) -> NDArray[np.float32]:
-        """VLAD vectors (B, m·n) of features (B, P, C)."""
-        descriptors = self.transform_.transform(features.float().numpy())
-        return self._vlad.encode(descriptors, self.codebook_.centers)
-
     def _rank(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         if self._ranking is None:
             self._ranking = WordRanking(self.bank_.vectors(), self.config.metric)
@@ -439,52 +312,11 @@ class Annotator:
             self.bank_.partial_fit(self._vectors(features), matrix[index])
         self._ranking = None
 
-    def _statistics_positions(self, count: int) -> NDArray[np.int64]:
-        if count <= self.config.statistics_images:
-            return np.arange(count, dtype=np.int64)
-        generator = np.random.default_rng(np.random.SeedSequence((self.config.seed, 0)))
-        return np.sort(generator.choice(count, size=self.config.statistics_images, replace=False)).astype(np.int64)
-
     def _require_fit(self) -> None:
         if not hasattr(self, "bank_"):
             raise NotFittedError("this Annotator has learnt nothing yet; call fit(images, labels), or Annotator.load(path), first")
-
-    def _warn_of_failures(self, count: int) -> None:
-        if self.failures_:
-            first = self.failures_[0]
-            warnings.warn(
-                f"{len(self.failures_)} of {count} images could not be read and were left out (see failures_); "
-                f"the first: {first.path}: {first.reason}",
-                stacklevel=3,
-            )
-
-
-def _as_sequence(images: Images) -> Sequence[Any]:
-    return find_images([images]) if isinstance(images, (str, Path)) else images  # type: ignore[return-value]
-
-
-def _name(source: Any, position: int) -> str:
-    return str(source) if isinstance(source, (str, Path)) else f"image {position}"
 
 
 def _check_lengths(images: int, labels: sparse.csr_array) -> None:
     if images != labels.shape[0]:
         raise DataError(f"{images} images but labels for {labels.shape[0]}; give the labels of each image, in the same order")
-
-
-def _none_readable(count: int, failures: Sequence[ImageFailure]) -> str:
-    if not count:
-        return "no images were given"
-    return f"not one of {count} images could be read; the first: {failures[0].path}: {failures[0].reason}"
-
-
-def _progress(title: str, total: int, progress: bool | None) -> Any:
-    """A bar that appears after two seconds; None shows it on terminals only."""
-    return tqdm(desc=title, total=total, unit="img", disable=None if progress is None else not progress, delay=2)
-
-
-def _bar(blocks: Iterator[tuple[NDArray[np.int64], Tensor]], title: str, total: int, progress: bool | None) -> Any:
-    with _progress(title, total, progress) as bar:
-        for positions, features in blocks:
-            yield positions, features
-            bar.update(len(positions))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -32,7 +33,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage or nothing could be done.",
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
-output = Console(highlight=False, soft_wrap=True)
+# A table sent to a file or a pipe has no terminal to fit.
+output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 SOME_FAILED, UNUSABLE = 1, 2
 
@@ -213,9 +215,7 @@ def evaluate(
     truth, vocabulary = label_matrix(words, annotator.vocabulary, extend=True)
     unknown = vocabulary[len(annotator.vocabulary) :]
     if unknown:
-        errors.print(
-            f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {_plain(_some(unknown))}"
-        )
+        errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {_plain(_some(unknown))}")
     scores = score(annotations.index, truth)
     if as_json:
         typer.echo(json.dumps({**scores.to_dict(), "failed": len(annotations.failures) + len(images.missing)}, indent=2))

@@ -1,0 +1,244 @@
+"""The learnt map from images to vectors: trunk, normalisation and PCA, visual words, VLAD. It knows nothing of labels.
+
+images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .codebook import Codebook, sample_positions
+from .config import AnnotatorConfig
+from .descriptors import GaussianPCA
+from .device import resolve_device
+from .errors import DataError, NotFittedError
+from .feature_store import FeatureStore
+from .image_batches import ImageBatches, ImageFailure
+from .images import find_images
+from .trunk import Trunk
+from .vlad import Vlad
+from .weights import TrunkWeights, load_weights
+
+Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path
+
+
+class Encoder:
+    """Learns how to turn images into VLAD vectors, and does it.
+
+    Args:
+        config: an :class:`~gpuannot.AnnotatorConfig`; None is the preset ``paper``.
+        device: ``auto`` or ``cpu``.
+        changes: fields of the config to change: ``Encoder(n_centers=32)``.
+
+    Attributes:
+        transform_: :class:`GaussianPCA`. codebook_: :class:`Codebook`.
+        failures_: images of the last call that learnt or encoded that could not be read.
+
+    ``images`` is, wherever it appears, a sequence of paths, encoded bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8
+    tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or one folder or file.
+    """
+
+    transform_: GaussianPCA
+    codebook_: Codebook
+
+    def __init__(self, config: AnnotatorConfig | None = None, *, device: str | torch.device = "auto", **changes: Any) -> None:
+        self.config = dataclasses.replace(config or AnnotatorConfig(), **changes)
+        self.device = resolve_device(device)
+        self.failures_: list[ImageFailure] = []
+        self._vlad = Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2)
+        self._weights: TrunkWeights | None = None
+        self._trunk: Trunk | None = None
+
+    @property
+    def dimension(self) -> int:
+        """D = m·n, the length of a VLAD vector."""
+        return self.config.n_centers * self.config.n_components
+
+    def extract(
+        self, images: Images, store: FeatureStore, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
+    ) -> FeatureStore:
+        """Run images through the trunk into a feature store; unreadable ones are added to ``failures_``.
+
+        Args:
+            positions: which of the images, ascending; None for all.
+
+        Raises:
+            DataError: not one image could be read, or the disk is full.
+        """
+        sources = as_sequence(images)
+        chosen = np.arange(len(sources)) if positions is None else positions
+        before = len(self.failures_)
+        for index, features in self._features(sources, chosen, "trunk", progress):
+            store.append(index, features)
+        if not len(store):
+            raise DataError(none_readable(len(chosen), self.failures_[before:]))
+        return store
+
+    def fit_transform(self, features: FeatureStore, *, progress: bool | None = None) -> GaussianPCA:
+        """Learn normalisation and PCA from stored features (N, P, C), in one pass.
+
+        Raises:
+            ValueError: fewer varying channels than components.
+        """
+        self.transform_ = GaussianPCA(self.config.n_components)
+        for _, block in _bar(features.blocks(), "normalisation and PCA", len(features), progress):
+            self.transform_.accumulate(block.float().numpy())
+        return self.transform_.finish()
+
+    def describe(self, features: FeatureStore, folder: str | Path | None = None, *, progress: bool | None = None) -> FeatureStore:
+        """Stored features (N, P, C) → stored descriptors (N, P, n) float32, in ``folder`` or a temporary one."""
+        descriptors = FeatureStore.create(folder, features.patches, self.config.n_components, torch.float32)
+        for positions, block in _bar(features.blocks(), "descriptors", len(features), progress):
+            descriptors.append(positions, torch.from_numpy(self.transform_.transform(block.float().numpy())))
+        return descriptors
+
+    def fit_codebook(self, descriptors: FeatureStore) -> Codebook:
+        """Learn the visual words from a uniform sample of stored descriptors (N, P, n).
+
+        Raises:
+            ValueError: fewer distinct descriptors than centres.
+        """
+        sample = sample_positions(len(descriptors) * descriptors.patches, self.config.codebook_sample, self.config.seed)
+        rows = np.empty((len(sample), self.config.n_components), dtype=np.float32)
+        start = taken = 0
+        for positions, block in descriptors.blocks():
+            stop = start + len(positions) * descriptors.patches
+            chosen = sample[np.searchsorted(sample, start) : np.searchsorted(sample, stop)] - start
+            rows[taken : taken + len(chosen)] = block.flatten(0, 1).numpy()[chosen]
+            start, taken = stop, taken + len(chosen)
+        self.codebook_ = Codebook(self.config.n_centers, max_iterations=self.config.kmeans_iterations, seed=self.config.seed)
+        return self.codebook_.fit(rows)
+
+    def encode_descriptors(self, descriptors: FeatureStore) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Stored descriptors (N, P, n) → positions (B,) and VLAD vectors (B, m·n), block by block."""
+        for positions, block in descriptors.blocks():
+            yield positions, self._vlad.encode(block.numpy(), self.codebook_.centers)
+
+    def encode_tensor(self, images: Tensor) -> Tensor:
+        """VLAD vectors (B, m·n) float32 of a decoded batch (B, 3, S, S) uint8.
+
+        Raises:
+            TypeError: not uint8. ValueError: another shape or size.
+        """
+        self._require_fit()
+        size = self.config.input_size
+        if isinstance(images, Tensor) and images.ndim == 4 and images.shape[2:] != (size, size):
+            raise ValueError(
+                f"images are {images.shape[2]}×{images.shape[3]}, this one was made for {size}×{size}; resize them first, "
+                "for example with torch.nn.functional.interpolate(images, size, mode='bilinear', antialias=True)"
+            )
+        return torch.from_numpy(self._vectors(self.trunk(images)))
+
+    def encode(self, images: Images, *, progress: bool | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """VLAD vectors of images: positions (T,) of those that could be read, and vectors (T, m·n) float32."""
+        self._require_fit()
+        sources = as_sequence(images)
+        self.failures_ = []
+        parts = [
+            (positions, self._vectors(features))
+            for positions, features in self._features(sources, np.arange(len(sources)), "encode", progress)
+        ]
+        vectors = np.empty((0, self.dimension), np.float32)
+        self._warn_of_failures(len(sources))
+        return (
+            np.concatenate([np.empty(0, np.int64), *(positions for positions, _ in parts)]),
+            np.concatenate([vectors, *(vectors for _, vectors in parts)]),
+        )
+
+    @property
+    def weights(self) -> TrunkWeights:
+        """The trunk's weights, loaded at first use."""
+        if self._weights is None:
+            self._weights = load_weights(self.config.weights, self.config.weights_convention)
+        return self._weights
+
+    @property
+    def trunk(self) -> Trunk:
+        """The trunk, built at first use."""
+        if self._trunk is None:
+            self._trunk = Trunk(
+                self.weights, self.config.layer, relu=self.config.relu, dtype=self.config.trunk_dtype, device=self.device
+            )
+        return self._trunk
+
+    def _features(
+        self,
+        sources: Sequence[Any],
+        positions: NDArray[np.int64],
+        title: str,
+        progress: bool | None,
+        failures: list[ImageFailure] | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C)."""
+        failures = self.failures_ if failures is None else failures
+        chosen = [sources[position] for position in positions]
+        names = [source_name(source, position) for source, position in zip(chosen, positions, strict=True)]
+        batches = ImageBatches(chosen, size=self.config.input_size, batch_size=self.config.batch_size, names=names)
+        seen = 0
+        with _progress(title, len(positions), progress) as bar:
+            for index, batch in batches:
+                failures.extend(batches.failures[seen:])
+                seen = len(batches.failures)
+                yield positions[index], self.trunk(batch)
+                bar.update(int(index[-1]) + 1 - bar.n)
+        failures.extend(batches.failures[seen:])
+
+    def _vectors(self, features: Tensor) -> NDArray[np.float32]:
+        """VLAD vectors (B, m·n) of features (B, P, C)."""
+        descriptors = self.transform_.transform(features.float().numpy())
+        return self._vlad.encode(descriptors, self.codebook_.centers)
+
+    def _statistics_positions(self, count: int) -> NDArray[np.int64]:
+        if count <= self.config.statistics_images:
+            return np.arange(count, dtype=np.int64)
+        generator = np.random.default_rng(np.random.SeedSequence((self.config.seed, 0)))
+        return np.sort(generator.choice(count, size=self.config.statistics_images, replace=False)).astype(np.int64)
+
+    def _require_fit(self) -> None:
+        if not hasattr(self, "codebook_"):
+            raise NotFittedError(f"this {type(self).__name__} has learnt nothing yet; call fit first")
+
+    def _warn_of_failures(self, count: int) -> None:
+        if self.failures_:
+            first = self.failures_[0]
+            warnings.warn(
+                f"{len(self.failures_)} of {count} images could not be read and were left out (see failures_); "
+                f"the first: {first.path}: {first.reason}",
+                stacklevel=3,
+            )
+
+
+def as_sequence(images: Images) -> Sequence[Any]:
+    return find_images([images]) if isinstance(images, (str, Path)) else images  # type: ignore[return-value]
+
+
+def source_name(source: Any, position: int) -> str:
+    return str(source) if isinstance(source, (str, Path)) else f"image {position}"
+
+
+def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:
+    if not count:
+        return "no images were given"
+    return f"not one of {count} images could be read; the first: {failures[0].path}: {failures[0].reason}"
+
+
+def _progress(title: str, total: int, progress: bool | None) -> Any:
+    """A bar that appears after two seconds; None shows it on terminals only."""
+    return tqdm(desc=title, total=total, unit="img", disable=None if progress is None else not progress, delay=2)
+
+
+def _bar(blocks: Iterator[tuple[NDArray[np.int64], Tensor]], title: str, total: int, progress: bool | None) -> Any:
+    with _progress(title, total, progress) as bar:
+        for positions, features in blocks:
+            yield positions, features
+            bar.update(len(positions))

@@ -1,0 +1,40 @@
+"""Fixtures that several test files share. Data sets and float weights are optional: a test that needs them skips and says so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gpuannot.scenes import write_scenes
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data sets and float weights; it need not exist."""
+    return Path(os.environ.get("GPUANNOT_SHARED") or Path(__file__).parents[2] / "shared")
+
+
+@pytest.fixture(scope="session")
+def oxford_weights(shared: Path) -> Path:
+    """The float16 file of the Oxford release."""
+    return _present(shared / "weights" / "vgg16_caffe_conv.safetensors")
+
+
+@pytest.fixture(scope="session")
+def corel5k(shared: Path) -> Path:
+    """The Corel5k folder: ``images/``, ``train.json``, ``test.json``."""
+    return _present(shared / "data" / "corel5k")
+
+
+@pytest.fixture(scope="session")
+def drawn_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 24 drawn scenes: ``images/`` and ``labels.json``. Read only: every test file shares it."""
+    return write_scenes(tmp_path_factory.mktemp("drawn_scenes"), 24).parent
+
+
+def _present(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"{path} is missing; set GPUANNOT_SHARED to the folder that holds it")
+    return path
