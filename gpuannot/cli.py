@@ -50,14 +50,15 @@ class Benchmark(StrEnum):
 
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
 K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
 Preset = Annotated[str, typer.Option(help="Settings to start from: paper.")]
 Weights = Annotated[
     str | None,
     typer.Option(help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'."),
 ]
 Convention = Annotated[
-    str | None, typer.Option(help="'caffe' or 'torchvision', for a weights file whose metadata does not say which it follows.")
+    str | None,
+    typer.Option("--convention", help="'caffe' or 'torchvision', for a weights file whose metadata does not say which it follows."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Settings = Annotated[
@@ -132,7 +133,7 @@ def fit(
     failures = [*images.missing, *annotator.failures_]
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
-    errors.print(f"{model}: {len(annotator.bank_.known)} words from {used} images")
+    errors.print(f"{_plain(model)}: {len(annotator.bank_.known)} words from {used} images")
     if images.unlabelled:
         errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
     if without:
@@ -173,11 +174,13 @@ def annotate(
                 writer.write(part)
                 failures.extend(part.failures)
             writer.commit()
-        errors.print(f"{to}: {writer.rows} images annotated, {len(failures)} failed")
+        errors.print(f"{_plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
+        if as_json:
+            typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
         ledger = to.with_name(to.name + ".failures.jsonl")
         ledger.unlink(missing_ok=True)
         if failures:
-            errors.print(f"{write_failures(ledger, failures)}: the failures and their reasons")
+            errors.print(f"{_plain(write_failures(ledger, failures))}: the failures and their reasons")
     else:
         for part in stream:
             for row in rows(part):
@@ -287,7 +290,7 @@ def demo(
         ("scores.json", "all scores"),
         ("model.safetensors", f"the model: gpuannot annotate {folder / 'model.safetensors'} YOUR_IMAGES"),
     ):
-        output.print(f"  {folder / name}  [dim]{meaning}[/]")
+        output.print(f"  {_plain(folder / name)}  [dim]{_plain(meaning)}[/]")
 
 
 @app.command()
@@ -309,7 +312,7 @@ def info(as_json: AsJson = False) -> None:
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']} GB)" for gpu in found["gpus"])
     table.add_row("GPUs", gpus or "none that torch can use")
     for name, advice in found["missing"].items():
-        table.add_row("missing", f"{name}: {advice}")
+        table.add_row("missing", _plain(f"{name}: {advice}"))
     table.add_row("settings", "defaults (preset paper), changed by --set NAME=VALUE:")
     for name, value in found["settings"].items():
         table.add_row("", f"{name} = {value}")
