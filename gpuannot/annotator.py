@@ -105,14 +105,14 @@ class Annotator(Encoder):
             features: of some or all images of a data set.
             labels: of the whole data set, (N, W); the features' positions pick the rows.
         """
-        self.fit_transform(features, progress=progress)
+        self.learn_transform(features, progress=progress)
         with self.describe(features, progress=progress) as descriptors:
             return self.fit_descriptors(descriptors, labels, vocabulary)
 
     def fit_descriptors(self, descriptors: FeatureStore, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
         """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
         matrix, words = label_matrix(labels, vocabulary)
-        self.fit_codebook(descriptors)
+        self.learn_codebook(descriptors)
         self.bank_ = WordBank(words, self.dimension)
         for positions, vectors in self.encode_descriptors(descriptors):
             self.bank_.partial_fit(vectors, matrix[positions])
@@ -176,7 +176,7 @@ class Annotator(Encoder):
         failures: list[ImageFailure] = []
         for positions, features in self._features(sources, np.arange(len(sources)), "annotate", progress, failures):
             index, distance = self._rank(self._vectors(features), k)
-            names = tuple(source_name(sources[position], position) for position in positions)
+            names = tuple(source_name(sources, position) for position in positions)
             yield Annotations(names, positions, index, distance, self.vocabulary, tuple(failures))
             failures.clear()
         if failures:

@@ -24,7 +24,7 @@ from .device import resolve_device
 from .errors import DataError, NotFittedError
 from .feature_store import FeatureStore
 from .image_batches import ImageBatches, ImageFailure
-from .images import find_images
+from .images import find_images, image_name
 from .trunk import Trunk
 from .vlad import Vlad
 from .weights import TrunkWeights, load_weights
@@ -84,7 +84,7 @@ class Encoder:
             raise DataError(none_readable(len(chosen), self.failures_[before:]))
         return store
 
-    def fit_transform(self, features: FeatureStore, *, progress: bool | None = None) -> GaussianPCA:
+    def learn_transform(self, features: FeatureStore, *, progress: bool | None = None) -> GaussianPCA:
         """Learn normalisation and PCA from stored features (N, P, C), in one pass.
 
         Raises:
@@ -102,7 +102,7 @@ class Encoder:
             descriptors.append(positions, torch.from_numpy(self.transform_.transform(block.float().numpy())))
         return descriptors
 
-    def fit_codebook(self, descriptors: FeatureStore) -> Codebook:
+    def learn_codebook(self, descriptors: FeatureStore) -> Codebook:
         """Learn the visual words from a uniform sample of stored descriptors (N, P, n).
 
         Raises:
@@ -181,16 +181,14 @@ class Encoder:
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C)."""
         failures = self.failures_ if failures is None else failures
-        chosen = [sources[position] for position in positions]
-        names = [source_name(source, position) for source, position in zip(chosen, positions, strict=True)]
-        batches = ImageBatches(chosen, size=self.config.input_size, batch_size=self.config.batch_size, names=names)
+        batches = ImageBatches(sources, size=self.config.input_size, batch_size=self.config.batch_size, positions=positions)
         seen = 0
         with _progress(title, len(positions), progress) as bar:
             for index, batch in batches:
                 failures.extend(batches.failures[seen:])
                 seen = len(batches.failures)
-                yield positions[index], self.trunk(batch)
-                bar.update(int(index[-1]) + 1 - bar.n)
+                yield index, self.trunk(batch)
+                bar.update(int(np.searchsorted(positions, index[-1])) + 1 - bar.n)
         failures.extend(batches.failures[seen:])
 
     def _vectors(self, features: Tensor) -> NDArray[np.float32]:
@@ -219,11 +217,18 @@ class Encoder:
 
 
 def as_sequence(images: Images) -> Sequence[Any]:
-    return find_images([images]) if isinstance(images, (str, Path)) else images  # type: ignore[return-value]
+    """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists."""
+    if isinstance(images, (str, Path)):
+        return find_images([images])
+    if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        return list(images)
+    return images  # type: ignore[return-value]
 
 
-def source_name(source: Any, position: int) -> str:
-    return str(source) if isinstance(source, (str, Path)) else f"image {position}"
+def source_name(sources: Sequence[Any], position: int) -> str:
+    """The path of an image, or ``image 3``. A sequence that may load on access is not asked again for what it held."""
+    source = sources[position] if isinstance(sources, (list, tuple)) else None
+    return image_name(source, f"image {position}")
 
 
 def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import ImageError
@@ -43,6 +44,9 @@ class ImageBatches:
     With ``on_error="skip"``, ``failures`` lists what failed in the batches taken so far, in input order; each iteration starts a
     new list. With "raise", the first failure in input order raises `ImageError`. ``names`` stand for the images in both.
 
+    ``positions`` (B,) int64 takes only those of the images, in that order; they are then what is batched and counted. An image is
+    taken from ``images`` when its turn comes, so a sequence that loads on access is never held whole.
+
     ``workers`` threads (default: one for each CPU that this process may use) decode at most two batches ahead. Leaving the loop
     early drops what is queued. A PIL image that was opened lazily keeps its pixels once decoded: for many files pass paths.
 
@@ -57,6 +61,7 @@ class ImageBatches:
         batch_size: int = 32,
         workers: int | None = None,
         names: Sequence[str] | None = None,
+        positions: NDArray[np.int64] | None = None,
         on_error: Literal["skip", "raise"] = "skip",
     ) -> None:
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
@@ -79,11 +84,12 @@ class ImageBatches:
         self.batch_size = batch_size
         self.workers = workers
         self.names = names
+        self.positions = np.arange(len(images), dtype=np.int64) if positions is None else positions
         self.on_error = on_error
         self.failures: list[ImageFailure] = []
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.positions)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         self.failures = []
@@ -108,7 +114,7 @@ class ImageBatches:
                 kept = np.array([i for i, outcome in enumerate(outcomes) if outcome is None], dtype=np.int64)
                 if len(kept):
                     pixels = pixels[kept] if failed else pixels
-                    yield start + kept, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+                    yield self.positions[start + kept], torch.from_numpy(pixels).permute(0, 3, 1, 2)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -116,10 +122,10 @@ class ImageBatches:
         stop = min(start + self.batch_size, len(self))
         pixels = np.empty((stop - start, self.size, self.size, 3), dtype=np.uint8)
         futures = []
-        for i in range(start, stop):
-            source = self.images[i]
-            name = self.names[i] if self.names is not None else image_name(source, f"image {i}")
-            futures.append(pool.submit(_decode_into, pixels[i - start], source, name))
+        for offset, position in enumerate(self.positions[start:stop].tolist()):
+            source = self.images[position]
+            name = self.names[position] if self.names is not None else image_name(source, f"image {position}")
+            futures.append(pool.submit(_decode_into, pixels[offset], source, name))
         return start, pixels, futures
 
 

@@ -88,7 +88,7 @@ def reproduce(
     ):
         seconds = {"features": time.perf_counter() - started, "descriptors": 0.0, "fit": 0.0, "annotate": 0.0}
         runs: list[dict[str, Any]] = []
-        first.fit_transform(train_store, progress=progress)  # normalisation and PCA do not depend on the seed
+        first.learn_transform(train_store, progress=progress)  # normalisation and PCA do not depend on the seed
         with (
             first.describe(train_store, progress=progress) as train_descriptors,
             first.describe(test_store, progress=progress) as test_descriptors,
