@@ -22,13 +22,12 @@ from .annotations import Annotations
 from .codebook import Codebook
 from .config import AnnotatorConfig
 from .descriptors import GaussianPCA
-from .encoder import Encoder, Images, as_sequence, none_readable, source_name
+from .encoder import Encoder, Images, Store, Vectors, as_sequence, none_readable, source_name, to_host
 from .errors import DataError, ModelFileError, NotFittedError
-from .feature_store import FeatureStore
 from .image_batches import ImageFailure
 from .labels import label_matrix
 from .model_file import ModelFile
-from .ranking import WordRanking
+from .ranking import DeviceRanking, WordRanking
 from .words import WordBank
 
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
@@ -39,7 +38,7 @@ class Annotator(Encoder):
 
     Args:
         config: an :class:`AnnotatorConfig`; None is the preset ``paper``.
-        device: ``auto`` or ``cpu``.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         changes: fields of the config to change: ``Annotator(n_centers=32, metric="cosine")``.
 
     Attributes:
@@ -52,6 +51,7 @@ class Annotator(Encoder):
 
     bank_: WordBank
     _ranking: WordRanking | None = None
+    _device_ranking: DeviceRanking | None = None
 
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
@@ -87,8 +87,7 @@ class Annotator(Encoder):
             raise DataError("no image carries a word: there is nothing to learn")
         learn_from = self._statistics_positions(len(sources))
         self.failures_ = []
-        patches = self.trunk.positions(self.config.input_size, self.config.input_size)
-        with FeatureStore.create(None, patches, self.trunk.channels, self.trunk.dtype) as store:
+        with self.new_store(len(learn_from)) as store:
             self.extract(sources, store, positions=learn_from, progress=progress)
             self.fit_features(store, matrix, words, progress=progress)
             rest = np.setdiff1d(np.arange(len(sources)), learn_from)
@@ -97,7 +96,7 @@ class Annotator(Encoder):
         return self
 
     def fit_features(
-        self, features: FeatureStore, labels: Labels, vocabulary: Sequence[str], *, progress: bool | None = None
+        self, features: Store, labels: Labels, vocabulary: Sequence[str], *, progress: bool | None = None
     ) -> Annotator:
         """``fit`` from features that the trunk has computed already (:meth:`extract`).
 
@@ -109,14 +108,14 @@ class Annotator(Encoder):
         with self.describe(features, progress=progress) as descriptors:
             return self.fit_descriptors(descriptors, labels, vocabulary)
 
-    def fit_descriptors(self, descriptors: FeatureStore, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
+    def fit_descriptors(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
         """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
         matrix, words = label_matrix(labels, vocabulary)
         self.learn_codebook(descriptors)
         self.bank_ = WordBank(words, self.dimension)
         for positions, vectors in self.encode_descriptors(descriptors):
             self.bank_.partial_fit(vectors, matrix[positions])
-        self._ranking = None
+        self._forget_ranking()
         return self
 
     def reseeded(self, seed: int) -> Annotator:
@@ -175,7 +174,7 @@ class Annotator(Encoder):
     def _stream(self, sources: Sequence[Any], k: int, progress: bool | None) -> Iterator[Annotations]:
         failures: list[ImageFailure] = []
         for positions, features in self._features(sources, np.arange(len(sources)), "annotate", progress, failures):
-            index, distance = self._rank(self._vectors(features), k)
+            index, distance = (to_host(part) for part in self._rank(self._vectors(features), k))
             names = tuple(source_name(sources, position) for position in positions)
             yield Annotations(names, positions, index, distance, self.vocabulary, tuple(failures))
             failures.clear()
@@ -198,15 +197,18 @@ class Annotator(Encoder):
             TypeError: not uint8. ValueError: another shape or size, or k outside 1…number of words with an image.
         """
         self.check_k(k)
-        index, distance = self._rank(self.encode_tensor(images).numpy(), k)
+        vectors = self.encode_tensor(images)
+        index, distance = self._rank(vectors if self._on_gpu else vectors.numpy(), k)
+        if isinstance(index, Tensor) and isinstance(distance, Tensor):
+            return index, distance
         return torch.from_numpy(index), torch.from_numpy(distance)
 
     def annotate_descriptors(
-        self, descriptors: FeatureStore, k: int = 5
+        self, descriptors: Store, k: int = 5
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """``annotate`` from stored descriptors: positions (T,), index (T, k), distance (T, k)."""
         self.check_k(k)
-        ranked = [self._rank(vectors, k) for _, vectors in self.encode_descriptors(descriptors)]
+        ranked = [[to_host(part) for part in self._rank(vectors, k)] for _, vectors in self.encode_descriptors(descriptors)]
         index, distance = (np.concatenate(part) for part in zip(*ranked, strict=True))
         return descriptors.positions, index, distance
 
@@ -253,7 +255,9 @@ class Annotator(Encoder):
                 "vocabulary": list(self.vocabulary),
                 "config": self.config.to_dict(),
                 "preprocessing": {
-                    "resize": "warp, bilinear with antialias", "mean": preprocessing.mean, "std": preprocessing.std, "order": "RGB"
+                    "resize": f"warp, {self.config.interpolation} with antialias", "mean": preprocessing.mean,
+                    "std": preprocessing.std,
+                    "order": "RGB",
                 },
                 "trunk_sha256": self.weights.sha256,
             },
@@ -299,18 +303,26 @@ class Annotator(Encoder):
         annotator.bank_.sums, annotator.bank_.counts = tensors["sums"], tensors["counts"]
         return annotator
 
-    def _rank(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _rank(self, vectors: Vectors, k: int) -> tuple[Vectors, Vectors]:
+        """Nearest words of VLAD vectors (T, m·n), where those are: index (T, k) int64 into the vocabulary, distance (T, k)."""
         if self._ranking is None:
             self._ranking = WordRanking(self.bank_.vectors(), self.config.metric)
+        if isinstance(vectors, Tensor):
+            if self._device_ranking is None:
+                self._device_ranking = self._ranking.on(self.device, self.bank_.known)
+            return self._device_ranking.nearest(vectors, k)
         index, distance = self._ranking.nearest(vectors, k)
         return self.bank_.known[index].astype(np.int64), distance
+
+    def _forget_ranking(self) -> None:
+        self._ranking = self._device_ranking = None
 
     def _add_images(
         self, sources: Sequence[Any], positions: NDArray[np.int64], matrix: sparse.csr_array, progress: bool | None
     ) -> None:
         for index, features in self._features(sources, positions, "word vectors", progress):
             self.bank_.partial_fit(self._vectors(features), matrix[index])
-        self._ranking = None
+        self._forget_ranking()
 
     def _require_fit(self) -> None:
         if not hasattr(self, "bank_"):

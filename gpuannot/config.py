@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .weights import CONVENTIONS
 
+INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
 
 
@@ -32,6 +34,8 @@ class AnnotatorConfig:
     """``auto`` (bfloat16 where the device multiplies it in hardware), ``float32``, ``bfloat16`` or ``float16`` (CUDA)."""
     input_size: int = 224
     """Images are warped to input_size × input_size pixels."""
+    interpolation: str = "bicubic"
+    """How images are warped: ``bicubic`` or ``bilinear``, with antialias."""
     n_components: int = 64
     """n, the dimensions kept by PCA."""
     n_centers: int = 64
@@ -58,6 +62,8 @@ class AnnotatorConfig:
     """Images decoded and run through the trunk at a time."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.weights, os.PathLike):  # a model file states it as text
+            object.__setattr__(self, "weights", os.fspath(self.weights))
         positive = (
             "input_size",
             "n_components",
@@ -73,6 +79,8 @@ class AnnotatorConfig:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be a whole number in 0…2³²−1, got {self.seed!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {self.interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
         if self.metric not in METRICS:
             raise ValueError(f"metric {self.metric!r} is unknown; choose one of {', '.join(METRICS)}")
         if self.weights_convention not in (None, *CONVENTIONS):

@@ -14,10 +14,12 @@ Image names are paths relative to the label file's folder or to its subfolder ``
 from __future__ import annotations
 
 import csv
+import io
 import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 from scipy import sparse
@@ -99,18 +101,21 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
         raise DataError(f"{path} names no image")
     merged = _merge_duplicates(path, samples)
     base = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-    located = {name: base / name if (base / name).is_file() else path.parent / name for name in merged}
-    there = [name for name in merged if located[name].is_file()]
+    located = {name: base / name if isfile(base / name) else path.parent / name for name in merged}
+    there = [name for name in merged if isfile(located[name])]
     if not there:
         first = next(iter(merged))
         raise DataError(f"none of the {len(merged)} images that {path} names is in {base} (the first: {first})")
     missing = tuple(
         ImageFailure(str(base / name), "find", f"no such file, but {path.name} names it")
         for name in merged
-        if not located[name].is_file()
+        if not isfile(located[name])
     )
     labels, words = _label_matrix(path, [merged[name] for name in there], vocabulary)
-    beside = {file.resolve() for file in find_images([base])}
+    try:
+        beside = {file.resolve() for file in find_images([base])}
+    except DataError:  # no file has the suffix of an image, and the label file names images all the same
+        beside = set()
     unlabelled = len(beside - {located[name].resolve() for name in there})
     return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
 
@@ -164,7 +169,7 @@ def _read_text(path: Path) -> str:
 def _read_json(path: Path) -> tuple[list[tuple[str, list[str]]], list[str] | None]:
     try:
         content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     expected = 'expected {"samples": [{"image_name": …, "image_labels": […]}, …]}'
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
@@ -172,7 +177,7 @@ def _read_json(path: Path) -> tuple[list[tuple[str, list[str]]], list[str] | Non
     samples = []
     for number, sample in enumerate(content["samples"]):
         name, words = (sample.get("image_name"), sample.get("image_labels")) if isinstance(sample, dict) else (None, None)
-        if not isinstance(name, str) or not isinstance(words, list):
+        if not isinstance(name, str) or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise DataError(f"{path}: samples[{number}] is {sample!r}; {expected}")
         samples.append((name, words))
     vocabulary = content.get("labels")
@@ -183,7 +188,7 @@ def _read_json(path: Path) -> tuple[list[tuple[str, list[str]]], list[str] | Non
 
 def _read_csv(path: Path) -> tuple[list[tuple[str, list[str]]], None]:
     try:
-        reader = csv.DictReader(_read_text(path).splitlines(), strict=True)
+        reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
         columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
         names = [columns[column] for column in _NAME_COLUMNS if column in columns]
         words = [columns[column] for column in _WORD_COLUMNS if column in columns]
@@ -195,11 +200,13 @@ def _read_csv(path: Path) -> tuple[list[tuple[str, list[str]]], None]:
         samples = []
         for row in reader:
             name, given = row[names[0]], row[words[0]]
-            if not name or given is None:
-                raise DataError(f"{path}, line {reader.line_num}: expected an image name and its words, got {list(row.values())}")
+            if not name or given is None or None in row:  # None holds what is beyond the header's columns
+                raise DataError(
+                    f"{path}, line {reader.line_num}: expected an image name and words with ';' between, got {list(row.values())}"
+                )
             samples.append((name, [word.strip() for word in given.split(";") if word.strip()]))
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+        raise DataError(f"{path}, line {reader.reader.line_num}: {error}") from error
     return samples, None
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 from .codebook import Codebook, sample_positions
 from .config import AnnotatorConfig
-from .descriptors import GaussianPCA
+from .descriptors import DeviceTransform, GaussianPCA
 from .device import resolve_device
+from .device_store import DeviceStore, new_store
 from .errors import DataError, NotFittedError
 from .feature_store import FeatureStore
 from .image_batches import ImageBatches, ImageFailure
@@ -32,12 +33,22 @@ from .weights import TrunkWeights, load_weights
 Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path
 
 
+Store: TypeAlias = FeatureStore | DeviceStore
+Vectors: TypeAlias = NDArray[np.float32] | Tensor  # NumPy on the CPU, a device tensor on a GPU
+
+
+class _DeviceStages(NamedTuple):
+    transform: DeviceTransform
+    centers: Tensor  # (m, n) float32
+    half_norms: Tensor  # (m,) float32
+
+
 class Encoder:
     """Learns how to turn images into VLAD vectors, and does it.
 
     Args:
         config: an :class:`~gpuannot.AnnotatorConfig`; None is the preset ``paper``.
-        device: ``auto`` or ``cpu``.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         changes: fields of the config to change: ``Encoder(n_centers=32)``.
 
     Attributes:
@@ -58,6 +69,7 @@ class Encoder:
         self._vlad = Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2)
         self._weights: TrunkWeights | None = None
         self._trunk: Trunk | None = None
+        self._stages: _DeviceStages | None = None
 
     @property
     def dimension(self) -> int:
@@ -65,8 +77,8 @@ class Encoder:
         return self.config.n_centers * self.config.n_components
 
     def extract(
-        self, images: Images, store: FeatureStore, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
-    ) -> FeatureStore:
+        self, images: Images, store: Store, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
+    ) -> Store:
         """Run images through the trunk into a feature store; unreadable ones are added to ``failures_``.
 
         Args:
@@ -84,45 +96,61 @@ class Encoder:
             raise DataError(none_readable(len(chosen), self.failures_[before:]))
         return store
 
-    def learn_transform(self, features: FeatureStore, *, progress: bool | None = None) -> GaussianPCA:
-        """Learn normalisation and PCA from stored features (N, P, C), in one pass.
+    def new_store(self, images: int) -> Store:
+        """An empty store for the features of ``images`` images: on a GPU that has room for them, else in a temporary folder."""
+        patches = self.trunk.positions(self.config.input_size, self.config.input_size)
+        return new_store(self.device, images, patches, self.trunk.channels, self.trunk.dtype)
+
+    def learn_transform(self, features: Store, *, progress: bool | None = None) -> GaussianPCA:
+        """Learn normalisation and PCA from stored features (N, P, C).
 
         Raises:
             ValueError: fewer varying channels than components.
         """
-        self.transform_ = GaussianPCA(self.config.n_components)
+        self.transform_, self._stages = GaussianPCA(self.config.n_components), None
         for _, block in _bar(features.blocks(), "normalisation and PCA", len(features), progress):
-            self.transform_.accumulate(block.float().numpy())
-        return self.transform_.finish()
+            self.transform_.accumulate(block.to(self.device) if self._on_gpu else block.float().numpy())
+        return self.transform_.finish(self._sample(features) if self._on_gpu else None)
 
-    def describe(self, features: FeatureStore, folder: str | Path | None = None, *, progress: bool | None = None) -> FeatureStore:
-        """Stored features (N, P, C) → stored descriptors (N, P, n) float32, in ``folder`` or a temporary one."""
-        descriptors = FeatureStore.create(folder, features.patches, self.config.n_components, torch.float32)
+    def describe(self, features: Store, folder: str | Path | None = None, *, progress: bool | None = None) -> Store:
+        """Stored features (N, P, C) → stored descriptors (N, P, n) float32, in ``folder`` or a temporary place."""
+        n = self.config.n_components
+        descriptors = new_store(self.device, len(features), features.patches, n, torch.float32, folder)
+        transform = self.transform_.on(self.device, features.dtype) if self._on_gpu else None
         for positions, block in _bar(features.blocks(), "descriptors", len(features), progress):
-            descriptors.append(positions, torch.from_numpy(self.transform_.transform(block.float().numpy())))
+            if transform is not None:
+                descriptors.append(positions, transform(block.to(self.device)))
+            else:
+                descriptors.append(positions, torch.from_numpy(self.transform_.transform(block.float().numpy())))
         return descriptors
 
-    def learn_codebook(self, descriptors: FeatureStore) -> Codebook:
+    def learn_codebook(self, descriptors: Store) -> Codebook:
         """Learn the visual words from a uniform sample of stored descriptors (N, P, n).
 
         Raises:
             ValueError: fewer distinct descriptors than centres.
         """
-        sample = sample_positions(len(descriptors) * descriptors.patches, self.config.codebook_sample, self.config.seed)
-        rows = np.empty((len(sample), self.config.n_components), dtype=np.float32)
-        start = taken = 0
-        for positions, block in descriptors.blocks():
-            stop = start + len(positions) * descriptors.patches
-            chosen = sample[np.searchsorted(sample, start) : np.searchsorted(sample, stop)] - start
-            rows[taken : taken + len(chosen)] = block.flatten(0, 1).numpy()[chosen]
-            start, taken = stop, taken + len(chosen)
+        sample = self._sample(descriptors)
+        self._stages = None
         self.codebook_ = Codebook(self.config.n_centers, max_iterations=self.config.kmeans_iterations, seed=self.config.seed)
-        return self.codebook_.fit(rows)
+        return self.codebook_.fit(sample if self._on_gpu else sample.numpy())
 
-    def encode_descriptors(self, descriptors: FeatureStore) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def encode_descriptors(self, descriptors: Store) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         """Stored descriptors (N, P, n) → positions (B,) and VLAD vectors (B, m·n), block by block."""
         for positions, block in descriptors.blocks():
-            yield positions, self._vlad.encode(block.numpy(), self.codebook_.centers)
+            yield positions, self._aggregate(block.to(self.device))
+
+    def _sample(self, store: Store) -> Tensor:
+        """A uniform sample (S, C) of all rows of a store, in the store's order and dtype, on this encoder's device."""
+        sample = sample_positions(len(store) * store.patches, self.config.codebook_sample, self.config.seed)
+        rows = torch.empty((len(sample), store.channels), dtype=store.dtype, device=self.device)
+        start = taken = 0
+        for positions, block in store.blocks():
+            stop = start + len(positions) * store.patches
+            chosen = sample[np.searchsorted(sample, start) : np.searchsorted(sample, stop)] - start
+            rows[taken : taken + len(chosen)] = block.flatten(0, 1)[torch.from_numpy(chosen).to(block.device)].to(self.device)
+            start, taken = stop, taken + len(chosen)
+        return rows
 
     def encode_tensor(self, images: Tensor) -> Tensor:
         """VLAD vectors (B, m·n) float32 of a decoded batch (B, 3, S, S) uint8.
@@ -135,9 +163,10 @@ class Encoder:
         if isinstance(images, Tensor) and images.ndim == 4 and images.shape[2:] != (size, size):
             raise ValueError(
                 f"images are {images.shape[2]}×{images.shape[3]}, this one was made for {size}×{size}; resize them first, "
-                "for example with torch.nn.functional.interpolate(images, size, mode='bilinear', antialias=True)"
+                "for example with torch.nn.functional.interpolate(images, size, mode='bicubic', antialias=True)"
             )
-        return torch.from_numpy(self._vectors(self.trunk(images)))
+        vectors = self._vectors(self._run_trunk(images))
+        return vectors if isinstance(vectors, Tensor) else torch.from_numpy(vectors)
 
     def encode(self, images: Images, *, progress: bool | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """VLAD vectors of images: positions (T,) of those that could be read, and vectors (T, m·n) float32."""
@@ -145,7 +174,7 @@ class Encoder:
         sources = as_sequence(images)
         self.failures_ = []
         parts = [
-            (positions, self._vectors(features))
+            (positions, to_host(self._vectors(features)))
             for positions, features in self._features(sources, np.arange(len(sources)), "encode", progress)
         ]
         vectors = np.empty((0, self.dimension), np.float32)
@@ -181,20 +210,65 @@ class Encoder:
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C)."""
         failures = self.failures_ if failures is None else failures
-        batches = ImageBatches(sources, size=self.config.input_size, batch_size=self.config.batch_size, positions=positions)
+        batches = ImageBatches(
+            sources,
+            size=self.config.input_size,
+            batch_size=self.config.batch_size,
+            positions=positions,
+            interpolation=self.config.interpolation,
+        )
         seen = 0
         with _progress(title, len(positions), progress) as bar:
             for index, batch in batches:
                 failures.extend(batches.failures[seen:])
                 seen = len(batches.failures)
-                yield index, self.trunk(batch)
+                if self._on_gpu:
+                    batch = batch.pin_memory().to(self.device, non_blocking=True)
+                yield index, self._run_trunk(batch)
                 bar.update(int(np.searchsorted(positions, index[-1])) + 1 - bar.n)
         failures.extend(batches.failures[seen:])
 
-    def _vectors(self, features: Tensor) -> NDArray[np.float32]:
+    def _run_trunk(self, images: Tensor) -> Tensor:
+        """Features of a batch; where the GPU has no room for its activations, of its halves."""
+        try:
+            return self.trunk(images)
+        except torch.OutOfMemoryError:
+            if len(images) < 2:
+                raise
+        torch.cuda.empty_cache()
+        warnings.warn(
+            f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
+            stacklevel=2,
+        )
+        half = (len(images) + 1) // 2
+        return torch.cat([self._run_trunk(images[:half]), self._run_trunk(images[half:])])
+
+    def _vectors(self, features: Tensor) -> Vectors:
         """VLAD vectors (B, m·n) of features (B, P, C)."""
-        descriptors = self.transform_.transform(features.float().numpy())
-        return self._vlad.encode(descriptors, self.codebook_.centers)
+        if self._on_gpu:
+            return self._aggregate(self._device_stages().transform(features))
+        return self._vlad.encode(self.transform_.transform(features.float().numpy()), self.codebook_.centers)
+
+    def _aggregate(self, descriptors: Tensor) -> Vectors:
+        """VLAD vectors (B, m·n) of descriptors (B, P, n)."""
+        if self._on_gpu:
+            stages = self._device_stages()
+            return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms)
+        return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _device_stages(self) -> _DeviceStages:
+        """The learnt stages on the GPU, put there once."""
+        if self._stages is None:
+            from .kernels import check_centers
+
+            centers = self.codebook_.on(self.device)
+            transform = self.transform_.on(self.device, self.trunk.dtype)
+            self._stages = _DeviceStages(transform, centers, check_centers(centers))
+        return self._stages
 
     def _statistics_positions(self, count: int) -> NDArray[np.int64]:
         if count <= self.config.statistics_images:
@@ -229,6 +303,11 @@ def source_name(sources: Sequence[Any], position: int) -> str:
     """The path of an image, or ``image 3``. A sequence that may load on access is not asked again for what it held."""
     source = sources[position] if isinstance(sources, (list, tuple)) else None
     return image_name(source, f"image {position}")
+
+
+def to_host(values: Vectors | Tensor) -> NDArray[Any]:
+    """A NumPy array of the same values."""
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -61,7 +62,7 @@ class FeatureStore:
             store._positions = [np.array(header["positions"], dtype=np.int64)]
             if (path / "features.bin").stat().st_size != len(store) * store.record_bytes:
                 return None
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
         store._file = open(path / "features.bin", "rb")  # noqa: SIM115 - closed by close()
         return store
@@ -88,7 +89,9 @@ class FeatureStore:
         assert self._file is not None
         raw = features.to("cpu", self.dtype).contiguous().flatten().view(torch.uint8).numpy()
         try:
+            self._file.seek(0, os.SEEK_END)  # a reading may have left it elsewhere
             self._file.write(raw.data)
+            self._file.flush()
         except OSError as error:
             raise DataError(
                 f"cannot write features to {self.folder} ({error.strerror}); {len(positions)} images need "
@@ -115,11 +118,10 @@ class FeatureStore:
     def blocks(self, size: int = 64) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """All records in order: ``(positions (B,), features (B, P, C) CPU tensor)`` of up to ``size`` images at a time."""
         assert self._file is not None
-        self._file.flush()
         positions = self.positions
-        self._file.seek(0)
         for start in range(0, len(positions), size):
             chunk = positions[start : start + size]
+            self._file.seek(start * self.record_bytes)  # there may be several readings at a time
             buffer = bytearray(self._file.read(len(chunk) * self.record_bytes))
             if len(buffer) != len(chunk) * self.record_bytes:
                 raise DataError(f"{self.folder}/features.bin ends early; delete the folder and run again")
@@ -128,7 +130,8 @@ class FeatureStore:
     def close(self) -> None:
         """Close the files; a temporary store is removed."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk: append has said so
+                self._file.close()
             self._file = None
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)

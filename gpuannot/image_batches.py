@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import ImageError
-from .images import ImageSource, decode_image, image_name
+from .images import INTERPOLATIONS, ImageSource, decode_image, image_name
 
 _BATCHES_AHEAD = 2
 
@@ -45,7 +45,8 @@ class ImageBatches:
     new list. With "raise", the first failure in input order raises `ImageError`. ``names`` stand for the images in both.
 
     ``positions`` (B,) int64 takes only those of the images, in that order; they are then what is batched and counted. An image is
-    taken from ``images`` when its turn comes, so a sequence that loads on access is never held whole.
+    taken from ``images`` when its turn comes, so a sequence that loads on access is never held whole. ``interpolation`` is that of
+    `decode_image`.
 
     ``workers`` threads (default: one for each CPU that this process may use) decode at most two batches ahead. Leaving the loop
     early drops what is queued. A PIL image that was opened lazily keeps its pixels once decoded: for many files pass paths.
@@ -62,6 +63,7 @@ class ImageBatches:
         workers: int | None = None,
         names: Sequence[str] | None = None,
         positions: NDArray[np.int64] | None = None,
+        interpolation: str = "bicubic",
         on_error: Literal["skip", "raise"] = "skip",
     ) -> None:
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
@@ -77,6 +79,8 @@ class ImageBatches:
                 raise ValueError(f"{what} is {value}; expected at least 1")
         if names is not None and len(names) != len(images):
             raise ValueError(f"{len(names)} names for {len(images)} images")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
         if on_error not in ("skip", "raise"):
             raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'raise'")
         self.images = images
@@ -86,6 +90,7 @@ class ImageBatches:
         self.names = names
         self.positions = np.arange(len(images), dtype=np.int64) if positions is None else positions
         self.on_error = on_error
+        self.interpolation = interpolation
         self.failures: list[ImageFailure] = []
 
     def __len__(self) -> int:
@@ -125,14 +130,14 @@ class ImageBatches:
         for offset, position in enumerate(self.positions[start:stop].tolist()):
             source = self.images[position]
             name = self.names[position] if self.names is not None else image_name(source, f"image {position}")
-            futures.append(pool.submit(_decode_into, pixels[offset], source, name))
+            futures.append(pool.submit(_decode_into, pixels[offset], source, name, self.interpolation))
         return start, pixels, futures
 
 
-def _decode_into(out: np.ndarray, source: ImageSource, name: str) -> ImageFailure | None:
+def _decode_into(out: np.ndarray, source: ImageSource, name: str, interpolation: str) -> ImageFailure | None:
     """Write ``source`` into ``out`` (S, S, 3), or say why not."""
     try:
-        out[...] = decode_image(source, (out.shape[0], out.shape[1]), name=name)
+        out[...] = decode_image(source, (out.shape[0], out.shape[1]), name=name, interpolation=interpolation)
     except ImageError as error:
         return ImageFailure(error.path, error.stage, error.reason)
     return None

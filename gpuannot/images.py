@@ -26,6 +26,7 @@ from gpuannot.errors import DataError, ImageError
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses to decode
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor
@@ -97,12 +98,19 @@ def _walk(folder: str, entered: set[str]) -> Iterator[tuple[str, Path]]:
             yield os.path.realpath(entry.path) if is_link else os.path.join(real_folder, entry.name), Path(entry.path)
 
 
-def decode_image(source: ImageSource, size: int | tuple[int, int] | None = None, *, name: str | None = None) -> np.ndarray:
+def decode_image(
+    source: ImageSource,
+    size: int | tuple[int, int] | None = None,
+    *,
+    name: str | None = None,
+    interpolation: str = "bicubic",
+) -> np.ndarray:
     """One image as (H, W, 3) uint8 RGB pixels, C-contiguous, in memory of its own.
 
     ``source``: a path, the bytes of an image file, a PIL image, an array (H, W, 3) or (H, W) uint8, or a tensor (3, H, W) uint8
     (one on a GPU is copied to the host). ``size``: S warps to S×S, (height, width) to that, None keeps the size. Warping is
-    Pillow's ``BILINEAR``, whose support grows with the scale, so shrinking is antialiased. ``name`` stands for the image in errors.
+    Pillow's, by ``interpolation`` (``bicubic`` or ``bilinear``), whose support grows with the scale: shrinking is antialiased.
+    ``name`` stands for the image in errors.
 
     The first frame of an animation is taken and the EXIF orientation applied. Transparent images are laid over white before any
     warping. Grey values of 16 bits are scaled, v / 257 rounded, never clipped; colours of 16 bits keep their high byte. CMYK
@@ -113,8 +121,10 @@ def decode_image(source: ImageSource, size: int | tuple[int, int] | None = None,
     Raises ``ValueError`` for a wrong ``size``.
     """
     target = _width_height(size)
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation {interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
     try:
-        return _pixels(source, target)
+        return _pixels(source, target, interpolation)
     except _Unusable as error:
         raise ImageError(image_name(source, "image") if name is None else name, error.reason, error.stage) from error.__cause__
 
@@ -133,7 +143,7 @@ def image_name(source: object, default: str) -> str:
     return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else default
 
 
-def _pixels(source: ImageSource, target: tuple[int, int] | None) -> np.ndarray:
+def _pixels(source: ImageSource, target: tuple[int, int] | None, interpolation: str) -> np.ndarray:
     """`decode_image` for a checked target (width, height); raises `_Unusable`."""
     try:
         if isinstance(source, (str, os.PathLike)):
@@ -146,7 +156,7 @@ def _pixels(source: ImageSource, target: tuple[int, int] | None) -> np.ndarray:
         else:
             image = Image.fromarray(_checked_array(source))
         if target is not None and target != image.size:
-            image = image.resize(target, Image.Resampling.BILINEAR)
+            image = image.resize(target, INTERPOLATIONS[interpolation])
         return np.array(image)
     except _Unusable:
         raise

@@ -66,16 +66,23 @@ class AnnotationWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._partial.exists():
-            self._writer.close()
-            self._partial.unlink()
+            try:
+                self._writer.close()
+            finally:
+                self._partial.unlink()
 
 
 def rows(annotations: Annotations) -> list[dict[str, Any]]:
     """The rows as plain Python values."""
     return [
-        {"path": name, "words": list(words), "distances": [round(float(value), 6) for value in distance]}
+        {"path": utf8(name), "words": list(words), "distances": [round(float(value), 6) for value in distance]}
         for name, words, distance in zip(annotations.names, annotations.words, annotations.distance, strict=True)
     ]
+
+
+def utf8(name: str) -> str:
+    """A file name as text that every format takes: bytes in it that are not UTF-8, which Linux allows, become ``\\udcff``."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_failures(path: str | Path, failures: Iterable[ImageFailure]) -> Path:
@@ -83,9 +90,8 @@ def write_failures(path: str | Path, failures: Iterable[ImageFailure]) -> Path:
     target = Path(path)
     with open(target, "w", encoding="utf-8") as file:
         for failure in failures:
-            file.write(
-                json.dumps({"path": failure.path, "stage": failure.stage, "reason": failure.reason}, ensure_ascii=False) + "\n"
-            )
+            entry = {"path": utf8(failure.path), "stage": failure.stage, "reason": failure.reason}
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     return target
 
 
@@ -104,7 +110,7 @@ class _ParquetRows:
 
     def write(self, annotations: Annotations) -> None:
         self._waiting.extend(
-            {"path": name, "words": list(words), "distances": distance}
+            {"path": utf8(name), "words": list(words), "distances": distance}
             for name, words, distance in zip(annotations.names, annotations.words, annotations.distance, strict=True)
         )
         if len(self._waiting) >= 8192:  # a row group: large enough to compress, small beside the trunk's memory

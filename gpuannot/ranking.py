@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .reference import ranking as _reference
 
@@ -43,8 +45,73 @@ class WordRanking:
             distance = np.maximum(0.0, 1.0 - (squared_norm + 1.0 - distance**2) / 2)
         return index, distance.astype(np.float32)
 
+    def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceRanking:
+        """The same ranking on ``device``; ``known`` (W,) gives each word vector its number in the vocabulary."""
+        return DeviceRanking(self.word_vectors, known, device, cosine=self.metric == "cosine", extra=self._extra)
+
     def _prepare(self, vectors: NDArray[np.floating]) -> NDArray[np.floating]:
         if self.metric == "l2":
             return vectors
         norm = np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / np.where(norm > 0, norm, norm.dtype.type(1))
+
+
+class DeviceRanking:
+    """:class:`WordRanking` in torch, on the device of the image vectors and without a wait for it.
+
+    Candidates come from one product, ‖v‖²/2 − x·v, with ‖v‖² computed once; the k nearest and their order from ‖x − v‖² of k + 8
+    candidates, summed in float64, ties to the lowest index. At most a block of images × words is held.
+
+    Args:
+        word_vectors: (W, D) float32, prepared by :class:`WordRanking`. known: (W,) their numbers in the vocabulary.
+    """
+
+    _BLOCK_BYTES = 256 << 20
+    _MARGIN = 8
+
+    def __init__(
+        self, word_vectors: NDArray[np.float32], known: NDArray[np.intp], device: torch.device, *, cosine: bool, extra: bool
+    ) -> None:
+        self.cosine, self.extra = cosine, extra
+        self.word_vectors = torch.from_numpy(word_vectors).to(device)
+        self.half_norms = (0.5 * self.word_vectors.double().square().sum(dim=1)).float()
+        self.known = torch.from_numpy(known.astype(np.int64)).to(device)
+
+    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest words of image vectors (T, D) float32: index (T, k) int64 and distance (T, k) float32, nearest first.
+
+        Raises:
+            ValueError: k outside 1…W.
+        """
+        words, dimension = self.word_vectors.shape
+        if not 1 <= k <= words:
+            raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+        take = min(k + self._MARGIN, words)
+        block = max(1, self._BLOCK_BYTES // (4 * (words + 3 * take * dimension)))
+        parts = [self._nearest(vectors[start : start + block], k, take) for start in range(0, len(vectors), block)]
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            empty = vectors.new_empty((0, k), dtype=torch.float32)
+            return empty.long(), empty
+        index, distance = (torch.cat(part) for part in zip(*parts, strict=True))
+        return index, distance
+
+    def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
+        if self.cosine:
+            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+            rows = rows / torch.where(norm > 0, norm, 1.0)
+        if self.extra:
+            rows = torch.nn.functional.pad(rows, (0, 1))
+        scores = torch.addmm(self.half_norms, rows, self.word_vectors.T, alpha=-1)
+        # Ascending numbers, so that the stable sort below leaves ties in the order of the vocabulary.
+        candidates = scores.topk(take, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+        squared = (rows[:, None, :] - self.word_vectors[candidates]).square().sum(dim=2, dtype=torch.float64)
+        squared, order = squared.sort(dim=1, stable=True)
+        index, squared = candidates.gather(1, order[:, :k]), squared[:, :k]
+        if self.cosine:
+            squared_norm = rows.double().square().sum(dim=1, keepdim=True)
+            distance = (1.0 - (squared_norm + 1.0 - squared) / 2).clamp_(min=0.0)
+        else:
+            distance = squared.sqrt()
+        return self.known[index], distance.float()

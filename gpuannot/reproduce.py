@@ -122,7 +122,9 @@ def reproduce(
 def _features(annotator: Annotator, split: LabelledImages, cache: str | Path, progress: bool | None) -> FeatureStore:
     """The split's features, from the cache or computed into it."""
     config, trunk = annotator.config, annotator.trunk
-    digest = hashlib.sha256(repr((trunk.weights_sha256, trunk.layer, trunk.relu, str(trunk.dtype), config.input_size)).encode())
+    digest = hashlib.sha256(
+        repr((trunk.weights_sha256, trunk.layer, trunk.relu, str(trunk.dtype), config.input_size, config.interpolation)).encode()
+    )
     for name, path in zip(split.image_names, split.paths, strict=True):
         status = path.stat()
         digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())

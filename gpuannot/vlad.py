@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .reference import vlad as _reference
 
@@ -32,3 +33,23 @@ class Vlad:
         return _reference.vlad(
             descriptors, centers, mass=self.mass, intra=self.intra, signed_sqrt=self.signed_sqrt, l2=self.l2
         ).astype(np.float32, copy=False)
+
+    def encode_cuda(
+        self,
+        descriptors: Tensor,  # (B, P, n) float32, float16 or bfloat16, CUDA
+        centers: Tensor,  # (m, n) float32, same device
+        half_norms: Tensor,  # (m,) float32, ‖c‖²/2
+    ) -> Tensor:
+        """:meth:`encode` on a GPU: one launch assigns, aggregates and normalises, on torch's current stream, without a wait.
+
+        Returns:
+            (B, m·n) float32 on the descriptors' device.
+
+        Raises:
+            DeviceError: CuPy, the driver or the device cannot run the kernels.
+        """
+        from .kernels import assign_vlad
+
+        return assign_vlad(
+            descriptors, centers, half_norms, mass=self.mass, intra=self.intra, signed_sqrt=self.signed_sqrt, l2=self.l2
+        )

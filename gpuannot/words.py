@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
 from .reference import words as _reference
 
@@ -27,37 +30,54 @@ class WordBank:
 
     def __init__(self, vocabulary: Sequence[str], dimension: int) -> None:
         self.vocabulary = tuple(vocabulary)
-        self.sums = np.zeros((len(self.vocabulary), dimension))
+        self._sums = np.zeros((len(self.vocabulary), dimension))
+        self._device_sums: Tensor | None = None
         self.counts = np.zeros(len(self.vocabulary), dtype=np.int64)
 
     @property
     def dimension(self) -> int:
-        return self.sums.shape[1]
+        return self._sums.shape[1]
 
-    def partial_fit(self, vectors: NDArray[np.floating], labels: sparse.csr_array) -> WordBank:
-        """Add images: vectors (B, D) and labels (B, W) with a 1 where an image carries a word.
+    @property
+    def sums(self) -> NDArray[np.float64]:
+        if self._device_sums is not None:
+            self._sums += self._device_sums.cpu().numpy()
+            self._device_sums = None
+        return self._sums
+
+    @sums.setter
+    def sums(self, sums: NDArray[np.float64]) -> None:
+        self._sums, self._device_sums = sums, None
+
+    def partial_fit(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> WordBank:
+        """Add images: vectors (B, D), NumPy or a CUDA tensor, and labels (B, W) with a 1 where an image carries a word.
+
+        Sums of CUDA tensors are formed, in float64, and kept on their device until :attr:`sums` is asked for.
 
         Raises:
             ValueError: shapes that do not fit the bank or each other, or non-finite vectors.
         """
-        sums, counts = self._sums(vectors, labels)
-        self.sums += sums
+        sums, counts = self._sums_of(vectors, labels)
+        if isinstance(sums, Tensor):
+            self._device_sums = sums if self._device_sums is None else self._device_sums + sums
+        else:
+            self._sums += sums
         self.counts += counts
         return self
 
-    def forget(self, vectors: NDArray[np.floating], labels: sparse.csr_array) -> WordBank:
+    def forget(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> WordBank:
         """Take out images that were added before, by their vectors (B, D) and labels (B, W).
 
         Raises:
             ValueError: as :meth:`partial_fit`, or a word would be left with fewer than no images.
         """
-        sums, counts = self._sums(vectors, labels)
+        sums, counts = self._sums_of(vectors, labels)
         if (below := np.flatnonzero(counts > self.counts)).size:
             word = below[0]
             raise ValueError(
                 f"cannot forget {counts[word]} images of {self.vocabulary[word]!r}: the bank holds {self.counts[word]} of that word"
             )
-        self.sums -= sums
+        self.sums -= sums.cpu().numpy() if isinstance(sums, Tensor) else sums
         self.counts -= counts
         self.sums[self.counts == 0] = 0.0  # nothing is left of a word but rounding
         return self
@@ -92,13 +112,24 @@ class WordBank:
         known = self.known
         return self.sums[known] / self.counts[known, None]
 
-    def _sums(self, vectors: NDArray[np.floating], labels: sparse.csr_array) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _sums_of(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> tuple[Any, NDArray[np.int64]]:
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
-            raise ValueError(f"vectors must have shape (B, {self.dimension}), got {vectors.shape}")
+            raise ValueError(f"vectors must have shape (B, {self.dimension}), got {tuple(vectors.shape)}")
         if labels.shape != (len(vectors), len(self.vocabulary)):
             raise ValueError(f"labels must have shape ({len(vectors)}, {len(self.vocabulary)}), got {labels.shape}")
-        if not np.isfinite(vectors).all():
+        finite = torch.isfinite(vectors).all() if isinstance(vectors, Tensor) else np.isfinite(vectors).all()
+        if not finite:
             raise ValueError("the image vectors hold NaN or infinite values")
         if labels.nnz and not np.all(labels.data == 1):
             raise ValueError("labels must be 0 or 1")
-        return _reference.word_sums(vectors, labels)
+        return _word_sums_cuda(vectors, labels) if isinstance(vectors, Tensor) else _reference.word_sums(vectors, labels)
+
+
+def _word_sums_cuda(vectors: Tensor, labels: sparse.csr_array) -> tuple[Tensor, NDArray[np.int64]]:
+    """:func:`gpuannot.reference.words.word_sums` on the vectors' device: labelsᵀ as CSR times vectors, in float64."""
+    transposed = labels.T.tocsr()
+    entries = transposed.tocoo()
+    where = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
+    ones = torch.ones(entries.nnz, dtype=torch.float64)
+    indicator = torch.sparse_coo_tensor(where, ones, transposed.shape, is_coalesced=True, check_invariants=True).to(vectors.device)
+    return torch.sparse.mm(indicator, vectors.double()), np.diff(transposed.indptr).astype(np.int64)

@@ -31,10 +31,15 @@ def kmeans(
         len(np.unique(descriptors, axis=0)) if len(descriptors) <= 20 * n_centers else _distinct_up_to(descriptors, n_centers)
     )
     if distinct < n_centers:
-        raise ValueError(f"the descriptors hold only {distinct} distinct values for {n_centers} centres; are the images all alike?")
+        raise ValueError(too_few(distinct, n_centers))
     model = KMeans(n_centers, init="k-means++", n_init=1, max_iter=max_iterations, random_state=seed, copy_x=True)
     model.fit(np.ascontiguousarray(descriptors, dtype=np.float32))
     return model.cluster_centers_.astype(np.float32), float(model.inertia_)
+
+
+def too_few(distinct: int, n_centers: int) -> str:
+    """The message for descriptors that cannot make the centres asked for."""
+    return f"the descriptors hold only {distinct} distinct values for {n_centers} centres; use fewer centres, or more varied images"
 
 
 def _distinct_up_to(descriptors: NDArray[np.floating], enough: int) -> int:

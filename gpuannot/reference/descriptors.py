@@ -22,26 +22,21 @@ def feature_sums(features: NDArray[np.floating]) -> tuple[int, NDArray[np.float6
     return len(exact), exact.sum(axis=0), exact.T @ exact
 
 
-def normalisation_pca(
+def normalisation(
     count: int,
     total: NDArray[np.float64],  # (C,)
     outer: NDArray[np.float64],  # (C, C)
-    n_components: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Gaussian normalisation and PCA from running sums, folded: ``descriptor = feature @ matrix + offset``.
+    """Gaussian normalisation from running sums: each channel to zero mean and unit (population) variance.
 
-    Each channel is brought to zero mean and unit variance (population variance, training statistics) and the result projected on
-    the ``n_components`` leading eigenvectors of its covariance, which is the channels' correlation matrix. An eigenvector's sign is
-    fixed so that its entry of largest magnitude is positive. A channel that is constant over the training set has no scale to be
-    normalised by: it gets weight 0.
+    A channel that is constant over the training set has no scale to be normalised by: its scale is 0.
 
     Returns:
-        ``matrix (C, n), offset (n,), explained_variance_ratio (n,)`` in float64.
+        ``mean (C,)``, ``scale (C,)`` (1/standard deviation) and ``correlation (C, C)`` in float64.
 
     Raises:
-        ValueError: fewer than two features, non-finite sums, or more components than channels that vary.
+        ValueError: fewer than two features, or non-finite sums.
     """
-    channels = len(total)
     if count < 2:
         raise ValueError(f"normalisation and PCA need at least 2 local features, got {count}")
     if not (np.isfinite(total).all() and np.isfinite(outer).all()):
@@ -51,18 +46,65 @@ def normalisation_pca(
     variance = np.diag(covariance).copy()
     # A constant channel's variance is a difference of two equal numbers: judge it by their size.
     varies = variance > _CONSTANT * np.maximum(np.diag(outer) / count, variance.max(initial=0.0))
-    if n_components > varies.sum():
-        raise ValueError(
-            f"n_components = {n_components} is more than the {int(varies.sum())} of {channels} channels that vary over the "
-            "training images; use fewer components, or more and more varied images"
-        )
     scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance * np.outer(scale, scale))
+    return mean, scale, covariance * np.outer(scale, scale)
+
+
+def principal_components(
+    correlation: NDArray[np.float64],  # (C, C)
+    n_components: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The leading eigenvectors (C, n) of the correlation matrix, and their shares (n,) of its trace."""
+    eigenvalues, eigenvectors = np.linalg.eigh(correlation)
     order = np.argsort(-eigenvalues, kind="stable")[:n_components]
-    components = eigenvectors[:, order]
-    components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(n_components)])
+    return eigenvectors[:, order], eigenvalues[order] / eigenvalues.sum()
+
+
+def fold(
+    mean: NDArray[np.float64],  # (C,)
+    scale: NDArray[np.float64],  # (C,)
+    components: NDArray[np.float64],  # (C, n)
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Normalisation and projection as one affine map: ``descriptor = feature @ matrix + offset``.
+
+    A component's sign is fixed so that its entry of largest magnitude is positive.
+
+    Returns:
+        ``matrix (C, n), offset (n,)`` in float64.
+    """
+    components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(components.shape[1])])
     matrix = scale[:, None] * components
-    return matrix, -mean @ matrix, eigenvalues[order] / eigenvalues.sum()
+    return matrix, -mean @ matrix
+
+
+def normalisation_pca(
+    count: int,
+    total: NDArray[np.float64],  # (C,)
+    outer: NDArray[np.float64],  # (C, C)
+    n_components: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Gaussian normalisation, then PCA, from running sums, as one affine map.
+
+    Returns:
+        ``matrix (C, n), offset (n,), explained_variance_ratio (n,)`` in float64.
+
+    Raises:
+        ValueError: fewer than two features, non-finite sums, or more components than channels that vary.
+    """
+    mean, scale, correlation = normalisation(count, total, outer)
+    check_components(scale, n_components)
+    components, ratio = principal_components(correlation, n_components)
+    return (*fold(mean, scale, components), ratio)
+
+
+def check_components(scale: NDArray[np.float64], n_components: int) -> None:
+    """Raise ValueError where there are more components than channels that vary."""
+    varying = int(np.count_nonzero(scale))
+    if n_components > varying:
+        raise ValueError(
+            f"n_components = {n_components} is more than the {varying} of {len(scale)} channels that vary over the training "
+            "images; use fewer components, or more and more varied images"
+        )
 
 
 def transform(features: NDArray[np.floating], matrix: NDArray[np.floating], offset: NDArray[np.floating]) -> NDArray[np.floating]:
