@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from .labels import label_matrix
 from .model_file import ModelFile
 from .ranking import DeviceRanking, WordRanking
 from .words import WordBank
+
+if TYPE_CHECKING:
+    from .capture import CapturedAnnotation
 
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
 
@@ -202,6 +205,16 @@ class Annotator(Encoder):
         if isinstance(index, Tensor) and isinstance(distance, Tensor):
             return index, distance
         return torch.from_numpy(index), torch.from_numpy(distance)
+
+    def capture(self, batch_shape: tuple[int, int, int, int], k: int = 5) -> CapturedAnnotation:
+        """:meth:`annotate_tensor` for batches of one shape (B, 3, S, S) as a CUDA graph.
+
+        Raises:
+            DeviceError: not on a CUDA device. ValueError: as :meth:`annotate_tensor`.
+        """
+        from .capture import CapturedAnnotation
+
+        return CapturedAnnotation(self, batch_shape, k)
 
     def annotate_descriptors(
         self, descriptors: Store, k: int = 5

@@ -60,6 +60,7 @@ Convention = Annotated[
     str | None,
     typer.Option("--convention", help="'caffe' or 'torchvision', for a weights file whose metadata does not say which it follows."),
 ]
+Device = Annotated[str, typer.Option(help="'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Settings = Annotated[
     list[str] | None,
@@ -111,6 +112,7 @@ def fit(
     seed: Seed = 0,
     settings: Settings = None,
     overwrite: Overwrite = False,
+    device: Device = "auto",
     progress: Progress = None,
 ) -> None:
     """Learn words from labelled images and write a model.
@@ -125,7 +127,7 @@ def fit(
     if model.exists() and not overwrite:
         raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
     images = load_labelled_images(data)
-    annotator = Annotator(config)
+    annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         annotator.fit(images.paths, images.labels, vocabulary=images.vocabulary, progress=progress)
@@ -154,6 +156,7 @@ def annotate(
     weights: Weights = None,
     weights_convention: Convention = None,
     overwrite: Overwrite = False,
+    device: Device = "auto",
     progress: Progress = None,
 ) -> None:
     """Give words to images: a row an image with its path, its words (nearest first) and their distances.
@@ -165,7 +168,7 @@ def annotate(
     from .output import AnnotationWriter, rows, write_failures
 
     images = find_images(inputs)
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention)
+    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     failures: list[ImageFailure] = []
     stream = annotator.stream(images, k, progress=progress)
     if to is not None:
@@ -199,6 +202,7 @@ def evaluate(
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
+    device: Device = "auto",
     progress: Progress = None,
 ) -> None:
     """Annotate labelled images and score the words given.
@@ -211,7 +215,7 @@ def evaluate(
     from .labels import label_matrix
     from .metrics import evaluate as score
 
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention)
+    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
     annotations = annotator.annotate(images.paths, k, progress=progress)
     words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in annotations.positions]
@@ -244,13 +248,14 @@ def reproduce(
     ] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
     as_json: AsJson = False,
+    device: Device = "auto",
     progress: Progress = None,
 ) -> None:
     """Run the paper's experiment and print our row beside the paper's."""
     from .reproduce import reproduce as run
 
     config = _config(preset, weights, weights_convention, seed, settings)
-    result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, progress=progress)
+    result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
     text = json.dumps(result, indent=2)
     if to is not None:
         to.write_text(text + "\n")
@@ -269,12 +274,13 @@ def demo(
     test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
     seed: Seed = 0,
     as_json: AsJson = False,
+    device: Device = "auto",
     progress: Progress = None,
 ) -> None:
     """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
     from .demo import run_demo
 
-    result = run_demo(folder, train=train, test=test, seed=seed, progress=progress)
+    result = run_demo(folder, train=train, test=test, seed=seed, device=device, progress=progress)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return

@@ -23,7 +23,14 @@ from .scenes import WORDS, write_scenes
 
 
 def run_demo(
-    folder: str | Path, *, train: int = 400, test: int = 100, k: int = 5, seed: int = 0, progress: bool | None = None
+    folder: str | Path,
+    *,
+    train: int = 400,
+    test: int = 100,
+    k: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool | None = None,
 ) -> dict[str, Any]:
     """Draw ``train`` + ``test`` scenes into ``folder`` and run the whole method on them.
 
@@ -43,7 +50,7 @@ def run_demo(
     write_scenes(folder / "test", test, seed=seed + 1, progress=bool(progress))
     clock.mark("draw")
     training, testing = load_labelled_images(folder / "train"), load_labelled_images(folder / "test")
-    annotator = Annotator(AnnotatorConfig.preset("paper", seed=seed))
+    annotator = Annotator(AnnotatorConfig.preset("paper", seed=seed), device=device)
     annotator.fit(training.paths, training.labels, vocabulary=training.vocabulary, progress=progress)
     annotator.save(folder / "model.safetensors")
     clock.mark("fit")

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
+
 import torch
 
 from .errors import DeviceError
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device for ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    """The device for ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. ``auto`` is a GPU where torch and CuPy can use one.
 
     Raises:
-        DeviceError: a device that this version of gpuannot, or this machine, cannot serve.
+        DeviceError: a device that is unknown, or not there.
     """
     name = str(device)
-    if name in ("auto", "cpu"):
+    if name == "cpu":
         return torch.device("cpu")
-    if name.startswith("cuda"):
-        raise DeviceError(f'device {name!r}: this version of gpuannot runs its stages on the CPU; use device="auto" or "cpu"')
-    raise DeviceError(f'device {name!r} is unknown; use "auto" or "cpu"')
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if importlib.util.find_spec("cupy") is None:
+            warnings.warn(
+                "there is a GPU, but CuPy, which its kernels need, is not installed: running on the CPU; install gpuannot[cuda13] "
+                "or gpuannot[cuda12]",
+                stacklevel=3,
+            )
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise DeviceError(f'device {name!r} is unknown; use "auto", "cpu", "cuda" or "cuda:N"')
+    if not torch.cuda.is_available():
+        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        raise DeviceError(
+            f'device {name!r}: {built}; use device="auto" or "cpu", or install gpuannot[cuda13] on a machine with a GPU'
+        )
+    number = int(index) if index else torch.cuda.current_device()
+    if number >= torch.cuda.device_count():
+        raise DeviceError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return torch.device("cuda", number)

@@ -1,12 +1,15 @@
 """VGG-16 up to a named layer: RGB bytes in, local convolution features out (the paper's F, by default conv5_2).
 
 The features come as a (B, P, C) **view** of channels-last memory: every convolution runs channels-last, so that the C values of
-one position lie together and no transpose is ever made.
+one position lie together and no transpose is ever made. Bias and ReLU run inside the convolution (oneDNN, cuDNN).
 
 On CPUs with bfloat16 instructions (AVX-512 BF16, AMX) the trunk runs in bfloat16 with float32 accumulation, else in float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,8 @@ from .weights import CONVOLUTIONS, TrunkWeights, load_weights
 # Activations of one image in conv1 are 6.4 MB in bfloat16: a few images at a time keep the working set near the caches, which
 # is faster on CPUs than one large batch (benchmarks/bench_trunk.py) and bounds memory whatever the batch.
 _CPU_CHUNK = 4
+
+_Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
 _POOLS_AFTER = {"conv1_2": "pool1", "conv2_2": "pool2", "conv3_3": "pool3", "conv4_3": "pool4", "conv5_3": "pool5"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -91,7 +96,7 @@ class Trunk(nn.Module):
         )
         self.register_buffer("pixel_scale", (1 / std).view(1, 3, 1, 1).to(self.device), persistent=False)
         self.register_buffer("pixel_offset", (-mean / std).view(1, 3, 1, 1).to(self.device), persistent=False)
-        self._fused = _fuse_for_cpu(self.features) if self.device.type == "cpu" and self.dtype == torch.bfloat16 else None
+        self._fused = _fuse(self.features, self.device, self.dtype)
 
     def positions(self, height: int, width: int) -> int:
         """P, the number of local features of a height × width image: 196 for conv5_2 at 224 × 224."""
@@ -118,7 +123,9 @@ class Trunk(nn.Module):
                 part = self._features(images[start : start + _CPU_CHUNK])
                 features[start : start + _CPU_CHUNK] = part.permute(0, 2, 3, 1)
         else:
-            features = self._features(images).permute(0, 2, 3, 1)
+            # Deterministic algorithms, and float32 that is float32, whatever the caller has set for training.
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                features = self._features(images).permute(0, 2, 3, 1)
         return features.flatten(1, 2)
 
     def _features(self, images: Tensor) -> Tensor:
@@ -137,7 +144,7 @@ class Trunk(nn.Module):
             raise ValueError(
                 f"images of {images.shape[2]}×{images.shape[3]} are too small: {self.layer} needs {self.stride}×{self.stride}"
             )
-        if images.device.type != self.device.type:
+        if images.device != self.device:
             raise ValueError(f"images are on {images.device}, the trunk is on {self.device}; move one of them")
 
 
@@ -170,32 +177,44 @@ def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential
     return features, channels, stride
 
 
-class _FusedCPU:
-    """The same layers through oneDNN's convolution with bias and ReLU in one pass and its weights packed once."""
+class _Fused:
+    """The same layers with bias and ReLU inside the convolution, weights packed once where the library packs them."""
 
-    def __init__(self, features: nn.Sequential) -> None:
+    def __init__(self, features: nn.Sequential, pack: Callable[[Tensor], Tensor], convolve: _Convolve) -> None:
+        self.convolve = convolve
+        self.steps: list[tuple[Tensor, Tensor, bool] | None] = []
         modules = list(features)
-        self.steps: list[tuple[Tensor, Tensor, str] | None] = []
         for module, following in zip(modules, [*modules[1:], None], strict=True):
             if isinstance(module, nn.Conv2d):
-                packed = torch.ops.mkldnn._reorder_convolution_weight(module.weight.data, [1, 1], [1, 1], [1, 1], 1, None)
                 assert module.bias is not None
-                self.steps.append((packed, module.bias.data, "relu" if isinstance(following, nn.ReLU) else "none"))
+                self.steps.append((pack(module.weight.data), module.bias.data, isinstance(following, nn.ReLU)))
             elif isinstance(module, nn.MaxPool2d):
                 self.steps.append(None)
 
     def __call__(self, x: Tensor) -> Tensor:
         for step in self.steps:
-            if step is None:
-                x = functional.max_pool2d(x, 2)
-            else:
-                weight, bias, attribute = step
-                x = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, attribute, [], "")
+            x = functional.max_pool2d(x, 2) if step is None else self.convolve(x, *step)
         return x
 
 
-def _fuse_for_cpu(features: nn.Sequential) -> _FusedCPU | None:
-    """None where this torch lacks the operators: the plain modules then serve, a little slower."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
-        return None
-    return _FusedCPU(features)
+def _fuse(features: nn.Sequential, device: torch.device, dtype: torch.dtype) -> _Fused | None:
+    """None where there is no fused operator: the plain modules then serve, a little slower."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return _Fused(features, _pack_onednn, _convolve_onednn) if torch.backends.mkldnn.is_available() else None
+    if device.type == "cuda" and dtype != torch.float32 and hasattr(torch, "cudnn_convolution_relu"):
+        return _Fused(features, lambda weight: weight, _convolve_cudnn) if torch.backends.cudnn.is_available() else None
+    return None
+
+
+def _pack_onednn(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, [1, 1], [1, 1], [1, 1], 1, None)
+
+
+def _convolve_onednn(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu" if relu else "none", [], "")
+
+
+def _convolve_cudnn(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    if not relu:
+        return functional.conv2d(x, weight, bias, padding=1)
+    return torch.cudnn_convolution_relu(x, weight, bias, [1, 1], [1, 1], [1, 1], 1)
