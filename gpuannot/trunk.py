@@ -200,7 +200,7 @@ class _Fused:
 def _fuse(features: nn.Sequential, device: torch.device, dtype: torch.dtype) -> _Fused | None:
     """None where there is no fused operator: the plain modules then serve, a little slower."""
     if device.type == "cpu" and dtype == torch.bfloat16 and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return _Fused(features, _pack_onednn, _convolve_onednn) if torch.backends.mkldnn.is_available() else None
+        return _Fused(features, _pack_onednn, _convolve_onednn) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
     if device.type == "cuda" and dtype != torch.float32 and hasattr(torch, "cudnn_convolution_relu"):
         return _Fused(features, lambda weight: weight, _convolve_cudnn) if torch.backends.cudnn.is_available() else None
     return None

@@ -6,8 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from gpuannot.scenes import write_scenes
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``gpu`` skip without a CUDA device, or fail where FAIL_WITHOUT_CUDA=1 says that there should be one."""
+    if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+        pytest.fail("torch sees no CUDA device, and FAIL_WITHOUT_CUDA=1", pytrace=False)
+    pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session")
