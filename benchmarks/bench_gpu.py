@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.bench_gpu``. The limits are a device-to-device copy (bytes read + written) and a large bfloat16 matrix
 product, both on random data. Times are medians of CUDA-event timings after a warm-up; between repeats of a memory-bound stage a
-buffer larger than the L2 cache is overwritten. ``--quick`` takes small sizes; without a CUDA device nothing is measured and the exit
-code is 3.
+buffer larger than the L2 cache is overwritten. ``--quick`` takes small sizes; without a CUDA device nothing is measured and the
+exit code is 3.
 """
 
 from __future__ import annotations

@@ -107,6 +107,7 @@ class Annotator(Encoder):
             features: of some or all images of a data set.
             labels: of the whole data set, (N, W); the features' positions pick the rows.
         """
+        vars(self).pop("bank_", None)  # if this fails half-way, nothing may rank by what an earlier fit learnt
         self.learn_transform(features, progress=progress)
         with self.describe(features, progress=progress) as descriptors:
             return self.fit_descriptors(descriptors, labels, vocabulary)
@@ -115,9 +116,10 @@ class Annotator(Encoder):
         """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
         matrix, words = label_matrix(labels, vocabulary)
         self.learn_codebook(descriptors)
-        self.bank_ = WordBank(words, self.dimension)
+        bank = WordBank(words, self.dimension)
         for positions, vectors in self.encode_descriptors(descriptors):
-            self.bank_.partial_fit(vectors, matrix[positions])
+            bank.partial_fit(vectors, matrix[positions])
+        self.bank_ = bank
         self._forget_ranking()
         return self
 
@@ -333,9 +335,9 @@ class Annotator(Encoder):
     def _add_images(
         self, sources: Sequence[Any], positions: NDArray[np.int64], matrix: sparse.csr_array, progress: bool | None
     ) -> None:
+        self._forget_ranking()
         for index, features in self._features(sources, positions, "word vectors", progress):
             self.bank_.partial_fit(self._vectors(features), matrix[index])
-        self._forget_ranking()
 
     def _require_fit(self) -> None:
         if not hasattr(self, "bank_"):

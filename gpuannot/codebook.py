@@ -5,6 +5,7 @@ On the CPU by scikit-learn, on a GPU by cuML, or by :func:`kmeans_torch` where c
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -108,18 +109,23 @@ def kmeans_torch(
 
 
 def _plus_plus(descriptors: Tensor, n_centers: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centre is a descriptor drawn with probability proportional to its squared distance to the nearest one.
+    """Greedy k-means++: each next centre is the best of 2 + ln m descriptors drawn in proportion to d², the squared distance to
+    the nearest centre so far; the best leaves the smallest sum of d².
 
-    The draw takes the largest of d²/e with e exponential, which has that distribution and needs no cumulative sum, whose float
-    additions have no fixed order on a GPU.
+    The draw takes the largest values of d²/e with e exponential, which has that distribution and needs no cumulative sum, whose
+    float additions have no fixed order on a GPU.
     """
-    chosen = [int(torch.randint(len(descriptors), (1,), generator=generator, device=descriptors.device))]
-    squared = (descriptors - descriptors[chosen[0]]).square().sum(dim=1)
+    trials = min(2 + int(math.log(n_centers)), len(descriptors))
+    chosen = torch.randint(len(descriptors), (1,), generator=generator, device=descriptors.device)
+    squared = (descriptors - descriptors[chosen]).square().sum(dim=1)
     while len(chosen) < n_centers:
         noise = torch.empty_like(squared).exponential_(generator=generator)
-        chosen.append(int((squared / noise).argmax()))
-        squared = torch.minimum(squared, (descriptors - descriptors[chosen[-1]]).square().sum(dim=1))
-    return descriptors[torch.tensor(chosen, device=descriptors.device)]
+        candidates = (squared / noise).topk(trials).indices
+        left = [torch.minimum(squared, (descriptors - descriptors[one]).square().sum(dim=1)) for one in candidates]
+        best = torch.stack([part.sum(dtype=torch.float64) for part in left]).argmin()
+        chosen = torch.cat([chosen, candidates[best].view(1)])
+        squared = left[int(best)]
+    return descriptors[chosen]
 
 
 def _assign(descriptors: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:

@@ -117,11 +117,15 @@ class Encoder:
         n = self.config.n_components
         descriptors = new_store(self.device, len(features), features.patches, n, torch.float32, folder)
         transform = self.transform_.on(self.device, features.dtype) if self._on_gpu else None
-        for positions, block in _bar(features.blocks(), "descriptors", len(features), progress):
-            if transform is not None:
-                descriptors.append(positions, transform(block.to(self.device)))
-            else:
-                descriptors.append(positions, torch.from_numpy(self.transform_.transform(block.float().numpy())))
+        try:
+            for positions, block in _bar(features.blocks(), "descriptors", len(features), progress):
+                if transform is not None:
+                    descriptors.append(positions, transform(block.to(self.device)))
+                else:
+                    descriptors.append(positions, torch.from_numpy(self.transform_.transform(block.float().numpy())))
+        except BaseException:
+            descriptors.close()
+            raise
         return descriptors
 
     def learn_codebook(self, descriptors: Store) -> Codebook:

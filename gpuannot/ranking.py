@@ -43,6 +43,8 @@ class WordRanking:
             # ‖x − v‖² = ‖x‖² + 1 − 2·cos, where ‖x‖ is 1, or 0 for an image vector of zeros.
             squared_norm = np.square(prepared, dtype=np.float64).sum(axis=1, keepdims=True)
             distance = np.maximum(0.0, 1.0 - (squared_norm + 1.0 - distance**2) / 2)
+            blank = squared_norm[:, 0] == 0  # at a right angle to every word: all tie, where rounding would choose
+            index[blank], distance[blank] = np.arange(k), 1.0
         return index, distance.astype(np.float32)
 
     def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceRanking:
@@ -112,6 +114,9 @@ class DeviceRanking:
         if self.cosine:
             squared_norm = rows.double().square().sum(dim=1, keepdim=True)
             distance = (1.0 - (squared_norm + 1.0 - squared) / 2).clamp_(min=0.0)
+            blank = squared_norm == 0
+            index = torch.where(blank, torch.arange(k, device=index.device), index)
+            distance = torch.where(blank, torch.ones_like(distance), distance)
         else:
             distance = squared.sqrt()
         return self.known[index], distance.float()

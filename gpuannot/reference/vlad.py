@@ -91,7 +91,7 @@ def vlad(
         residuals /= _norm_or_one(residuals)
     if signed_sqrt:
         residuals = np.sign(residuals) * np.sqrt(np.abs(residuals))
-    vectors = residuals.reshape(batch, -1)
+    vectors = residuals.reshape(batch, len(centers) * n)
     if l2:
         vectors = vectors / _norm_or_one(vectors)
     return vectors
