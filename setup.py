@@ -19,7 +19,7 @@ setup(
     python_requires=">=3.11",
     packages=["gpuannot", "gpuannot.reference", "gpuannot.data", "gpuannot.scenes", "gpuannot.kernels"],
     package_dir={"gpuannot": "gpuannot", "gpuannot.kernels": "kernels"},
-    package_data={"gpuannot": ["py.typed"], "gpuannot.data": ["*.safetensors", "NOTICE"], "gpuannot.kernels": ["*.cu"]},
+    package_data={"gpuannot": ["py.typed"], "gpuannot.data": ["*.safetensors", "NOTICE"], "gpuannot.kernels": ["*.cu", "*.cuh"]},
     entry_points={"console_scripts": ["gpuannot = gpuannot.cli:main"]},
     install_requires=[
         "numpy>=1.26",

@@ -1,1 +1,280 @@
-"""Raw CUDA kernels of the GPU path, installed as ``gpuannot.kernels``."""
+"""CUDA kernels: nearest centre of each descriptor, and VLAD of each image.
+
+The ``.cu`` files in this folder are compiled at first use, once per device and kind of input, through CuPy. They take torch tensors
+in place, run on torch's current stream of the tensors' device, never wait for it, and can be captured in a CUDA graph after one
+call with the same shapes has compiled them. No gradient flows through them. Importing this package needs neither CuPy nor a GPU;
+calling a function without them raises ``gpuannot.errors.DeviceError`` with what to install.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .loader import device_limits, launch
+from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad
+
+__all__ = ["assign_vlad", "check_centers", "nearest_center", "vlad"]
+
+
+def check_centers(
+    centers: Tensor,  # (m, n) float32, float16 or bfloat16
+) -> Tensor:  # (m,) float32
+    """Check a codebook once, when it is fitted or loaded, and return its ``half_norms``, ‖c‖²/2.
+
+    The kernels do not check centres: that would make every call wait for the device, as this one does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a floating-point (m, n) tensor with m, n ≥ 1; a centre with a NaN or an infinity; a centre so long that ‖c‖²/2 exceeds
+        float32. The message names the first such centre.
+    """
+    checks.check_codebook(centers)
+    half_norms = _half_norms(centers)
+    wrong = torch.nonzero(~torch.isfinite(half_norms)).flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(centers)} centers have no finite squared norm in float32, the first at row {wrong[0]}: "
+            f"{centers[wrong[0]].tolist()[:4]}…; fit the codebook again on finite descriptors"
+        )
+    return half_norms
+
+
+def nearest_center(
+    descriptors: Tensor,  # (N, n) float32, float16 or bfloat16
+    centers: Tensor,  # (m, n) float32 or the descriptors' dtype
+    half_norms: Tensor | None = None,  # (m,) float32
+    *,
+    return_distance: bool = False,
+    invalid_count: Tensor | None = None,  # (1,) int64
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Index of the nearest centre of each descriptor: NN(f_i) in equation (1) of the paper.
+
+    index_i = argmin_j ‖x_i − c_j‖² = argmin_j (‖c_j‖²/2 − x_i·c_j), in float32 whatever the input; ties go to the lowest index.
+
+    A descriptor that holds a NaN or an infinity, or is so large that a score overflows float32, gets index −1 and distance NaN.
+
+    Parameters
+    ----------
+    descriptors
+        On a CUDA device; rows contiguous, any stride between them. N = 0 is allowed.
+    centers
+        Contiguous, on the same device, checked by ``check_centers``. 16-bit centres of the descriptors' own dtype let the tensor
+        cores work, on compute capability 8.0 and newer.
+    half_norms
+        ``check_centers(centers)``; computed at each call when left out.
+    return_distance
+        Also return the squared L2 distances, max(0, ‖x‖² + 2·score), float32.
+    invalid_count
+        The number of invalid descriptors is added to it.
+
+    Returns
+    -------
+    index (N,) int32, or (index, distance (N,) float32).
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of wrong type, dtype, shape, stride or device; the message names it.
+    DeviceError
+        The tensors are not on a CUDA device, or the device, driver or CuPy does not serve.
+    """
+    checks.check_nearest_center(descriptors, centers, half_norms, invalid_count)
+    device = descriptors.device
+    limits = device_limits(device)
+    (rows, dims), count = descriptors.shape, len(centers)
+    index = torch.empty(rows, dtype=torch.int32, device=device)
+    distance = torch.empty(rows, dtype=torch.float32, device=device) if return_distance else None
+    if rows:
+        if half_norms is None:
+            half_norms = _half_norms(centers)
+        centers = _scoring_centers(centers, descriptors, limits.capability)
+        plan = plan_nearest_center(
+            rows,
+            dims,
+            count,
+            _name(descriptors),
+            _name(centers),
+            descriptors.stride(0),
+            alignment=_alignment(descriptors, centers),
+            capability=limits.capability,
+        )
+        buffers = {
+            "descriptors": descriptors,
+            "centers": centers,
+            "half_norms": half_norms,
+            "index": index,
+            "distance": distance,
+            "invalid_count": invalid_count,
+        }
+        launch(plan, buffers, device)
+    return index if distance is None else (index, distance)
+
+
+def vlad(
+    descriptors: Tensor,  # (B, P, n) float32, float16 or bfloat16
+    labels: Tensor,  # (B, P) int32
+    centers: Tensor,  # (m, n) float32 or the descriptors' dtype
+    *,
+    mass: bool,
+    intra: bool,
+    signed_sqrt: bool,
+    l2: bool,
+    out: Tensor | None = None,  # (B, m·n) float32
+    skipped: Tensor | None = None,  # (B,) int32
+) -> Tensor:  # (B, m·n) float32
+    """VLAD of each image from given labels, equation (1) of the paper: V_bj = Σ_{p: label_bp = j} (x_bp − c_j).
+
+    Then the normalisations that are asked for, in this order: ``mass`` divides each centre's block by its number of descriptors,
+    ``intra`` by its L2 norm, ``signed_sqrt`` replaces v by sign(v)·√|v|, ``l2`` divides the whole vector by its norm. Empty centres
+    and norms of zero stay zero. Sums are added in patch order: the same bits at every run.
+
+    Parameters
+    ----------
+    descriptors
+        On a CUDA device; the last dimension contiguous, any strides before it. B = 0 and P = 0 are allowed; P = 0 gives zeros.
+    labels
+        Index of each descriptor's centre; one outside 0 … m − 1, as the −1 of ``nearest_center``, leaves its descriptor out.
+    centers
+        Contiguous, checked by ``check_centers``.
+    out
+        Contiguous; receives the result instead of a new tensor.
+    skipped
+        Contiguous; receives the number of descriptors left out of each image.
+
+    Raises
+    ------
+    TypeError, ValueError, DeviceError
+        As ``nearest_center``.
+    """
+    checks.check_vlad(descriptors, labels, centers, out, skipped)
+    device = descriptors.device
+    limits = device_limits(device)
+    (images, patches, dims), count = descriptors.shape, len(centers)
+    if out is None:
+        out = torch.empty(images, count * dims, dtype=torch.float32, device=device)
+    if not images:
+        return out
+    plans = plan_vlad(
+        images,
+        patches,
+        dims,
+        count,
+        _name(descriptors),
+        descriptors.stride(0),
+        descriptors.stride(1),
+        labels.stride(0),
+        _steps(mass, intra, signed_sqrt, l2),
+        alignment=_alignment(descriptors, centers, out),
+        multiprocessors=limits.multiprocessors,
+        shared_limit=limits.shared_bytes,
+    )
+    squares = torch.empty(images, count, dtype=torch.float64, device=device) if needs_squares(plans) else None
+    buffers = {
+        "descriptors": descriptors,
+        "labels": labels,
+        "centers": centers.float(),
+        "out": out,
+        "squares": squares,
+        "skipped": skipped,
+    }
+    for plan in plans:
+        launch(plan, buffers, device)
+    return out
+
+
+def assign_vlad(
+    descriptors: Tensor,  # (B, P, n) float32, float16 or bfloat16
+    centers: Tensor,  # (m, n) float32 or the descriptors' dtype
+    half_norms: Tensor | None = None,  # (m,) float32
+    *,
+    mass: bool,
+    intra: bool,
+    signed_sqrt: bool,
+    l2: bool,
+    out: Tensor | None = None,  # (B, m·n) float32
+    skipped: Tensor | None = None,  # (B,) int32
+) -> Tensor:  # (B, m·n) float32
+    """VLAD of each image, labels and residuals in one launch: ``vlad`` of ``nearest_center``, bit for bit.
+
+    Where a VLAD vector does not fit in a block's shared memory, or the images are too few to occupy the device, the two run one
+    after the other. Parameters, result and errors are theirs; ``skipped`` receives the number of invalid descriptors of each image.
+    """
+    checks.check_assign_vlad(descriptors, centers, half_norms, out, skipped)
+    device = descriptors.device
+    limits = device_limits(device)
+    (images, patches, dims), count = descriptors.shape, len(centers)
+    if out is None:
+        out = torch.empty(images, count * dims, dtype=torch.float32, device=device)
+    if not images:
+        return out
+    if half_norms is None:
+        half_norms = _half_norms(centers)
+    scoring_centers = _scoring_centers(centers, descriptors, limits.capability)
+    plan = plan_assign_vlad(
+        images,
+        patches,
+        dims,
+        count,
+        _name(descriptors),
+        _name(scoring_centers),
+        descriptors.stride(0),
+        descriptors.stride(1),
+        _steps(mass, intra, signed_sqrt, l2),
+        alignment=_alignment(descriptors, centers, out),
+        capability=limits.capability,
+        multiprocessors=limits.multiprocessors,
+        shared_limit=limits.shared_bytes,
+    )
+    if plan is None:
+        labels = nearest_center(descriptors.reshape(-1, dims), centers, half_norms)
+        assert isinstance(labels, Tensor)
+        return vlad(
+            descriptors,
+            labels.view(images, patches),
+            centers,
+            mass=mass,
+            intra=intra,
+            signed_sqrt=signed_sqrt,
+            l2=l2,
+            out=out,
+            skipped=skipped,
+        )
+    buffers = {
+        "descriptors": descriptors,
+        "centers": scoring_centers,
+        "half_norms": half_norms,
+        "out": out,
+        "skipped": skipped,
+    }
+    launch(plan, buffers, device)
+    return out
+
+
+def _half_norms(centers: Tensor) -> Tensor:
+    return centers.double().square_().sum(1).mul_(0.5).float()
+
+
+def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int, int]) -> Tensor:
+    """The centres in the type that the scoring kernel of this device takes."""
+    method = assignment_method(centers.shape[1], _name(descriptors), _name(centers), capability)
+    return centers if method == "MMA" else centers.float()
+
+
+def _steps(mass: bool, intra: bool, signed_sqrt: bool, l2: bool) -> Step:
+    chosen = zip((mass, intra, signed_sqrt, l2), Step, strict=True)
+    return Step(sum(step for wanted, step in chosen if wanted))
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _alignment(*tensors: Tensor) -> int:
+    """The largest power of two, at most 16, that divides all base addresses."""
+    bits = 16
+    for tensor in tensors:
+        bits |= tensor.data_ptr()
+    return bits & -bits

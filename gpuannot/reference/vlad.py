@@ -16,23 +16,26 @@ def nearest_center(
 ) -> NDArray[np.int32]:
     """Index of the nearest centre in L2: ``argmin_j ‖c_j‖²/2 − x·c_j``.
 
-    ‖x‖² decides nothing and is left out. Ties go to the lowest index. A descriptor with a NaN or infinite value has no nearest
-    centre: −1.
+    ‖x‖² decides nothing and is left out. Ties go to the lowest index. A descriptor with a NaN or infinite value, or
+    so large that a score overflows, has no nearest centre: −1.
 
     Returns:
         (N,) int32.
     """
     half_norms = 0.5 * np.einsum("ij,ij->i", centers, centers)
+    # A product may round one column otherwise than another, even where two centres are equal: they count as the first of them.
+    _, first, which = np.unique(centers, axis=0, return_index=True, return_inverse=True)
+    canonical = first[which.ravel()].astype(np.int32)
     index = np.empty(len(descriptors), dtype=np.int32)
     for start in range(0, len(descriptors), _BLOCK):
         rows = descriptors[start : start + _BLOCK]
         with np.errstate(invalid="ignore", over="ignore"):
             scores = rows @ centers.T
             np.subtract(half_norms, scores, out=scores)
-            index[start : start + _BLOCK] = scores.argmin(axis=1)
-            # One non-finite value makes a row's sum of 0·x NaN, at a fraction of the cost of isfinite over every value.
-            finite = np.isfinite(np.einsum("ij->i", rows * rows.dtype.type(0)))
-        index[start : start + _BLOCK][~finite] = -1
+            nearest = scores.argmin(axis=1)
+            # NaN and +inf show in the largest score, −inf in the smallest.
+            finite = np.isfinite(scores.max(axis=1)) & np.isfinite(np.take_along_axis(scores, nearest[:, None], axis=1)[:, 0])
+        index[start : start + _BLOCK] = np.where(finite, canonical[nearest], -1)
     return index
 
 

@@ -1,0 +1,111 @@
+"""Checks of the kernels' arguments, before any launch: each message names the argument, its value and what is expected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gpuannot.errors import DeviceError
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_LARGEST_SIZE = 2**23  # keeps every product of two sizes and every grid within what the kernels index
+
+
+def check_nearest_center(descriptors: Tensor, centers: Tensor, half_norms: Tensor | None, invalid_count: Tensor | None) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``nearest_center``."""
+    _check_descriptors(descriptors, ("N", "n"))
+    _check_centers_for(descriptors, centers)
+    _check_optional("half_norms", half_norms, torch.float32, (len(centers),))
+    _check_optional("invalid_count", invalid_count, torch.int64, (1,))
+    _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, invalid_count=invalid_count)
+
+
+def check_vlad(descriptors: Tensor, labels: Tensor, centers: Tensor, out: Tensor | None, skipped: Tensor | None) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``vlad``."""
+    _check_descriptors(descriptors, ("B", "P", "n"))
+    _check_centers_for(descriptors, centers)
+    _check_tensor("labels", labels, (torch.int32,), ("B", "P"))
+    if labels.shape != descriptors.shape[:2]:
+        raise ValueError(f"labels has shape {tuple(labels.shape)}, but descriptors call for {tuple(descriptors.shape[:2])}")
+    _check_last_stride("labels", labels)
+    _check_outputs(descriptors, centers, out, skipped)
+    _check_devices(descriptors=descriptors, labels=labels, centers=centers, out=out, skipped=skipped)
+
+
+def check_assign_vlad(
+    descriptors: Tensor, centers: Tensor, half_norms: Tensor | None, out: Tensor | None, skipped: Tensor | None
+) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``assign_vlad``."""
+    _check_descriptors(descriptors, ("B", "P", "n"))
+    _check_centers_for(descriptors, centers)
+    _check_optional("half_norms", half_norms, torch.float32, (len(centers),))
+    _check_outputs(descriptors, centers, out, skipped)
+    _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, out=out, skipped=skipped)
+
+
+def check_codebook(centers: Tensor) -> None:
+    """Raise TypeError or ValueError unless ``centers`` is a floating-point (m, n) tensor with at least one centre and dimension."""
+    _check_tensor("centers", centers, _FLOATS, ("m", "n"))
+    for name, size in zip("mn", centers.shape, strict=True):
+        if not 1 <= size <= _LARGEST_SIZE:
+            raise ValueError(f"centers has shape {tuple(centers.shape)}: {name} must be 1 … {_LARGEST_SIZE}")
+
+
+def _check_descriptors(descriptors: Tensor, shape: tuple[str, ...]) -> None:
+    _check_tensor("descriptors", descriptors, _FLOATS, shape)
+    if len(shape) == 3 and descriptors.shape[1] > _LARGEST_SIZE:
+        raise ValueError(f"descriptors has {descriptors.shape[1]} patches an image; the most is {_LARGEST_SIZE}")
+    _check_last_stride("descriptors", descriptors)
+
+
+def _check_centers_for(descriptors: Tensor, centers: Tensor) -> None:
+    check_codebook(centers)
+    if centers.dtype not in (torch.float32, descriptors.dtype):
+        raise TypeError(f"centers is {centers.dtype}: expected torch.float32 or the descriptors' {descriptors.dtype}")
+    if centers.shape[1] != descriptors.shape[-1]:
+        raise ValueError(f"centers has {centers.shape[1]} dimensions and descriptors {descriptors.shape[-1]}: they must agree")
+    _check_contiguous("centers", centers)
+
+
+def _check_outputs(descriptors: Tensor, centers: Tensor, out: Tensor | None, skipped: Tensor | None) -> None:
+    _check_optional("out", out, torch.float32, (len(descriptors), centers.numel()))
+    _check_optional("skipped", skipped, torch.int32, (len(descriptors),))
+
+
+def _check_optional(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tensor is None:
+        return
+    _check_tensor(name, tensor, (dtype,), tuple(map(str, shape)))
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {shape}")
+    _check_contiguous(name, tensor)
+
+
+def _check_tensor(name: str, tensor: object, dtypes: tuple[torch.dtype, ...], shape: tuple[str, ...]) -> None:
+    expected = f"a ({', '.join(shape)}{',' * (len(shape) == 1)}) tensor of {' or '.join(map(str, dtypes))}"
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}: expected {expected}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} is {tensor.dtype}: expected {expected}")
+    if tensor.ndim != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {expected}")
+
+
+def _check_last_stride(name: str, tensor: Tensor) -> None:
+    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise ValueError(f"{name} has strides {tensor.stride()}: the last dimension must be contiguous; pass {name}.contiguous()")
+
+
+def _check_contiguous(name: str, tensor: Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous; pass {name}.contiguous()")
+
+
+def _check_devices(**tensors: Tensor | None) -> None:
+    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    if len(set(devices.values())) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"the tensors lie on different devices ({where}): move them to one")
+    device = next(iter(devices.values()))
+    if device.type != "cuda":
+        raise DeviceError(f"the kernels take tensors on a CUDA device, not on {device}: on the CPU use gpuannot.reference")

@@ -1,0 +1,100 @@
+"""Compiles the kernels through CuPy, once per device and options, and launches them on torch's tensors and current stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpuannot.errors import DeviceError
+
+from .plan import Launch, source_code
+
+_OLDEST_CAPABILITY = (7, 5)
+_COMPILER_OPTIONS = ("-std=c++17",)
+
+
+class DeviceLimits(NamedTuple):
+    """What the plans need to know about a device."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_bytes: int  # the most shared memory that one block may ask for
+
+
+@cache
+def _cupy() -> Any:
+    """CuPy, checked once against torch and the driver."""
+    built_for = torch.version.cuda
+    if built_for is None:
+        raise DeviceError("this torch is built without CUDA: install torch for CUDA, or use device='cpu'")
+    major = built_for.split(".")[0]
+    advice = f"install the one for torch's CUDA {built_for}: pip install cupy-cuda{major}x"
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(f"the GPU kernels need CuPy, which does not import here ({error}); {advice}") from error
+    runtime = cupy.cuda.runtime
+    cupy_major = runtime.runtimeGetVersion() // 1000
+    if cupy_major != int(major):
+        raise DeviceError(f"this CuPy is built for CUDA {cupy_major} and torch for CUDA {built_for}; {advice}")
+    driver = runtime.driverGetVersion()
+    if driver // 1000 < cupy_major:
+        raise DeviceError(
+            f"the NVIDIA driver supports CUDA up to {driver // 1000}.{driver % 1000 // 10}, but CuPy and torch are built for CUDA "
+            f"{cupy_major}: update the driver, or install torch and CuPy for CUDA {driver // 1000}"
+        )
+    return cupy
+
+
+@cache
+def device_limits(device: torch.device) -> DeviceLimits:
+    """Limits of a CUDA device. Raises DeviceError where the kernels cannot run on it, and says what to do."""
+    cupy = _cupy()
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_CAPABILITY:
+        raise DeviceError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, the kernels need "
+            f"{_OLDEST_CAPABILITY[0]}.{_OLDEST_CAPABILITY[1]} or newer: use another GPU or device='cpu'"
+        )
+    attributes = cupy.cuda.Device(device.index).attributes
+    return DeviceLimits(capability, attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
+
+
+@cache
+def _kernel(device: torch.device, source: str, name: str, options: tuple[str, ...]) -> Any:
+    cupy = _cupy()
+    with cupy.cuda.Device(device.index):
+        try:
+            kernel = cupy.RawModule(code=source_code(source), options=(*_COMPILER_OPTIONS, *options)).get_function(name)
+            # More than the default 48 KB a block has to be allowed once; doing it here keeps it out of CUDA graph captures.
+            kernel.max_dynamic_shared_size_bytes = device_limits(device).shared_bytes
+        except (RuntimeError, OSError, cupy.cuda.compiler.CompileException) as error:
+            raise DeviceError(
+                f"{source} could not be compiled and loaded for {device} with {' '.join(options)}: {error}"
+            ) from error
+        return kernel
+
+
+def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:
+    """Queue one launch on torch's current stream of ``device``, without waiting for it.
+
+    ``buffers`` maps the plan's pointer names to tensors on ``device``, or to None for a null pointer.
+    """
+    cupy = _cupy()
+    kernel = _kernel(device, plan.source, plan.kernel, plan.options)
+    stream = torch.cuda.current_stream(device)
+    arguments = tuple(plan.bind(buffers, _address))
+    with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream.cuda_stream, device.index):
+        kernel(plan.grid, plan.block, arguments, shared_mem=plan.shared_bytes)
+    for tensor in buffers.values():
+        if tensor is not None:
+            tensor.record_stream(stream)  # a tensor made on another stream must not be reused before this launch is over
+
+
+def _address(tensor: Tensor | None) -> np.uint64:
+    return np.uint64(0 if tensor is None else tensor.data_ptr())

@@ -1,0 +1,101 @@
+// Nearest centre of each descriptor.
+//
+//   index[i]    = argmin_j |x_i - c_j|^2 = argmin_j (|c_j|^2 / 2 - x_i.c_j)
+//   distance[i] = max(0, |x_i|^2 + 2 * score)            the squared L2 distance, only where asked for
+//
+// The paper's NN(f_i) = C_j in equation (1), where descriptors meet the codebook.
+//
+// Shapes     descriptors (rows, dims) float32, float16 or bfloat16, any row stride; centers (center_count, dims) float32, or the
+//            descriptors' type for the mma version; half_norms (center_count,) float32; index (rows,) int32; distance (rows,) float32;
+//            invalid_count (1,) uint64, added to.
+// Ties       the lowest index.
+// Invalid    index -1, distance NaN and one count more for a row whose scores are not all finite in float32: a row that holds NaN or
+//            an infinity, or one so large that a product overflows.
+// Numbers    products and sums in float32. |x|^2 takes no part in the argmin: it decides nothing, and would cost it bits. Subnormal
+//            float32 values count as zero (CuPy compiles with -ftz=true).
+// Repeats    the same bits at every run: a descriptor's result depends on no other and on no order of threads. The one atomic adds integers.
+//
+// Versions   plain   a thread a descriptor. Any shape, few registers; reads x again for each centre, through L1.
+//                    For a few dimensions, where a tile would mostly hold padding. Not yet measured.
+//            tiled   the matrix product X.C^T in tiles of 128 x 64 or 128 x 128, argmin in registers (tiled.cuh).
+//                    The same bits as plain. Not yet measured.
+//            mma     the same on tensor cores for 16-bit descriptors and centres, sm_80 and newer (mma.cuh). Other bits than
+//                    tiled: tensor cores add in another order. Not yet measured.
+// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, since at the shape that counts
+//            (64 dimensions, 64 centres) reading x is the limit. Split-bfloat16 products for float32 descriptors: three mma passes.
+//            A codebook kept in shared memory over a persistent grid. None measured.
+//
+// Macros     METHOD_PLAIN, METHOD_TILED or METHOD_MMA; those of element.cuh and tiled.cuh.
+#include "element.cuh"
+#include "argmin.cuh"
+
+__device__ __forceinline__ void write_result(
+    int* index, float* distance, unsigned long long* invalid_count, long long row, bool here, const Nearest& nearest, float squared_norm) {
+    const int center = index_or_invalid(nearest);
+    if (here) {
+        index[row] = center;
+        if (distance) distance[row] = squared_distance(nearest, squared_norm);
+    }
+    if (invalid_count) {
+        const unsigned invalid = __ballot_sync(ALL_LANES, here && center < 0);
+        if (invalid && threadIdx.x % 32 == 0) atomicAdd(invalid_count, static_cast<unsigned long long>(__popc(invalid)));
+    }
+}
+
+#if defined(METHOD_PLAIN)
+
+extern "C" __global__ void __launch_bounds__(128) nearest_center(
+    const element* __restrict__ descriptors,  // (rows, dims)
+    long long row_stride, long long rows, int dims,
+    const float* __restrict__ centers,     // (center_count, dims)
+    const float* __restrict__ half_norms,  // (center_count,)
+    int center_count,
+    int* __restrict__ index,                           // (rows,)
+    float* __restrict__ distance,                      // (rows,) or null
+    unsigned long long* __restrict__ invalid_count) {  // (1,) or null
+    const long long row = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const bool here = row < rows;
+    const element* x = descriptors + (here ? row : 0) * row_stride;
+    Nearest nearest = nothing_yet();
+    float squared_norm = 0.0f;
+    for (int center = 0; center < center_count; center++) {
+        const float* c = centers + static_cast<long long>(center) * dims;
+        float dot = 0.0f;
+        for (int k = 0; k < dims; k++) dot = fmaf(to_float(x[k]), c[k], dot);
+        offer(nearest, half_norms[center], dot, center);
+    }
+    if (distance)
+        for (int k = 0; k < dims; k++) squared_norm = fmaf(to_float(x[k]), to_float(x[k]), squared_norm);
+    write_result(index, distance, invalid_count, row, here, nearest, squared_norm);
+}
+
+#else
+
+#if defined(METHOD_TILED)
+#include "tiled.cuh"
+#else
+#include "mma.cuh"
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) nearest_center(
+    const element* __restrict__ descriptors,  // (rows, dims)
+    long long row_stride, long long rows, int dims,
+    const center_element* __restrict__ centers,  // (center_count, dims)
+    const float* __restrict__ half_norms,        // (center_count,)
+    int center_count,
+    int* __restrict__ index,                           // (rows,)
+    float* __restrict__ distance,                      // (rows,) or null
+    unsigned long long* __restrict__ invalid_count) {  // (1,) or null
+    extern __shared__ __align__(16) unsigned char shared_bytes[];
+    Tiles& tiles = *reinterpret_cast<Tiles*>(shared_bytes);
+    const long long row0 = static_cast<long long>(blockIdx.x) * TILE_ROWS;
+    const int rows_here = static_cast<int>(min(static_cast<long long>(TILE_ROWS), rows - row0));
+    Nearest nearest;
+    float squared_norm;
+    const int row = nearest_of_tile(
+        tiles, descriptors + row0 * row_stride, row_stride, rows_here, dims, centers, half_norms, center_count, distance != nullptr, nearest,
+        squared_norm);
+    write_result(index, distance, invalid_count, row0 + row, 0 <= row && row < rows_here, nearest, squared_norm);
+}
+
+#endif

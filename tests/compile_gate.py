@@ -1,0 +1,168 @@
+"""Compiles every kernel for every supported architecture without a GPU, and reads registers and spills off the compiler.
+
+``python tests/compile_gate.py --update`` writes the table that ``test_compile_gate.py`` compares with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from gpuannot.kernels.plan import Launch, Step, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code
+
+TABLE = Path(__file__).with_name("compile_gate.json")
+ARCHITECTURES = (75, 80, 90, 100)
+LANGUAGE = ("-std=c++17", "-ftz=true")  # what the loader and CuPy compile with
+
+Resources = dict[str, tuple[int, int]]  # label → (registers, bytes spilled)
+
+
+def variants(architecture: int) -> dict[str, Launch]:
+    """Every (kernel, options) that the plans choose on an architecture, by a label."""
+    capability = (architecture // 10, architecture % 10)
+    found: dict[str, Launch] = {}
+    types = (
+        ("float32", "float32"),
+        ("float16", "float32"),
+        ("float16", "float16"),
+        ("bfloat16", "float32"),
+        ("bfloat16", "bfloat16"),
+    )
+    for (dtype, center_dtype), dims, centers in itertools.product(types, (3, 31, 64), (64, 256)):
+        # Below compute capability 8.0 the library turns 16-bit centres into float32 before it plans.
+        center_dtype = center_dtype if capability >= (8, 0) else "float32"
+        strides = (196 * dims, dims)
+        plans: list[Launch | None] = [
+            plan_nearest_center(1000, dims, centers, dtype, center_dtype, dims, capability=capability),
+            plan_assign_vlad(999, 196, dims, 64, dtype, center_dtype, *strides, Step.L2, capability=capability),
+        ]
+        for shared_limit in (1 << 10, 1 << 20):
+            plans += plan_vlad(1, 196, dims, centers, dtype, *strides, 196, Step.L2, shared_limit=shared_limit)
+        for plan in plans:
+            assert plan is not None
+            # vlad_scale reads no descriptor: one set of options stands for all.
+            options = plan.options if plan.kernel != "vlad_scale" else ("-DELEMENT_FLOAT32", "-DVECTOR=4", "-DSTAGED=1")
+            label = " ".join((plan.kernel, *(option.removeprefix("-D") for option in options)))
+            found.setdefault(label, plan)
+    return found
+
+
+def one_source(architecture: int) -> tuple[str, list[str]]:
+    """All variants of an architecture as one source, each in a namespace of its own, and their labels in order.
+
+    Compiled one by one, most of the time would go into starting the compiler.
+    """
+    parts, labels = [], []
+    for label in variants(architecture):
+        kernel, *macros = label.split()
+        file = "vlad.cu" if kernel == "vlad_scale" else f"{kernel}.cu"
+        code = source_code(file).replace('extern "C" ', "")
+        if file == "vlad.cu":  # its two kernels apart
+            first, _, second = code.partition("// The L2 step of images that several blocks share.")
+            code = first if kernel == "vlad" else first.partition("__global__")[0] + second
+        defined = "\n".join(f"#define {macro.replace('=', ' ')}" for macro in macros)
+        undefined = "\n".join(f"#undef {macro.partition('=')[0]}" for macro in macros)
+        parts.append(f"{defined}\nnamespace variant_{len(labels)}_ {{\n{code}\n}}\n{undefined}\n")
+        labels.append(label)
+    return "".join(parts), labels
+
+
+@cache
+def nvcc() -> str | None:
+    """Path of nvcc, or None."""
+    return shutil.which("nvcc")
+
+
+@cache
+def nvcc_release() -> str:
+    """Release of nvcc, as "13.0"."""
+    version = subprocess.run([nvcc() or "nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"release ([\d.]+)", version)
+    assert match is not None
+    return match[1]
+
+
+def _compile_with_nvcc(architecture: int) -> Resources:
+    source, labels = one_source(architecture)
+    command = [nvcc() or "nvcc", *LANGUAGE, f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v"]
+    key = hashlib.sha256(repr((nvcc_release(), command, source)).encode()).hexdigest()[:24]
+    kept = Path(tempfile.gettempdir()) / f"compile_gate-{os.getuid()}-{key}.txt"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "all.cu"
+            file.write_text(source)
+            result = subprocess.run([*command, "-o", os.devnull, str(file)], capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"sm_{architecture}: {result.stderr[:4000]}")
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_text(result.stderr)
+        os.replace(partial, kept)
+    return _read_report(kept.read_text(), labels)
+
+
+def _read_report(report: str, labels: list[str]) -> Resources:
+    resources: Resources = {}
+    for entry in report.split("Compiling entry function '")[1:]:
+        name = re.match(r"[^']*?variant_(\d+)_", entry)
+        registers = re.search(r"Used (\d+) registers", entry)
+        spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", entry)
+        assert name and registers and spilled, entry
+        resources[labels[int(name[1])]] = int(registers[1]), int(spilled[1]) + int(spilled[2])
+    assert len(resources) == len(labels)
+    return resources
+
+
+def compile_with_nvcc() -> dict[str, Resources]:
+    """Registers and spilled bytes of every variant, by architecture ("sm_90") and label.
+
+    Raises RuntimeError with the compiler's message if a kernel does not compile.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {
+            f"sm_{sm}": resources for sm, resources in zip(ARCHITECTURES, pool.map(_compile_with_nvcc, ARCHITECTURES), strict=True)
+        }
+
+
+def _compile_with_nvrtc(architecture: int) -> bytes:
+    from cupy.cuda.compiler import _NVRTCProgram
+
+    binary = architecture == 90
+    target = f"-arch={'sm' if binary else 'compute'}_{architecture}"
+    program = _NVRTCProgram(one_source(architecture)[0], method="cubin" if binary else "ptx")
+    return program.compile((*LANGUAGE, "--device-as-default-execution-space", target))[0]
+
+
+def compile_with_nvrtc() -> dict[int, bytes]:
+    """All variants by NVRTC with no include path, as CuPy compiles them, by architecture.
+
+    To machine code for sm_90; to PTX, the part in which NVRTC differs from nvcc, for the others. Raises the compiler's error if a
+    kernel does not compile.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(ARCHITECTURES, pool.map(_compile_with_nvrtc, ARCHITECTURES), strict=True))
+
+
+def _update() -> None:
+    compiled = compile_with_nvcc()
+    registers = {sm: {label: used for label, (used, _) in resources.items()} for sm, resources in compiled.items()}
+    TABLE.write_text(json.dumps({"nvcc": nvcc_release(), "registers": registers}, indent=1, sort_keys=True) + "\n")
+    for sm, resources in compiled.items():
+        for label, (used, spilled) in resources.items():
+            print(f"{sm:6} {used:4} registers {spilled:4} bytes spilled  {label}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--update", action="store_true", required=True, help="write the table from this machine's nvcc")
+    parser.parse_args()
+    _update()

@@ -1,0 +1,66 @@
+"""Every kernel compiles for every supported architecture, spills nothing, and takes no more registers than the table allows."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import compile_gate
+import pytest
+from compile_gate import ARCHITECTURES, TABLE, Resources, variants
+
+needs_nvcc = pytest.mark.skipif(compile_gate.nvcc() is None, reason="needs nvcc on PATH")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, Resources]:
+    return compile_gate.compile_with_nvcc()
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nothing_spills(architecture: int, compiled: dict[str, Resources]) -> None:
+    spilled = {label: size for label, (_, size) in compiled[f"sm_{architecture}"].items() if size}
+    assert not spilled
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_registers_stay_within_the_table(architecture: int, compiled: dict[str, Resources]) -> None:
+    table = json.loads(TABLE.read_text())
+    if table["nvcc"] != compile_gate.nvcc_release():
+        pytest.skip(
+            f"the table is of nvcc {table['nvcc']}, here is {compile_gate.nvcc_release()}: register counts differ by compiler"
+        )
+    allowed = table["registers"][f"sm_{architecture}"]
+    more = {
+        label: (used, allowed.get(label))
+        for label, (used, _) in compiled[f"sm_{architecture}"].items()
+        if used > allowed.get(label, 0)
+    }
+    assert not more, "if that is meant: python tests/compile_gate.py --update"
+
+
+def test_the_table_names_the_kernels_there_are() -> None:
+    registers = json.loads(TABLE.read_text())["registers"]
+    assert {sm: set(labels) for sm, labels in registers.items()} == {f"sm_{sm}": set(variants(sm)) for sm in ARCHITECTURES}
+
+
+def test_tensor_core_versions_start_at_capability_8() -> None:
+    by_mma = {sm: {label for label in variants(sm) if "METHOD_MMA" in label} for sm in ARCHITECTURES}
+    assert not by_mma[75] and by_mma[80] == by_mma[90] == by_mma[100] != set()
+
+
+def test_nvrtc_compiles_without_headers() -> None:
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("needs CuPy, whose NVRTC compiles the kernels where they run")
+    from cupy_backends.cuda.libs import nvrtc
+
+    try:
+        nvrtc.getVersion()
+    except (ImportError, OSError, RuntimeError) as error:
+        pytest.skip(f"needs the NVRTC library: {error}")
+    compiled = compile_gate.compile_with_nvrtc()
+    assert compiled[90].startswith(b"\x7fELF")
+    for architecture in (75, 80, 100):
+        assert f".target sm_{architecture}".encode() in compiled[architecture]

@@ -1,0 +1,112 @@
+"""The package's functions with launches on the CPU in place of a GPU's: which kernels they choose and what they hand them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from cuda_on_cpu import HostRawKernel, compiler
+from torch import Tensor
+
+from gpuannot import kernels
+from gpuannot.kernels import checks
+from gpuannot.kernels.loader import DeviceLimits, _address
+from gpuannot.kernels.plan import Launch, source_code
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+RAW = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
+FUSED, APART = 132, 2  # images: one for each multiprocessor, and too few
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lets CPU tensors through, launches on the CPU, and lists the kernels launched."""
+    names: list[str] = []
+
+    def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:
+        names.append(plan.kernel)
+        kernel = HostRawKernel(source_code(plan.source), plan.kernel, plan.options)
+        kernel(plan.grid, plan.block, plan.bind(buffers, _address), shared_mem=plan.shared_bytes)
+
+    monkeypatch.setattr(kernels, "launch", launch)
+    monkeypatch.setattr(kernels, "device_limits", lambda device: DeviceLimits((9, 0), 132, 227 * 1024))
+    monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
+    return names
+
+
+def whole_numbers(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def distances(x: Tensor, c: Tensor) -> Tensor:
+    return (x.double().unsqueeze(-2) - c.double()).square().sum(-1)
+
+
+@pytest.mark.parametrize("same_type", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nearest_center(dtype: torch.dtype, same_type: bool, launched: list[str]) -> None:
+    x = whole_numbers(50, 24, dtype=dtype, seed=0)[:, :16]
+    x[3, 5] = torch.nan
+    c = whole_numbers(9, 16, dtype=dtype if same_type else torch.float32, seed=1)
+    invalid = torch.ones(1, dtype=torch.int64)
+    index, distance = kernels.nearest_center(x, c, return_distance=True, invalid_count=invalid)
+    expected, exact = distances(x, c).argmin(1), distances(x, c).amin(1).float()
+    expected[3] = -1
+    assert torch.equal(index, expected.int()) and torch.equal(distance.nan_to_num(-1), exact.nan_to_num(-1))
+    assert invalid.item() == 2
+    assert torch.equal(kernels.nearest_center(x, c, kernels.check_centers(c)), index)
+    assert launched == ["nearest_center"] * 2
+
+
+@pytest.mark.parametrize(("images", "expected"), [(FUSED, ["assign_vlad"]), (APART, ["nearest_center", "vlad"])])
+@pytest.mark.parametrize("same_type", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_assign_vlad_in_one_launch_or_two(
+    dtype: torch.dtype, same_type: bool, images: int, expected: list[str], launched: list[str]
+) -> None:
+    x = whole_numbers(images, 12, 24, dtype=dtype, seed=2)[:, 1:, :16]  # image stride and row stride both with gaps
+    c = whole_numbers(9, 16, dtype=dtype if same_type else torch.float32, seed=3)
+    labels = distances(x, c).argmin(2)
+    members = torch.nn.functional.one_hot(labels, 9).double()
+    exact = torch.einsum("bpj,bpn->bjn", members, x.double()) - members.sum(1).unsqueeze(2) * c.double()
+    out, skipped = torch.full((images, 144), torch.nan), torch.full((images,), -7, dtype=torch.int32)
+    result = kernels.assign_vlad(x, c, out=out, skipped=skipped, **RAW)
+    assert result is out and torch.equal(out, exact.flatten(1).float()) and not skipped.any()
+    assert launched == expected
+    assert torch.equal(kernels.vlad(x, labels.int(), c, **RAW), out)
+
+
+@pytest.mark.parametrize("images", [FUSED, APART])
+def test_each_normalisation_is_handed_on(images: int, launched: list[str]) -> None:
+    x, c = torch.randn(images, 40, 16), torch.randn(20, 16)
+    labels = kernels.nearest_center(x.view(-1, 16), c)
+    assert isinstance(labels, Tensor)
+    labels = labels.view(images, 40)
+    counts = torch.nn.functional.one_hot(labels.long(), 20).sum(1)
+    raw = kernels.vlad(x, labels, c, **RAW).view(images, 20, 16)
+    normalised = {
+        "mass": raw / counts.clamp(min=1).unsqueeze(2),
+        "intra": torch.nn.functional.normalize(raw, dim=2),
+        "signed_sqrt": raw.sign() * raw.abs().sqrt(),
+        "l2": raw / raw.flatten(1).norm(dim=1)[:, None, None],
+    }
+    launched.clear()
+    for name, expected in normalised.items():
+        wanted = {**RAW, name: True}
+        torch.testing.assert_close(kernels.assign_vlad(x, c, **wanted).view_as(raw), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(kernels.vlad(x, labels, c, **wanted), kernels.assign_vlad(x, c, **wanted))
+    assert ("vlad_scale" in launched) == (images == APART)  # the blocks that share an image meet for l2
+
+
+def test_empty_batches(launched: list[str]) -> None:
+    c = torch.ones(3, 16)
+    index, distance = kernels.nearest_center(torch.ones(0, 16), c, return_distance=True)
+    assert index.shape == distance.shape == (0,)
+    assert kernels.assign_vlad(torch.ones(0, 5, 16), c, **RAW).shape == (0, 48)
+    assert kernels.vlad(torch.ones(0, 5, 16), torch.ones(0, 5, dtype=torch.int32), c, **RAW).shape == (0, 48)
+    assert not launched
+    for images in (FUSED, APART):
+        assert torch.equal(kernels.assign_vlad(torch.ones(images, 0, 16), c, **RAW), torch.zeros(images, 48))

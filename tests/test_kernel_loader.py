@@ -1,0 +1,211 @@
+"""Arguments, plans and the loader's errors, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpuannot import kernels
+from gpuannot.errors import DeviceError
+from gpuannot.kernels import checks, loader
+from gpuannot.kernels.plan import Step, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code, vector_width
+
+CHAIN = {"mass": False, "intra": False, "signed_sqrt": True, "l2": True}
+
+
+def test_importing_takes_no_cupy_and_no_gpu() -> None:
+    code = "import sys, gpuannot.kernels; sys.exit('cupy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def wrong_arguments() -> dict[str, tuple[type[Exception], str, Any]]:
+    """Name → (error, what its message says, a call of kernels that must raise it)."""
+    x, c, labels = torch.zeros(5, 4), torch.zeros(3, 4), torch.zeros(2, 5, dtype=torch.int32)
+    images = torch.zeros(2, 5, 4)
+    nearest, vlad, assign = kernels.nearest_center, kernels.vlad, kernels.assign_vlad
+    half, meta = x.half(), torch.zeros(3, 4, device="meta")
+    return {
+        "an array": (TypeError, "descriptors is a ndarray", lambda: nearest(np.zeros((5, 4)), c)),
+        "float64": (TypeError, "descriptors is torch.float64", lambda: nearest(x.double(), c)),
+        "one descriptor": (ValueError, r"descriptors has shape \(4,\)", lambda: nearest(x[0], c)),
+        "strided dimensions": (ValueError, r"strides \(1, 5\): the last dimension", lambda: nearest(torch.zeros(4, 5).T, c)),
+        "other dimensions": (ValueError, "centers has 4 dimensions and descriptors 3", lambda: nearest(x[:, :3], c)),
+        "no centres": (ValueError, r"centers has shape \(0, 4\): m must be 1", lambda: nearest(x, c[:0])),
+        "no dimensions": (ValueError, r"centers has shape \(3, 0\): n must be 1", lambda: nearest(x[:, :0], c[:, :0])),
+        "half centres": (TypeError, "centers is torch.float16: expected torch.float32", lambda: nearest(x, c.half())),
+        "bfloat16 centres": (TypeError, "or the descriptors' torch.float16", lambda: nearest(half, c.bfloat16())),
+        "strided centres": (ValueError, "centers has strides .* must be contiguous", lambda: nearest(x, torch.zeros(3, 8)[:, :4])),
+        "half norms": (ValueError, r"half_norms has shape \(2,\): expected \(3,\)", lambda: nearest(x, c, torch.zeros(2))),
+        "half half norms": (TypeError, "half_norms is torch.float16", lambda: nearest(x, c, torch.zeros(3).half())),
+        "int32 counter": (
+            TypeError,
+            "invalid_count is torch.int32",
+            lambda: nearest(x, c, invalid_count=torch.zeros(1, dtype=torch.int32)),
+        ),
+        "two devices": (ValueError, "descriptors on cpu, centers on meta", lambda: nearest(x, meta)),
+        "the CPU": (DeviceError, "not on cpu: on the CPU use gpuannot.reference", lambda: nearest(x, c)),
+        "an empty batch on the CPU": (DeviceError, "not on cpu", lambda: nearest(x[:0], c)),
+        "descriptors without images": (ValueError, r"descriptors has shape \(5, 4\)", lambda: vlad(x, labels, c, **CHAIN)),
+        "int64 labels": (TypeError, "labels is torch.int64", lambda: vlad(images, labels.long(), c, **CHAIN)),
+        "fewer labels": (ValueError, r"labels has shape \(2, 4\).*\(2, 5\)", lambda: vlad(images, labels[:, :4], c, **CHAIN)),
+        "strided labels": (
+            ValueError,
+            "labels has strides",
+            lambda: vlad(images, torch.zeros(5, 2, dtype=torch.int32).T, c, **CHAIN),
+        ),
+        "out": (
+            ValueError,
+            r"out has shape \(2, 3\): expected \(2, 12\)",
+            lambda: vlad(images, labels, c, out=torch.zeros(2, 3), **CHAIN),
+        ),
+        "half out": (TypeError, "out is torch.float16", lambda: assign(images, c, out=torch.zeros(2, 12).half(), **CHAIN)),
+        "strided out": (
+            ValueError,
+            "out has strides",
+            lambda: assign(images, c, out=torch.zeros(2, 24)[:, ::2], **CHAIN),
+        ),
+        "skipped": (
+            ValueError,
+            r"skipped has shape \(3,\)",
+            lambda: assign(images, c, skipped=torch.zeros(3, dtype=torch.int32), **CHAIN),
+        ),
+        "vlad on the CPU": (DeviceError, "not on cpu", lambda: vlad(images, labels, c, **CHAIN)),
+        "assign_vlad on the CPU": (DeviceError, "not on cpu", lambda: assign(images, c, **CHAIN)),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_arguments())
+def test_wrong_arguments_are_named(name: str) -> None:
+    error, message, call = wrong_arguments()[name]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_right_arguments_pass_the_checks_up_to_the_device() -> None:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        x, c = torch.zeros(5, 8, dtype=dtype)[:, :4], torch.zeros(3, 4, dtype=dtype)
+        with pytest.raises(DeviceError, match="not on cpu"):
+            checks.check_nearest_center(x, c, torch.zeros(3), torch.zeros(1, dtype=torch.int64))
+        images = torch.zeros(2, 7, 8, dtype=dtype)[:, 1:, :4]
+        with pytest.raises(DeviceError, match="not on cpu"):
+            checks.check_vlad(images, torch.zeros(2, 6, dtype=torch.int32), c, None, torch.zeros(2, dtype=torch.int32))
+
+
+def test_check_centers_returns_half_norms_or_names_the_wrong_centre() -> None:
+    centers = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    expected = (centers.double() ** 2).sum(1) / 2
+    assert torch.equal(kernels.check_centers(centers), expected.float())
+    for value in (torch.nan, torch.inf, 3e38):
+        wrong = centers.clone()
+        wrong[2, 1] = value
+        with pytest.raises(ValueError, match=r"1 of 4 centers .* at row 2"):
+            kernels.check_centers(wrong)
+    with pytest.raises(ValueError, match="m must be 1"):
+        kernels.check_centers(centers[:0])
+
+
+def fake_cupy(runtime: int = 13000, driver: int = 13000) -> ModuleType:
+    module = ModuleType("cupy")
+    module.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(runtimeGetVersion=lambda: runtime, driverGetVersion=lambda: driver),
+        Device=lambda index: SimpleNamespace(attributes={"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232448}),
+    )
+    return module
+
+
+@pytest.fixture
+def fresh_loader(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The loader without what it remembers, on a torch that says it is built for CUDA 13.0."""
+    for remembered in (loader._cupy, loader.device_limits):
+        remembered.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    yield monkeypatch
+    for remembered in (loader._cupy, loader.device_limits):
+        remembered.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "cupy", "message"),
+    [
+        (None, fake_cupy(), "torch is built without CUDA"),
+        ("13.0", None, "need CuPy, .* pip install cupy-cuda13x"),
+        ("12.8", fake_cupy(), "CuPy is built for CUDA 13 and torch for CUDA 12.8.* pip install cupy-cuda12x"),
+        ("13.0", fake_cupy(driver=12080), "driver supports CUDA up to 12.8, .* update the driver"),
+    ],
+)
+def test_what_is_missing_is_said(fresh_loader: Any, cuda: str | None, cupy: ModuleType | None, message: str) -> None:
+    fresh_loader.setattr(torch.version, "cuda", cuda)
+    fresh_loader.setitem(sys.modules, "cupy", cupy)  # None makes the import fail
+    with pytest.raises(DeviceError, match=message):
+        loader.device_limits(torch.device("cuda", 0))
+
+
+def test_an_old_device_is_refused_and_a_new_one_described(fresh_loader: Any) -> None:
+    fresh_loader.setitem(sys.modules, "cupy", fake_cupy())
+    fresh_loader.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    fresh_loader.setattr(torch.cuda, "get_device_capability", lambda device: (6, 0))
+    with pytest.raises(DeviceError, match=r"Tesla P100 has compute capability 6\.0, .* 7\.5 or newer"):
+        loader.device_limits(torch.device("cuda", 0))
+    fresh_loader.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert loader.device_limits(torch.device("cuda", 0)) == ((9, 0), 132, 232448)
+
+
+def test_a_source_carries_its_headers() -> None:
+    for name in ("nearest_center.cu", "vlad.cu", "assign_vlad.cu"):
+        code = source_code(name)
+        assert '#include "' not in code and "typedef float element;" in code
+
+
+def test_vector_loads_ask_for_alignment_of_everything() -> None:
+    assert vector_width("float32", 64, (64,), 16) == 4
+    assert vector_width("float16", 64, (12800, 64), 16) == 8
+    assert vector_width("float16", 64, (64,), 8) == 1
+    assert vector_width("float16", 64, (68,), 16) == 1
+    assert vector_width("bfloat16", 60, (64,), 16) == 1
+
+
+def test_the_version_follows_type_shape_and_device() -> None:
+    def chosen(*arguments: Any, **device: Any) -> str:
+        return " ".join(plan_nearest_center(1000, *arguments, **device).options)
+
+    assert "METHOD_TILED" in chosen(64, 64, "float32", "float32", 64)
+    assert "TILE_CENTERS=64" in chosen(64, 64, "float32", "float32", 64)
+    assert "TILE_CENTERS=128" in chosen(64, 65, "float32", "float32", 64)
+    assert "METHOD_PLAIN" in chosen(3, 64, "float32", "float32", 3)
+    assert "METHOD_MMA" in chosen(64, 64, "bfloat16", "bfloat16", 64)
+    assert "METHOD_TILED" in chosen(64, 64, "bfloat16", "float32", 64)
+    assert "METHOD_TILED" in chosen(64, 64, "float16", "float16", 64, capability=(7, 5))
+
+
+def test_grids_reach_every_row_of_huge_inputs() -> None:
+    rows = 2**35 + 1
+    plan = plan_nearest_center(rows, 64, 64, "float32", "float32", 64)
+    assert plan.grid == (2**28 + 1, 1, 1) and np.int64(rows) in plan.arguments
+
+
+def test_images_share_blocks_only_when_they_are_few() -> None:
+    strides = (196 * 64, 64)
+    (many,) = plan_vlad(256, 196, 64, 64, "float32", *strides, 196, Step.L2)
+    assert many.grid == (256, 1, 1) and "-DSTAGED=1" in many.options
+    few = plan_vlad(1, 196, 64, 64, "float32", *strides, 196, Step.L2)
+    assert needs_squares(few) and few[0].grid == few[1].grid == (1, 8, 1)
+    assert not needs_squares(plan_vlad(1, 196, 64, 64, "float32", *strides, 196, Step.MASS))
+    (large, _) = plan_vlad(2, 10**6, 512, 65536, "float32", 512 * 10**6, 512, 10**6, Step.L2)
+    assert large.shared_bytes <= 227 * 1024 and large.grid[1] * 248 >= 65536
+
+
+def test_assign_vlad_is_one_launch_where_it_fits() -> None:
+    def planned(images: int, dims: int, centers: int, **device: Any) -> Any:
+        return plan_assign_vlad(images, 196, dims, centers, "float32", "float32", 196 * dims, dims, Step.L2, **device)
+
+    assert planned(256, 64, 64).grid == (256, 1, 1)
+    assert planned(256, 128, 64).shared_bytes <= 227 * 1024 // 2
+    assert planned(8, 64, 64) is None  # too few images
+    assert planned(256, 512, 1000) is None  # a vector of 2 MB
+    assert planned(256, 64, 64, shared_limit=64 * 1024) is None

@@ -1,0 +1,241 @@
+"""The kernels, unchanged, on the CPU: every version against a float64 reference at the sizes at which tiling breaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_on_cpu import compiler
+from kernel_cases import (
+    CENTERS,
+    DIMS,
+    DTYPES,
+    ROWS,
+    SHAPES,
+    Stored,
+    assign_vlad,
+    check_assignment,
+    check_vlad,
+    nearest_center,
+    random_stored,
+    store,
+    vlad,
+    vlad_reference,
+)
+
+from gpuannot.kernels.plan import Step
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
+
+METHODS = [(dtype, method) for dtype in DTYPES for method in ("PLAIN", "TILED", "MMA") if (dtype, method) != ("float32", "MMA")]
+ASSIGNING = [(dtype, method) for dtype, method in METHODS if method != "PLAIN"]
+SEEDS = (1, 2, 3)  # the reverse order of threads, and two random ones; 0 is the natural order
+
+
+def centers_for(method: str, values: np.ndarray, dtype: str) -> Stored:
+    """The centres in the type that the method takes."""
+    return store(values, dtype if method == "MMA" else "float32")
+
+
+def integers(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Small whole numbers: sums of their products are exact in every type, so results are equal and not only close."""
+    return rng.integers(-4, 5, shape).astype(np.float32)
+
+
+def test_shapes_cover_all_pairs() -> None:
+    for axis, others in ((DIMS, CENTERS), (DIMS, ROWS), (CENTERS, ROWS)):
+        columns = [next(i for i, values in enumerate((DIMS, CENTERS, ROWS)) if values is wanted) for wanted in (axis, others)]
+        assert len({tuple(shape[i] for i in columns) for shape in SHAPES}) == len(axis) * len(others)
+
+
+@pytest.mark.parametrize(("dtype", "method"), METHODS)
+@pytest.mark.parametrize("dims", DIMS)
+def test_nearest_center_is_the_argmin(dims: int, dtype: str, method: str) -> None:
+    for case, (_, centers, rows, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
+        rng = np.random.default_rng(case)
+        x = random_stored(rng, (rows, dims), dtype)
+        c = centers_for(method, rng.standard_normal((centers, dims)), dtype)
+        check_assignment(nearest_center(x, c, method, padding, seed=case), x.values, c.values, method)
+
+
+@pytest.mark.parametrize(("dtype", "method"), METHODS)
+@pytest.mark.parametrize("dims", [3, 64])
+def test_ties_go_to_the_lowest_index(dims: int, dtype: str, method: str) -> None:
+    rng = np.random.default_rng(dims)
+    x = store(integers(rng, (197, dims)), dtype)
+    distinct = integers(rng, (50, dims))
+    c = centers_for(method, distinct[rng.integers(0, 50, 150)], dtype)  # each centre about three times, tiles apart
+    distances = np.square(x.values[:, None].astype(np.float64) - c.values[None]).sum(2)
+    for seed in SEEDS:
+        result = nearest_center(x, c, method, seed=seed)
+        assert np.array_equal(result.index, distances.argmin(1))
+        assert np.array_equal(result.distance, distances.min(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_plain_and_tiled_agree_in_every_bit(dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    for rows, dims, centers in ((197, 31, 7), (130, 64, 256), (33, 512, 100)):
+        x, c = random_stored(rng, (rows, dims), dtype), random_stored(rng, (centers, dims), "float32")
+        plain, tiled = nearest_center(x, c, "PLAIN"), nearest_center(x, c, "TILED")
+        assert np.array_equal(plain.index, tiled.index)
+        assert np.array_equal(plain.distance, tiled.distance)
+
+
+@pytest.mark.parametrize(("dtype", "method"), METHODS)
+@pytest.mark.parametrize(("dims", "centers"), [(31, 7), (64, 256)])
+def test_rows_that_are_not_finite_are_invalid_and_alone_in_it(dims: int, centers: int, dtype: str, method: str) -> None:
+    rng = np.random.default_rng(7)
+    values = rng.standard_normal((300, dims)).astype(np.float32)
+    c = centers_for(method, rng.standard_normal((centers, dims)), dtype)
+    clean = nearest_center(store(values, dtype), c, method)
+    wrong = [0, 15, 16, 127, 128, 255, 256, 299]
+    for i, row in enumerate(wrong):
+        values[row, (0, dims // 2, dims - 1)[i % 3]] = (np.nan, np.inf, -np.inf)[i // 3]
+    result = nearest_center(store(values, dtype), c, method, seed=2)
+    assert (result.index[wrong] == -1).all() and np.isnan(result.distance[wrong]).all()
+    assert result.invalid == len(wrong)
+    others = np.delete(np.arange(300), wrong)
+    assert np.array_equal(result.index[others], clean.index[others])
+    assert np.array_equal(result.distance[others], clean.distance[others])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("dtype", "method"), METHODS)
+def test_a_row_is_invalid_whatever_the_signs_of_the_centers(dtype: str, method: str, value: float) -> None:
+    x = store(np.full((3, 4), value), dtype)
+    for signs in (np.ones(4), -np.ones(4), np.zeros(4)):  # scores of -inf, +inf and NaN
+        result = nearest_center(x, centers_for(method, np.tile(signs, (2, 1)), dtype), method)
+        assert (result.index == -1).all() and result.invalid == 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "method"), [("float32", "PLAIN"), ("float32", "TILED"), ("bfloat16", "TILED"), ("bfloat16", "MMA")]
+)
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_tiny_and_huge_values(scale: float, dtype: str, method: str) -> None:
+    rng = np.random.default_rng(9)
+    x = store(rng.standard_normal((100, 64)) * scale, dtype)
+    c = centers_for(method, rng.standard_normal((70, 64)) * scale, dtype)
+    check_assignment(nearest_center(x, c, method), x.values, c.values, method)
+    overflowing = store(np.where(np.arange(100)[:, None] % 9 == 0, 3e37, x.values), dtype)
+    result = nearest_center(overflowing, centers_for(method, c.values / scale * 1e15, dtype), method)
+    assert (result.index[::9] == -1).all() and result.invalid == 12
+
+
+@pytest.mark.parametrize(("dtype", "method"), [(dtype, method) for dtype, method in METHODS if dtype != "float16"])
+def test_one_score_that_overflows_makes_a_row_invalid(dtype: str, method: str) -> None:
+    x, c = np.zeros((3, 8)), np.zeros((2, 8))
+    x[1, :2], c[1, :2] = 3e38, (-4, 4)  # row 1 scores 0 and, though x.c is 0, +inf
+    result = nearest_center(store(x, dtype), centers_for(method, c, dtype), method)
+    assert result.index.tolist() == [0, -1, 0] and result.invalid == 1
+
+
+@pytest.mark.parametrize(("dtype", "method"), METHODS)
+def test_nearest_center_does_not_depend_on_the_order_of_threads(dtype: str, method: str) -> None:
+    rng = np.random.default_rng(11)
+    for dims, centers, padding in ((64, 130, 0), (100, 65, 1)):
+        x = random_stored(rng, (270, dims), dtype)
+        c = centers_for(method, rng.standard_normal((centers, dims)), dtype)
+        first = nearest_center(x, c, method, padding)
+        for seed in SEEDS:
+            again = nearest_center(x, c, method, padding, seed=seed)
+            assert np.array_equal(first.index, again.index)
+            assert np.array_equal(first.distance, again.distance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dims", DIMS)
+def test_vlad_against_float64(dims: int, dtype: str) -> None:
+    for case, (_, centers, patches, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
+        rng = np.random.default_rng(case)
+        x = random_stored(rng, (2, patches, dims), dtype)
+        c = rng.standard_normal((centers, dims), np.float32)
+        labels = rng.integers(-2, centers + 2, (2, patches))
+        steps = Step((5 * case + dims) % 16)
+        out, skipped = vlad(x, labels, c, steps, padding, seed=case)
+        check_vlad(out, x.values, labels, c, steps)
+        assert np.array_equal(skipped, ((labels < 0) | (labels >= centers)).sum(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("steps", [Step(bits) for bits in range(16)], ids=str)
+def test_every_chain_of_normalisations(steps: Step, dtype: str) -> None:
+    rng = np.random.default_rng(13)
+    x, c = random_stored(rng, (3, 60, 24), dtype), rng.standard_normal((16, 24), np.float32)
+    labels = rng.integers(-1, 12, (3, 60))  # centres 12 … 15 stay empty
+    labels[1] = -1  # an image without a valid patch
+    out, _ = vlad(x, labels, c, steps)
+    check_vlad(out, x.values, labels, c, steps)
+    assert not out[1].any() and not out.reshape(3, 16, 24)[:, 12:].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vlad_of_whole_numbers_is_exact(dtype: str) -> None:
+    rng = np.random.default_rng(17)
+    for dims, centers, patches in ((64, 64, 196), (31, 7, 784), (3, 1000, 33)):
+        x, c = store(integers(rng, (2, patches, dims)), dtype), integers(rng, (centers, dims))
+        labels = rng.integers(0, centers, (2, patches))
+        assert np.array_equal(vlad(x, labels, c, Step(0), seed=1)[0], vlad_reference(x.values, labels, c, Step(0)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dims", "centers", "padding"), [(64, 100, 0), (31, 70, 0), (128, 64, 1)])
+def test_vlad_has_the_same_bits_for_every_order_grid_and_chunk(dims: int, centers: int, padding: int, dtype: str) -> None:
+    rng = np.random.default_rng(19)
+    x, c = random_stored(rng, (2, 197, dims), dtype), rng.standard_normal((centers, dims), np.float32)
+    labels = rng.integers(0, centers, (2, 197)) // rng.integers(1, 9, (2, 197))  # some centres take many patches
+    for steps in (Step(0), Step.INTRA | Step.L2, Step.MASS | Step.SIGNED_SQRT | Step.L2):
+        first, _ = vlad(x, labels, c, steps, padding)
+        for seed, choice in enumerate(
+            (
+                {},
+                {"chunk": 32},
+                {"chunk": 96, "centers_per_block": 33},
+                {"centers_per_block": 1},
+                {"shared_limit": 4096},  # values in the output instead of shared memory
+                {"shared_limit": 4096, "centers_per_block": 17, "chunk": 64},
+            ),
+            start=1,
+        ):
+            again, _ = vlad(x, labels, c, steps, padding, seed=seed, **choice)
+            assert np.array_equal(first, again), choice
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_norms_do_not_overflow_or_vanish(scale: float) -> None:
+    rng = np.random.default_rng(23)
+    x, c = rng.standard_normal((1, 50, 64)), rng.standard_normal((8, 64))
+    labels = rng.integers(0, 8, (1, 50))
+    for steps in (Step.L2, Step.INTRA | Step.L2):
+        out, _ = vlad(store(x * scale, "float32"), labels, (c * scale).astype(np.float32), steps)
+        assert np.abs(out - vlad_reference(x, labels, c, steps)).max() < 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "method"), ASSIGNING)
+@pytest.mark.parametrize("dims", DIMS)
+def test_assign_vlad_is_vlad_of_nearest_center_bit_for_bit(dims: int, dtype: str, method: str) -> None:
+    for case, (_, centers, patches, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
+        if centers * dims > 64 * 512:
+            continue  # more than a block's shared memory on any device: the plan makes it two launches
+        rng = np.random.default_rng(case)
+        x = random_stored(rng, (2, patches, dims), dtype)
+        if patches > 2:
+            values = x.values.copy()
+            values[1, patches // 2, dims // 2] = np.nan
+            x = store(values, dtype)
+        c = centers_for(method, rng.standard_normal((centers, dims)), dtype)
+        steps = Step((3 * case + dims) % 16)
+        labels = nearest_center(Stored(dtype, x.bits.reshape(-1, dims), x.values.reshape(-1, dims)), c, method, padding)
+        expected, skipped = vlad(x, labels.index.reshape(2, patches), c.values, steps, padding)
+        out, invalid = assign_vlad(x, c, steps, method, padding, seed=case)
+        assert np.array_equal(out, expected)
+        assert np.array_equal(invalid, skipped) and invalid[1] == (patches > 2)
+
+
+@pytest.mark.parametrize(("dtype", "method"), ASSIGNING)
+def test_assign_vlad_does_not_depend_on_the_order_of_threads(dtype: str, method: str) -> None:
+    rng = np.random.default_rng(29)
+    x, c = random_stored(rng, (3, 300, 64), dtype), centers_for(method, rng.standard_normal((80, 64)), dtype)
+    first, _ = assign_vlad(x, c, Step.MASS | Step.L2, method)
+    for seed in SEEDS:
+        assert np.array_equal(first, assign_vlad(x, c, Step.MASS | Step.L2, method, seed=seed)[0])
