@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from .annotator import Annotator
 from .config import AnnotatorConfig
@@ -48,6 +47,8 @@ PAPER: dict[str, dict[str, tuple[float, float, float, int]]] = {
 
 def default_cache() -> Path:
     """Where features are kept if no folder is named."""
+    import platformdirs  # where a folder is named, a machine without it serves as well
+
     return Path(platformdirs.user_cache_dir("gpuannot"))
 
 

@@ -1,11 +1,7 @@
-"""The kernels on a GPU: the cases of test_kernels.py against float64, and what only a device shows.
-
-Skipped where there is no CUDA device; FAIL_WITHOUT_CUDA=1 makes that a failure, for machines that are meant to have one.
-"""
+"""The kernels on a GPU: the cases of test_kernels.py against float64, and what only a device shows."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -24,14 +20,6 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CHAIN = {"mass": True, "intra": False, "signed_sqrt": True, "l2": True}
 RAW = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
 DEVICES = [f"cuda:{index}" for index in range(max(1, torch.cuda.device_count()))]
-
-
-@pytest.fixture(autouse=True)
-def cuda() -> None:
-    if not torch.cuda.is_available():
-        if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
-            pytest.fail("FAIL_WITHOUT_CUDA=1, and torch finds no CUDA device")
-        pytest.skip("needs an NVIDIA GPU")
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cuda") -> Tensor:
