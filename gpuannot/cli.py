@@ -32,9 +32,9 @@ app = typer.Typer(
     help="Give images words from your own vocabulary, learnt from labelled examples without training a network.",
     epilog="Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage or nothing could be done.",
 )
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 # A table sent to a file or a pipe has no terminal to fit.
-output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160)
 
 SOME_FAILED, UNUSABLE = 1, 2
 
@@ -79,7 +79,9 @@ def _errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
         try:
             return command(*arguments, **options)
-        except (GpuannotError, ValueError) as error:
+        except BrokenPipeError:  # of `gpuannot … | head`; typer ends quietly
+            raise
+        except (GpuannotError, ValueError, OSError) as error:
             errors.print(f"[bold red]error:[/] {_plain(error)}")
             raise typer.Exit(UNUSABLE) from None
         except KeyboardInterrupt:
@@ -126,6 +128,7 @@ def fit(
     config = _config(preset, weights, weights_convention, seed, settings)
     if model.exists() and not overwrite:
         raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
+    _check_folder_of(model)
     images = load_labelled_images(data)
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
@@ -140,7 +143,7 @@ def fit(
         errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
     if without:
         errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {_plain(_some(without))}")
-    _exit_for(failures)
+    _exit_for(failures, done=used)
 
 
 @app.command()
@@ -190,7 +193,7 @@ def annotate(
                 # typer.echo, not rich: a path is printed as it is, whatever characters it has
                 typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
             failures.extend(part.failures)
-    _exit_for(failures)
+    _exit_for(failures, done=len(images) - len(failures))
 
 
 @app.command()
@@ -218,6 +221,9 @@ def evaluate(
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
     annotations = annotator.annotate(images.paths, k, progress=progress)
+    failures = [*images.missing, *annotations.failures]
+    if not len(annotations):
+        _exit_for(failures, done=0)
     words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in annotations.positions]
     truth, vocabulary = label_matrix(words, annotator.vocabulary, extend=True)
     unknown = vocabulary[len(annotator.vocabulary) :]
@@ -225,10 +231,10 @@ def evaluate(
         errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {_plain(_some(unknown))}")
     scores = score(annotations.index, truth)
     if as_json:
-        typer.echo(json.dumps({**scores.to_dict(), "failed": len(annotations.failures) + len(images.missing)}, indent=2))
+        typer.echo(json.dumps({**scores.to_dict(), "failed": len(failures)}, indent=2))
     else:
         output.print(_scores_table(scores))
-    _exit_for([*images.missing, *annotations.failures])
+    _exit_for(failures, done=len(annotations))
 
 
 @app.command()
@@ -255,6 +261,8 @@ def reproduce(
     from .reproduce import reproduce as run
 
     config = _config(preset, weights, weights_convention, seed, settings)
+    if to is not None:
+        _check_folder_of(to)
     result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
     text = json.dumps(result, indent=2)
     if to is not None:
@@ -391,13 +399,19 @@ def _reproduction_table(result: dict[str, Any], preset: str) -> Table:
     return table
 
 
-def _exit_for(failures: Sequence[ImageFailure]) -> None:
+def _check_folder_of(path: Path) -> None:
+    """Before hours of work, not after them."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent}: no such folder for the output")
+
+
+def _exit_for(failures: Sequence[ImageFailure], *, done: int) -> None:
     if not failures:
         return
     errors.print(f"[bold yellow]{len(failures)} inputs failed[/]" + (", the first 10:" if len(failures) > 10 else ":"))
     for failure in failures[:10]:
         errors.print(f"  {_plain(failure.path)}: {_plain(failure.reason)}")
-    raise typer.Exit(SOME_FAILED)
+    raise typer.Exit(SOME_FAILED if done else UNUSABLE)
 
 
 def _some(words: Sequence[str]) -> str:

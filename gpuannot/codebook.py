@@ -48,15 +48,18 @@ class Codebook:
     def __init__(self, n_centers: int = 64, *, max_iterations: int = 100, seed: int = 0) -> None:
         self.n_centers, self.max_iterations, self.seed = n_centers, max_iterations, seed
 
-    def fit(self, descriptors: NDArray[np.floating] | Tensor) -> Codebook:
+    def fit(self, descriptors: NDArray[np.floating] | Tensor, *, overwrite: bool = False) -> Codebook:
         """Learn the centres of descriptors (N, n): a NumPy array, or a float32 CUDA tensor, which never leaves its device.
+
+        Args:
+            overwrite: a float32 array may be used as scratch memory instead of being copied.
 
         Raises:
             ValueError: fewer distinct descriptors than centres, or non-finite values.
         """
         if not isinstance(descriptors, Tensor):
             self.centers_, self.inertia_ = _reference.kmeans(
-                descriptors, self.n_centers, seed=self.seed, max_iterations=self.max_iterations
+                descriptors, self.n_centers, seed=self.seed, max_iterations=self.max_iterations, overwrite=overwrite
             )
             return self
         _check_sample(descriptors, self.n_centers)

@@ -81,7 +81,8 @@ class GaussianPCA:
         else:
             components, ratio = _reference.principal_components(correlation, self.n_components)
         matrix, offset = _reference.fold(mean, scale, components)
-        self.matrix_, self.offset_ = matrix.astype(np.float32), offset.astype(np.float32)
+        # In C order, as it comes back from a file: a product rounds otherwise in the other order.
+        self.matrix_, self.offset_ = np.ascontiguousarray(matrix, dtype=np.float32), offset.astype(np.float32)
         self.explained_variance_ratio_ = ratio
         return self
 

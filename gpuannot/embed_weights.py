@@ -7,12 +7,14 @@ layers are rounded to int8 with one scale per output channel and written to ``gp
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from .weights import CONVOLUTIONS, EMBEDDED_FILE, load_weights, quantize_int8
 
+# Written as one entry: the order in which several are written differs from process to process.
 METADATA = {
     "convention": "caffe",
     "model": "VGG-16 (configuration D), ILSVRC-2012, the 13 convolution layers",
@@ -36,7 +38,7 @@ def embed(source: str | Path, target: str | Path) -> Path:
             weight = weight.flip(1)  # stored in the convention's own BGR order
         tensors[f"{module}.weight"], tensors[f"{module}.scale"] = quantize_int8(weight)
         tensors[f"{module}.bias"] = weights.tensors[f"{module}.bias"]
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target, metadata=METADATA)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target, metadata={"gpuannot": json.dumps(METADATA)})
     return Path(target)
 
 

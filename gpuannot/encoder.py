@@ -137,7 +137,7 @@ class Encoder:
         sample = self._sample(descriptors)
         self._stages = None
         self.codebook_ = Codebook(self.config.n_centers, max_iterations=self.config.kmeans_iterations, seed=self.config.seed)
-        return self.codebook_.fit(sample if self._on_gpu else sample.numpy())
+        return self.codebook_.fit(sample if self._on_gpu else sample.numpy(), overwrite=True)
 
     def encode_descriptors(self, descriptors: Store) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         """Stored descriptors (N, P, n) → positions (B,) and VLAD vectors (B, m·n), block by block."""

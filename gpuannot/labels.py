@@ -28,8 +28,8 @@ def label_matrix(
         labels (N, W) float32 CSR with entries 1, and the vocabulary.
 
     Raises:
-        DataError: a word outside the vocabulary, a vocabulary with a repeated or empty word, words given as one string, or a matrix
-            of another width or with other values than 0 and 1.
+        DataError: a word outside the vocabulary, a vocabulary with a repeated or empty word, words given as one string or not as a
+            list, or a matrix of another width or with other values than 0 and 1.
     """
     words = _checked_vocabulary(vocabulary) if vocabulary is not None else None
     if sparse.issparse(labels) or (isinstance(labels, np.ndarray) and labels.ndim == 2):
@@ -53,6 +53,8 @@ def label_matrix(
 
 
 def _checked_vocabulary(vocabulary: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(vocabulary, str):
+        raise DataError(f"the vocabulary is the string {vocabulary!r}; give a list of words, such as [{vocabulary!r}]")
     words = tuple(vocabulary)
     seen: set[str] = set()
     for word in words:
@@ -67,14 +69,19 @@ def _checked_vocabulary(vocabulary: Sequence[str]) -> tuple[str, ...]:
 def _checked_words(position: int, given: Any) -> set[str]:
     if isinstance(given, str):
         raise DataError(f"labels[{position}] is the string {given!r}; give a list of words for each image, such as [{given!r}]")
-    words = set(given)
+    try:
+        words = list(given)
+    except TypeError:
+        raise DataError(f"labels[{position}] is {given!r}, expected a list of words") from None
     for word in words:
         if not isinstance(word, str) or not word.strip():
             raise DataError(f"labels[{position}] holds {word!r}, expected a non-empty word")
-    return words
+    return set(words)
 
 
 def _from_matrix(labels: Any, words: tuple[str, ...] | None) -> tuple[sparse.csr_array, tuple[str, ...]]:
+    if labels.dtype.kind not in "biuf":
+        raise DataError(f"a label matrix may hold 0 and 1 only, got {labels.dtype}; give words as a list for each image")
     matrix = sparse.csr_array(labels)
     if words is None:
         raise DataError(f"labels are a matrix of {matrix.shape[1]} columns: give the vocabulary that names them")

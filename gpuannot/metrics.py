@@ -82,9 +82,9 @@ def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArra
         scores: (T, W), higher is more likely, for mean average precision; None leaves it out.
 
     Raises:
-        ValueError: as :func:`word_counts`, or no image at all.
+        ValueError: as :func:`word_counts`, no image, no word for an image, or scores of another shape than the truth.
     """
-    if not len(index):
+    if not index.size:
         raise ValueError("there are no annotations to evaluate")
     counts = word_counts(index, truth)
     precision, recall = float(counts.precision.mean()), float(counts.recall.mean())
@@ -116,16 +116,22 @@ def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArra
 def mean_average_precision(scores: NDArray[np.floating], truth: sparse.csr_array) -> float:
     """Mean over words with a test image of the average precision of all images ranked by that word's score.
 
-    Images with equal scores are taken together (average precision as in scikit-learn), so their order decides nothing.
+    Images with equal scores are taken together (average precision as in scikit-learn), so their order decides nothing. 0 where no
+    word has a test image.
 
     Args:
         scores: (T, W), higher is more likely. truth: (T, W) 0/1.
+
+    Raises:
+        ValueError: scores of another shape than the truth, or NaN.
     """
     from sklearn.metrics import average_precision_score
 
+    if scores.shape != truth.shape:
+        raise ValueError(f"scores have shape {scores.shape}, the truth {truth.shape}")
     dense = truth.toarray() > 0
     words = np.flatnonzero(dense.any(axis=0))
-    return float(np.mean([average_precision_score(dense[:, word], scores[:, word]) for word in words]))
+    return float(sum(average_precision_score(dense[:, word], scores[:, word]) for word in words) / max(1, len(words)))
 
 
 def harmonic_mean(precision: float, recall: float) -> float:

@@ -105,16 +105,15 @@ class ModelFile:
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if "gpuannot" not in metadata:
-        raise ModelFileError(f"{path} is a safetensors file, but not a gpuannot model (is it a file of network weights?)")
     try:
-        header = json.loads(metadata["gpuannot"])
+        header = json.loads(metadata.get("gpuannot", "null"))
     except json.JSONDecodeError as error:
         raise ModelFileError(f"{path}: its model description is not valid JSON ({error})") from error
-    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        found = header.get("schema") if isinstance(header, dict) else header
+    if not isinstance(header, dict) or "schema" not in header:  # gpuannot's own weights file has a description, and no schema
+        raise ModelFileError(f"{path} is a safetensors file, but not a gpuannot model (is it a file of network weights?)")
+    if header["schema"] != SCHEMA:
         raise ModelFileError(
-            f"{path} has schema {found!r}, this version of gpuannot reads {SCHEMA!r}; use the version that wrote it"
+            f"{path} has schema {header['schema']!r}, this version of gpuannot reads {SCHEMA!r}; use the version that wrote it"
         )
     return header
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .config import METRICS
 from .reference import ranking as _reference
 
 
@@ -16,9 +17,14 @@ class WordRanking:
     Args:
         word_vectors: (W, D).
         metric: ``l2``, or ``cosine`` for 1 − cosine similarity. An all-zero vector has similarity 0 to everything.
+
+    Raises:
+        ValueError: another metric.
     """
 
     def __init__(self, word_vectors: NDArray[np.floating], metric: str = "l2") -> None:
+        if metric not in METRICS:
+            raise ValueError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
         self.metric = metric
         prepared = self._prepare(np.asarray(word_vectors, dtype=np.float64)).astype(np.float32)
         # On the unit sphere L2 and cosine rank alike, but an all-zero vector is not on it: a coordinate of its own puts it there,
@@ -54,15 +60,19 @@ class WordRanking:
     def _prepare(self, vectors: NDArray[np.floating]) -> NDArray[np.floating]:
         if self.metric == "l2":
             return vectors
-        norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(norm > 0, norm, norm.dtype.type(1))
+        with np.errstate(invalid="ignore"):  # infinite values are refused where vectors are compared
+            norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+            return vectors / np.where(norm > 0, norm, norm.dtype.type(1))
 
 
 class DeviceRanking:
     """:class:`WordRanking` in torch, on the device of the image vectors and without a wait for it.
 
-    Candidates come from one product, ‖v‖²/2 − x·v, with ‖v‖² computed once; the k nearest and their order from ‖x − v‖² of k + 8
+    Candidates come from one product, ‖v‖²/2 − x·v, with ‖v‖² computed once; the k nearest and their order from ‖x − v‖² of the
     candidates, summed in float64, ties to the lowest index. At most a block of images × words is held.
+
+    Of equal word vectors only the first k can be given, so the others are no candidates; 2k candidates then hold
+    every one that a tie could bring in.
 
     Args:
         word_vectors: (W, D) float32, prepared by :class:`WordRanking`. known: (W,) their numbers in the vocabulary.
@@ -77,6 +87,7 @@ class DeviceRanking:
         self.cosine, self.extra = cosine, extra
         self.word_vectors = torch.from_numpy(word_vectors).to(device)
         self.half_norms = (0.5 * self.word_vectors.double().square().sum(dim=1)).float()
+        self.copy = torch.from_numpy(_copy_number(word_vectors)).to(device)
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
 
     def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +99,7 @@ class DeviceRanking:
         words, dimension = self.word_vectors.shape
         if not 1 <= k <= words:
             raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
-        take = min(k + self._MARGIN, words)
+        take = min(max(2 * k, k + self._MARGIN), words)
         block = max(1, self._BLOCK_BYTES // (4 * (words + 3 * take * dimension)))
         parts = [self._nearest(vectors[start : start + block], k, take) for start in range(0, len(vectors), block)]
         if len(parts) == 1:
@@ -106,6 +117,7 @@ class DeviceRanking:
         if self.extra:
             rows = torch.nn.functional.pad(rows, (0, 1))
         scores = torch.addmm(self.half_norms, rows, self.word_vectors.T, alpha=-1)
+        scores.masked_fill_(self.copy >= k, torch.inf)
         # Ascending numbers, so that the stable sort below leaves ties in the order of the vocabulary.
         candidates = scores.topk(take, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
         squared = (rows[:, None, :] - self.word_vectors[candidates]).square().sum(dim=2, dtype=torch.float64)
@@ -120,3 +132,14 @@ class DeviceRanking:
         else:
             distance = squared.sqrt()
         return self.known[index], distance.float()
+
+
+def _copy_number(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """For each row, how many rows before it equal it."""
+    seen: dict[bytes, int] = {}
+    numbers = np.empty(len(vectors), dtype=np.int64)
+    for position, row in enumerate(vectors + np.float32(0)):  # −0 equals 0
+        key = row.tobytes()
+        numbers[position] = seen.get(key, 0)
+        seen[key] = int(numbers[position]) + 1
+    return numbers

@@ -135,15 +135,18 @@ def _features(annotator: Annotator, split: LabelledImages, cache: str | Path, pr
         return store
     patches = trunk.positions(config.input_size, config.input_size)
     store = FeatureStore.create(folder, patches, trunk.channels, trunk.dtype)
-    annotator.failures_ = []
-    annotator.extract(split.paths, store, progress=progress)
-    if annotator.failures_:
+    try:
+        annotator.failures_ = []
+        annotator.extract(split.paths, store, progress=progress)
+        if annotator.failures_:
+            failure = annotator.failures_[0]
+            raise DataError(
+                f"{len(annotator.failures_)} images of {split.name} cannot be read; the first: {failure.path}: {failure.reason}"
+            )
+        return store.commit()
+    except BaseException:
         store.close()
-        failure = annotator.failures_[0]
-        raise DataError(
-            f"{len(annotator.failures_)} images of {split.name} cannot be read; the first: {failure.path}: {failure.reason}"
-        )
-    return store.commit()
+        raise
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

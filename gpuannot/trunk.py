@@ -110,7 +110,8 @@ class Trunk(nn.Module):
             images: (B, 3, H, W) uint8, RGB, on the trunk's device; H and W at least ``stride``.
 
         Returns:
-            (B, P, C) in the trunk's dtype, a view of channels-last memory: row p is position (p // W', p % W').
+            (B, P, C) in the trunk's dtype, a view of channels-last memory: row p is position (p // W', p % W'). The same batch
+            gives the same bits; in float32 on a CPU, an image's last bits can depend on how many images it is batched with.
 
         Raises:
             TypeError: not a uint8 tensor. ValueError: another shape, too small an image, or another device.

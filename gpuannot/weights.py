@@ -15,7 +15,7 @@ Three sources: ``embedded`` (int8, in this package), a file (``.safetensors``, o
 from __future__ import annotations
 
 import hashlib
-import pickle
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -163,7 +163,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what torch's unpickler raises on damaged bytes is not a closed list
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{path} is not a readable state dict of tensors ({first_line})") from error
     if not isinstance(state, Mapping):
@@ -172,6 +174,8 @@ def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _convention_of(metadata: Mapping[str, str]) -> str | None:
+    if "gpuannot" in metadata:
+        metadata = json.loads(metadata["gpuannot"])
     if (stated := metadata.get("convention")) is not None:
         if stated not in CONVENTIONS:
             raise WeightsError(f"the file's metadata names the convention {stated!r}; known are {', '.join(CONVENTIONS)}")
@@ -212,7 +216,7 @@ def _assemble(tensors: Mapping[str, Tensor], preprocessing: Preprocessing, sourc
                 raise WeightsError(f"{origin} lacks {key} ({name} of VGG-16); it holds {len(tensors)} tensors")
             tensor = tensors[key]
             if tensor.dtype == torch.int8:
-                tensor = tensor.float() * tensors[f"{module}.scale"].float().view(-1, 1, 1, 1)
+                tensor = _from_int8(tensor, tensors.get(f"{module}.scale"), f"{origin}: {module}.scale")
             tensor = tensor.float()
             if tuple(tensor.shape) != shape:
                 raise WeightsError(f"{origin}: {key} has shape {tuple(tensor.shape)}, VGG-16 has {shape}")
@@ -222,3 +226,10 @@ def _assemble(tensors: Mapping[str, Tensor], preprocessing: Preprocessing, sourc
     if preprocessing.bgr_weights:
         layers["features.0.weight"] = layers["features.0.weight"].flip(1).contiguous()
     return TrunkWeights(layers, preprocessing, source)
+
+
+def _from_int8(weight: Tensor, scale: Tensor | None, name: str) -> Tensor:
+    if scale is None or tuple(scale.shape) != (len(weight),):
+        found = "is missing" if scale is None else f"has shape {tuple(scale.shape)}"
+        raise WeightsError(f"{name} {found}; int8 weights need one scale per output channel, shape ({len(weight)},)")
+    return weight.float() * scale.float().view(-1, 1, 1, 1)

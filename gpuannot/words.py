@@ -84,7 +84,8 @@ class WordBank:
 
     def add_words(self, words: Sequence[str]) -> WordBank:
         """Append words that the vocabulary lacks; those it has are left as they are."""
-        new = [word for word in dict.fromkeys(words) if word not in set(self.vocabulary)]
+        known = set(self.vocabulary)
+        new = [word for word in dict.fromkeys(words) if word not in known]
         self.vocabulary = (*self.vocabulary, *new)
         self.sums = np.concatenate([self.sums, np.zeros((len(new), self.dimension))])
         self.counts = np.concatenate([self.counts, np.zeros(len(new), dtype=np.int64)])
@@ -120,7 +121,10 @@ class WordBank:
         finite = torch.isfinite(vectors).all() if isinstance(vectors, Tensor) else np.isfinite(vectors).all()
         if not finite:
             raise ValueError("the image vectors hold NaN or infinite values")
-        if labels.nnz and not np.all(labels.data == 1):
+        labels = sparse.csr_array(labels, copy=True)
+        labels.sum_duplicates()
+        labels.eliminate_zeros()
+        if not np.all(labels.data == 1):
             raise ValueError("labels must be 0 or 1")
         return _word_sums_cuda(vectors, labels) if isinstance(vectors, Tensor) else _reference.word_sums(vectors, labels)
 

@@ -12,8 +12,15 @@ def kmeans(
     *,
     seed: int = 0,
     max_iterations: int = 100,
+    overwrite: bool = False,
 ) -> tuple[NDArray[np.float32], float]:
-    """Centres of a descriptor sample by Lloyd's algorithm from a k-means++ start (scikit-learn), seeded.
+    """Centres of a descriptor sample by Lloyd's algorithm from a k-means++ start (scikit-learn), in float32, seeded.
+
+    On two threads at most: each adds up its own part of the descriptors, and the parts are added in the order in which the threads
+    finish, which changes the sum of three but not that of two. So the same sample and seed give the same bits, run to run.
+
+    Args:
+        overwrite: use the memory of float32 descriptors as scratch instead of a copy.
 
     Returns:
         ``centers (m, n) float32`` and the inertia, the sum of squared distances to the nearest centre.
@@ -22,18 +29,21 @@ def kmeans(
         ValueError: non-finite descriptors, or fewer distinct descriptors than centres.
     """
     from sklearn.cluster import KMeans  # half a second to import, and annotating never needs it
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    if not np.isfinite(descriptors).all():
+    with np.errstate(over="ignore"):
+        sample = np.array(descriptors, dtype=np.float32, order="C", copy=None if overwrite else True)
+    sample += np.float32(0)  # −0 becomes 0
+    if not np.isfinite(sample).all():
         raise ValueError("the descriptors hold NaN or infinite values")
-    if len(descriptors) < n_centers:
-        raise ValueError(f"{len(descriptors)} descriptors cannot make {n_centers} centres; use fewer centres, or more images")
-    distinct = (
-        len(np.unique(descriptors, axis=0)) if len(descriptors) <= 20 * n_centers else _distinct_up_to(descriptors, n_centers)
-    )
+    if len(sample) < n_centers:
+        raise ValueError(f"{len(sample)} descriptors cannot make {n_centers} centres; use fewer centres, or more images")
+    distinct = len(np.unique(sample, axis=0)) if len(sample) <= 20 * n_centers else _distinct_up_to(sample, n_centers)
     if distinct < n_centers:
         raise ValueError(too_few(distinct, n_centers))
-    model = KMeans(n_centers, init="k-means++", n_init=1, max_iter=max_iterations, random_state=seed, copy_x=True)
-    model.fit(np.ascontiguousarray(descriptors, dtype=np.float32))
+    model = KMeans(n_centers, init="k-means++", n_init=1, max_iter=max_iterations, random_state=seed, copy_x=False)
+    with threadpool_limits(2, user_api="openmp"):
+        model.fit(sample)
     return model.cluster_centers_.astype(np.float32), float(model.inertia_)
 
 
@@ -45,7 +55,7 @@ def too_few(distinct: int, n_centers: int) -> str:
 def _distinct_up_to(descriptors: NDArray[np.floating], enough: int) -> int:
     """Number of distinct rows; counting stops once there are ``enough``, so that varied data costs next to nothing."""
     seen: set[bytes] = set()
-    for row in np.ascontiguousarray(descriptors):
+    for row in descriptors:
         seen.add(row.tobytes())
         if len(seen) >= enough:
             break

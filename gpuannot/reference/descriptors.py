@@ -98,7 +98,9 @@ def normalisation_pca(
 
 
 def check_components(scale: NDArray[np.float64], n_components: int) -> None:
-    """Raise ValueError where there are more components than channels that vary."""
+    """Raise ValueError for less than one component, or more than channels that vary."""
+    if n_components < 1:
+        raise ValueError(f"n_components = {n_components} must be at least 1")
     varying = int(np.count_nonzero(scale))
     if n_components > varying:
         raise ValueError(

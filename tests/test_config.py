@@ -1,0 +1,135 @@
+"""Settings: every default is the paper's, every wrong value is refused by name, and a file's settings come back as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuannot import AnnotatorConfig
+from gpuannot.config import PRESETS
+
+COUNTS = ("input_size", "n_components", "n_centers", "codebook_sample", "kmeans_iterations", "statistics_images", "batch_size")
+OTHERS: dict[str, Any] = {
+    "weights": "vgg16.pth", "weights_convention": "torchvision", "layer": "conv4_3", "relu": False, "trunk_dtype": "float32",
+    "interpolation": "bilinear", "mass": True, "intra": True, "signed_sqrt": True, "l2": True, "metric": "cosine", "seed": 7,
+    **dict.fromkeys(COUNTS, 3),
+}  # fmt: skip
+
+
+def test_defaults_are_the_paper() -> None:
+    config = AnnotatorConfig()
+    assert config == AnnotatorConfig.preset("paper")
+    assert (config.layer, config.relu, config.input_size, config.weights, config.weights_convention) == (
+        "conv5_2", True, 224, "embedded", None
+    )  # fmt: skip
+    assert (config.n_components, config.n_centers, config.metric) == (64, 64, "l2")
+    assert not (config.mass or config.intra or config.signed_sqrt or config.l2)
+
+
+def test_settings_cannot_be_changed_in_place() -> None:
+    config = AnnotatorConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.n_centers = 32  # type: ignore[misc]
+    assert hash(config) == hash(AnnotatorConfig()) and config != AnnotatorConfig(n_centers=32)
+
+
+# ---- presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(name: str) -> None:
+    assert AnnotatorConfig.preset(name) == AnnotatorConfig(**PRESETS[name])
+    changed = AnnotatorConfig.preset(name, n_centers=5, metric="cosine")
+    assert (changed.n_centers, changed.metric) == (5, "cosine")
+    assert dataclasses.replace(changed, **{key: getattr(AnnotatorConfig.preset(name), key) for key in ("n_centers", "metric")}) == (
+        AnnotatorConfig.preset(name)
+    )
+
+
+@pytest.mark.parametrize("name", ["", "Paper", "fast"])
+def test_unknown_preset(name: str) -> None:
+    with pytest.raises(ValueError, match=f"preset '{name}' is unknown; choose one of paper"):
+        AnnotatorConfig.preset(name)
+
+
+def test_preset_with_wrong_changes() -> None:
+    with pytest.raises(ValueError, match="n_centers must be"):
+        AnnotatorConfig.preset("paper", n_centers=0)
+    with pytest.raises(TypeError, match="n_centres"):
+        AnnotatorConfig.preset("paper", n_centres=5)
+
+
+# ---- wrong values
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 1.0, 2.5, "64", None, True, float("nan")])
+def test_counts_are_whole_numbers_of_at_least_1(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value!r}"):
+        AnnotatorConfig(**{name: value})
+    assert getattr(AnnotatorConfig(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, 0.0, "0", None])
+def test_seed(value: Any) -> None:
+    with pytest.raises(ValueError, match=f"seed must be a whole number in 0…2³²−1, got {value!r}"):
+        AnnotatorConfig(seed=value)
+    assert AnnotatorConfig(seed=0).seed == 0 and AnnotatorConfig(seed=2**32 - 1).seed == 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [
+        ("metric", "L2", "l2, cosine"),
+        ("metric", None, "l2, cosine"),
+        ("interpolation", "nearest", "bicubic, bilinear"),
+        ("weights_convention", "keras", "caffe, torchvision"),
+        ("weights_convention", "", "caffe, torchvision"),
+    ],
+)
+def test_choices(name: str, value: Any, known: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} {value!r} is unknown; choose one of {known}"):
+        AnnotatorConfig(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("metric", "cosine"), ("interpolation", "bilinear"), ("weights_convention", "caffe")])
+def test_good_choices(name: str, value: str) -> None:
+    assert getattr(AnnotatorConfig(**{name: value}), name) == value
+
+
+def test_a_path_of_weights_becomes_text() -> None:
+    config = AnnotatorConfig(weights=Path("folder") / "vgg16.pth")  # type: ignore[arg-type]
+    assert config.weights == str(Path("folder") / "vgg16.pth") and json.dumps(config.to_dict())
+
+
+# ---- to and from a file
+
+
+def test_round_trip_of_every_setting() -> None:
+    names = {field.name for field in dataclasses.fields(AnnotatorConfig)}
+    assert names == OTHERS.keys(), "a new setting belongs into OTHERS, with a value that is not its default"
+    config = AnnotatorConfig(**OTHERS)
+    assert all(value != getattr(AnnotatorConfig(), name) for name, value in config.to_dict().items())
+    assert config.to_dict() == OTHERS
+    for one in (config, AnnotatorConfig()):
+        assert AnnotatorConfig.from_dict(one.to_dict()) == one
+        assert AnnotatorConfig.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_what_a_file_leaves_out_has_its_default() -> None:
+    assert AnnotatorConfig.from_dict({"n_centers": 5}) == AnnotatorConfig(n_centers=5)
+    assert AnnotatorConfig.from_dict({}) == AnnotatorConfig()
+
+
+def test_unknown_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown settings: n_centres, zoom"):
+        AnnotatorConfig.from_dict({"zoom": 1, "n_centers": 5, "n_centres": 5})
+
+
+def test_wrong_values_in_a_file() -> None:
+    with pytest.raises(ValueError, match="n_centers must be a whole number of at least 1, got 0"):
+        AnnotatorConfig.from_dict({"n_centers": 0})

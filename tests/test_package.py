@@ -1,0 +1,139 @@
+"""The package as a user gets it: light to import, complete when installed, and a README whose commands and example work."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+import gpuannot
+from gpuannot.cli import app
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "torchvision", "cupy", "cuml", "sklearn", "scipy", "numpy", "PIL", "pyarrow")
+OPTIONAL = ("torchvision", "cupy", "cuml", "dask")
+# Notes each attempt to import one of OPTIONAL: where they are not installed, sys.modules alone would show nothing.
+SPY = """
+import json, sys
+class Spy:
+    tried = []
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {optional!r}:
+            self.tried.append(name)
+spy = Spy()
+sys.meta_path.insert(0, spy)
+{code}
+print(json.dumps([spy.tried, [name for name in {heavy!r} if name in sys.modules]]))
+"""
+
+
+def imported_by(code: str) -> tuple[list[str], list[str]]:
+    """Which of OPTIONAL a fresh interpreter tried to import, and which of HEAVY it has imported, after ``code``."""
+    spy = SPY.format(code=code, optional=OPTIONAL, heavy=HEAVY)
+    tried, found = json.loads(subprocess.run([sys.executable, "-c", spy], capture_output=True, text=True, check=True).stdout)
+    return tried, found
+
+
+@pytest.mark.parametrize("code", ["import gpuannot", "import gpuannot.cli, gpuannot.errors"])
+def test_import_brings_in_nothing_heavy(code: str) -> None:
+    assert imported_by(code) == ([], [])
+
+
+def test_the_whole_library_imports_without_the_optional_packages() -> None:
+    modules = sorted(path.stem for path in (ROOT / "gpuannot").glob("*.py") if path.stem not in ("__init__", "__main__"))
+    assert {"annotator", "reproduce", "output"} <= set(modules)
+    tried, found = imported_by("import " + ", ".join(f"gpuannot.{module}" for module in modules))
+    assert tried == [] and "torch" in found
+
+
+def test_public_names() -> None:
+    assert gpuannot.Annotator is importlib.import_module("gpuannot.annotator").Annotator
+    assert gpuannot.AnnotatorConfig is importlib.import_module("gpuannot.config").AnnotatorConfig
+    assert gpuannot.Annotations is importlib.import_module("gpuannot.annotations").Annotations
+    for name in gpuannot.__all__:
+        assert getattr(gpuannot, name) is not None
+    with pytest.raises(AttributeError, match="module 'gpuannot' has no attribute 'Anotator'"):
+        gpuannot.Anotator  # noqa: B018
+
+
+def test_version_is_the_installed_one() -> None:
+    assert gpuannot.__version__ == importlib.metadata.version("gpuannot")
+
+
+def test_kernels_are_a_subpackage() -> None:
+    kernels = importlib.import_module("gpuannot.kernels")
+    assert "CUDA" in (kernels.__doc__ or "")
+    assert (files("gpuannot.kernels") / "__init__.py").is_file()
+
+
+def test_data_files_are_found_as_resources() -> None:
+    package = files("gpuannot")
+    assert (package / "py.typed").is_file()
+    notice = (package / "data" / "NOTICE").read_text(encoding="utf-8")
+    assert all(words in notice for words in ("Simonyan", "Zisserman", "Oxford", "Creative Commons", "int8"))
+    assert len((package / "data" / "vgg16_conv_int8.safetensors").read_bytes()) > 14_000_000
+
+
+def test_a_build_holds_every_file(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "README.md", "LICENSE", "pyproject.toml"):
+        shutil.copy(ROOT / name, source)
+    for name in ("gpuannot", "kernels"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "built")]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+
+    def contents(folder: Path) -> set[str]:
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    expected = contents(source / "gpuannot") | {f"kernels/{name}" for name in contents(source / "kernels")}
+    assert {"py.typed", "data/NOTICE", "data/vgg16_conv_int8.safetensors", "kernels/__init__.py"} <= expected
+    assert contents(tmp_path / "built" / "gpuannot") == expected
+
+
+# ---- README
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    lines += re.findall(r"`(gpuannot [^`\n]+)`", text)
+    return [line for line in lines if line.startswith("gpuannot ")]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_command_is_one_that_the_command_line_takes(line: str) -> None:
+    _, name, *arguments = shlex.split(line, comments=True)
+    command = typer.main.get_command(app).commands[name]
+    command.make_context(name, arguments)  # raises for an option or argument that does not exist
+
+
+def test_readme_shows_the_main_commands() -> None:
+    assert {line.split()[1] for line in readme_commands()} >= {"fit", "annotate", "evaluate", "reproduce", "info"}
+
+
+def test_readme_example_runs(drawn_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    scenes = sorted((drawn_scenes / "images").iterdir())
+    (tmp_path / "holiday").mkdir()
+    shutil.copy(scenes[4], tmp_path / "holiday")
+    monkeypatch.chdir(tmp_path)
+    batch = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    names = {"paths": scenes[:2], "more_paths": scenes[2:4], "batch": batch}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["annotator"].vocabulary == ("sea", "sky", "tree", "boat")
+    assert (tmp_path / "model.safetensors").is_file()
