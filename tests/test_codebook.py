@@ -204,6 +204,10 @@ def test_descriptors_are_left_as_they_were() -> None:
     copy = descriptors.copy()
     reference.kmeans(descriptors, 4)
     assert np.array_equal(descriptors, copy)
+    Codebook(4).fit(descriptors)
+    assert np.array_equal(descriptors, copy)
+    overwritten = Codebook(4).fit(descriptors.copy(), overwrite=True).centers
+    assert np.array_equal(overwritten, Codebook(4).fit(copy).centers)
     strided = np.repeat(np.repeat(descriptors, 2, axis=0), 2, axis=1)[::2, ::2]
     assert np.array_equal(reference.kmeans(strided, 4)[0], reference.kmeans(copy, 4)[0])
     assert np.array_equal(reference.kmeans(copy.astype(np.float64), 4)[0], reference.kmeans(copy, 4)[0])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -124,12 +125,11 @@ def test_embedding_gives_the_same_bytes_in_every_process(stored: dict[str, Tenso
     assert len({target.read_bytes() for target in targets}) == 1
 
 
-def test_embedded_file_names_its_authors_and_licence(stored: dict[str, Tensor], tmp_path: Path) -> None:
-    from safetensors import safe_open
-
+def test_embedded_file_names_its_authors_and_licence() -> None:
     with safe_open(str(files("gpuannot") / "data" / EMBEDDED_FILE), framework="pt") as file:
-        assert json.loads(file.metadata()["gpuannot"]) == METADATA
-    assert METADATA["convention"] == "caffe" and "CC BY 4.0" in METADATA["licence"] and "Simonyan" in METADATA["author"]
+        metadata = json.loads(file.metadata()["gpuannot"])
+    assert metadata == METADATA and metadata["convention"] == "caffe"
+    assert "Simonyan" in metadata["author"] and "CC BY 4.0; changed" in metadata["licence"]
 
 
 def test_embedding_refuses_the_other_convention(stored: dict[str, Tensor], tmp_path: Path) -> None:
@@ -197,6 +197,16 @@ def test_a_description_in_words_is_understood(stored: dict[str, Tensor], tmp_pat
     assert load_weights(path).preprocessing == PREPROCESSING["caffe"]
     with pytest.raises(WeightsError, match=r"'caffe' convention, not 'torchvision'"):
         load_weights(path, "torchvision")
+
+
+@pytest.mark.parametrize("value", ["", "not JSON", "[1]", "null", '"caffe"'])
+def test_metadata_that_cannot_be_read_is_the_files_fault(stored: dict[str, Tensor], tmp_path: Path, value: str) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({"features.0.weight": stored["features.0.weight"]}, path, metadata={"gpuannot": value})
+    for convention in (None, "caffe"):
+        with pytest.raises(WeightsError) as caught:
+            load_weights(path, convention)
+        assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("left_out", ["BGR", "103.939", "no scaling"])
