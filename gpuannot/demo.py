@@ -82,7 +82,7 @@ def most_frequent_words(training: LabelledImages, testing: LabelledImages, k: in
 
 
 def contact_sheet(annotations: Annotations, truth: LabelledImages, *, columns: int = 4, rows: int = 5) -> Image.Image:
-    """A picture of the first images with the words given: right ones in green, wrong ones in red, missed ones in grey."""
+    """A picture of the first images with the words given: right ones + and green, wrong ones - and red, missed ones grey."""
     width, height, line = 240, 180, 17
     k = annotations.index.shape[1]
     cell = height + line * (k + 2)
@@ -105,7 +105,7 @@ def contact_sheet(annotations: Annotations, truth: LabelledImages, *, columns: i
 
 def _caption(words: Sequence[str], true_words: Sequence[str], distance: NDArray[np.float32]) -> list[tuple[str, str]]:
     lines = [
-        (f"{'✓' if word in true_words else '✗'} {word}  {value:.0f}", "#117733" if word in true_words else "#bb2222")
+        (f"{'+' if word in true_words else '-'} {word}  {value:.0f}", "#117733" if word in true_words else "#bb2222")
         for word, value in zip(words, distance, strict=True)
     ]
     missed = [word for word in true_words if word not in words]

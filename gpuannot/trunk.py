@@ -110,8 +110,8 @@ class Trunk(nn.Module):
             images: (B, 3, H, W) uint8, RGB, on the trunk's device; H and W at least ``stride``.
 
         Returns:
-            (B, P, C) in the trunk's dtype, a view of channels-last memory: row p is position (p // W', p % W'). The same batch
-            gives the same bits; in float32 on a CPU, an image's last bits can depend on how many images it is batched with.
+            (B, P, C) in the trunk's dtype, a view of channels-last memory: row p is position (p // W', p % W'). On a CPU with
+            oneDNN an image gives the same bits whatever it is batched with.
 
         Raises:
             TypeError: not a uint8 tensor. ValueError: another shape, too small an image, or another device.
@@ -200,8 +200,10 @@ class _Fused:
 
 def _fuse(features: nn.Sequential, device: torch.device, dtype: torch.dtype) -> _Fused | None:
     """None where there is no fused operator: the plain modules then serve, a little slower."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return _Fused(features, _pack_onednn, _convolve_onednn) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+    # In float32 too: torch's own module runs one small image alone by another algorithm than several, with other bits.
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        supported = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return _Fused(features, _pack_onednn, _convolve_onednn) if supported else None
     if device.type == "cuda" and dtype != torch.float32 and hasattr(torch, "cudnn_convolution_relu"):
         return _Fused(features, lambda weight: weight, _convolve_cudnn) if torch.backends.cudnn.is_available() else None
     return None

@@ -139,7 +139,7 @@ def _from_file(path: Path, convention: str | None, source: str) -> TrunkWeights:
         tensors, metadata = _read_state_dict(path)
     else:
         tensors, metadata = _read_safetensors(path)
-    stated = _convention_of(metadata)
+    stated = _convention_of(metadata, path)
     if stated is None and convention is None:
         raise WeightsError(
             f"{path} does not say which convention its weights follow (metadata key 'convention'); "
@@ -173,12 +173,17 @@ def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}, {}
 
 
-def _convention_of(metadata: Mapping[str, str]) -> str | None:
+def _convention_of(metadata: Mapping[str, str], path: Path) -> str | None:
     if "gpuannot" in metadata:
-        metadata = json.loads(metadata["gpuannot"])
+        try:
+            metadata = json.loads(metadata["gpuannot"])
+        except ValueError:
+            metadata = {}
+        if not isinstance(metadata, dict) or not metadata:
+            raise WeightsError(f"{path}: its metadata key 'gpuannot' holds no JSON object; remove it, or embed the weights again")
     if (stated := metadata.get("convention")) is not None:
         if stated not in CONVENTIONS:
-            raise WeightsError(f"the file's metadata names the convention {stated!r}; known are {', '.join(CONVENTIONS)}")
+            raise WeightsError(f"{path}: its metadata names the convention {stated!r}; known are {', '.join(CONVENTIONS)}")
         return stated
     # Copies of the Oxford release describe their preprocessing in words.
     described = metadata.get("preprocessing", "")
