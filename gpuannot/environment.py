@@ -58,7 +58,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def commit() -> str | None:
-    """The git commit that gpuannot runs from, with ``+changes`` if files differ from it; None outside a checkout."""
+    """The git commit that gpuannot runs from, with ``+changes`` if its code differs from it; None outside a checkout."""
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None
@@ -67,7 +67,7 @@ def commit() -> str | None:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "gpuannot", "kernels", "benchmarks/*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
