@@ -67,7 +67,8 @@ def commit() -> str | None:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "gpuannot", "kernels", "benchmarks/*.py") else "")
+        changes = git("status", "--porcelain", "--", "gpuannot", "kernels", "benchmarks/*.py")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
