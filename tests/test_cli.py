@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import typer
+from hostile_images import FAILS, write_hostile_images
 from PIL import Image
 from typer.testing import CliRunner
 
-from gpuannot import Annotator, __version__
+from gpuannot import Annotator, AnnotatorConfig, __version__
 from gpuannot.cli import app
+from gpuannot.weights import load_weights
 
 SMALL = [f"--set={setting}" for setting in ("layer=pool2", "input_size=32", "n_components=8", "n_centers=4")]
 COMMANDS = ("fit", "annotate", "evaluate", "reproduce", "demo", "info")
+
+
+weights_once = functools.cache(load_weights)
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Warnings shown as usual after each command, which replaces how they are shown; and the weights read from disk once."""
+    monkeypatch.setattr("gpuannot.encoder.load_weights", weights_once, raising=False)
+    with warnings.catch_warnings():
+        yield
 
 
 def run(*arguments: str | Path) -> Any:
@@ -231,3 +252,239 @@ def test_the_installed_command(model: Path, drawn_scenes: Path) -> None:
     assert failed.returncode == 2
     assert failed.stdout == ""
     assert failed.stderr.startswith("error: ")
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_argument(command: str) -> None:
+    wide = {"COLUMNS": "250", "TERMINAL_WIDTH": "250"}
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", CliRunner().invoke(app, [command, "--help"], env=wide).stdout).split())
+    for parameter in typer.main.get_command(app).commands[command].params:
+        assert parameter.help and len(parameter.help) > 10, parameter.name
+        assert " ".join(parameter.help.split()) in text
+        assert all(option in text for option in parameter.opts)
+    assert run(command, "-h").stdout == run(command, "--help").stdout
+
+
+def test_help_says_what_a_label_file_looks_like_and_what_exit_codes_mean() -> None:
+    assert '{"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}' in " ".join(
+        run("fit", "--help").stdout.split()
+    )
+    assert "Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage" in " ".join(run("--help").stdout.split())
+
+
+# ---- text that could be taken for markup, and names that are not text
+
+AWKWARD = "[bold]x[/bold] :cat: Größe 日本 two  spaces back\\slash ["
+
+
+def test_names_and_words_are_printed_as_they_are(drawn_scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / AWKWARD  # two folders: "[bold]x[" and "bold] …"
+    shutil.copytree(drawn_scenes / "images", folder / "images")
+    names = [f"scene_{number:05d}.jpg" for number in range(6)] + [":cat: [junk].jpg"]
+    (folder / "images" / names[-1]).write_bytes(b"junk")
+    samples = [{"image_name": name, "image_labels": [AWKWARD, "sea"]} for name in names]
+    (folder / "labels.json").write_text(json.dumps({"samples": samples, "labels": [AWKWARD, "sea", f"never {AWKWARD}"]}))
+    model, output, first = folder / "m.safetensors", folder / "out.csv", folder / "images" / names[0]
+
+    fitted = run("fit", folder, "-o", model, *SMALL)
+    assert fitted.exit_code == 1 and fitted.stdout == ""
+    assert fitted.stderr.startswith(f"{model}: 2 words from 6 images\n")
+    assert f"1 words have no image and cannot be given: never {AWKWARD}\n" in fitted.stderr
+    assert f"1 inputs failed:\n  {folder}/images/{names[-1]}: not an image in a known format" in fitted.stderr
+
+    printed = run("annotate", model, first, "-k", "2")
+    assert printed.exit_code == 0 and printed.stderr == ""
+    assert printed.stdout in (f"{first}\t{AWKWARD}, sea\n", f"{first}\tsea, {AWKWARD}\n")
+    written = run("annotate", model, folder / "images", "-k", "1", "-o", output)
+    assert written.stderr.startswith(f"{output}: 24 images annotated, 1 failed\n{output}.failures.jsonl: the failures")
+    assert f"error: {output} exists; choose" in one_line_error(run("annotate", model, folder / "images", "-k", "1", "-o", output))
+
+    samples = [{"image_name": names[0], "image_labels": [f"un{AWKWARD}"]}] * 2
+    (folder / "labels.json").write_text(json.dumps({"samples": samples}))
+    scored = run("evaluate", model, folder, "-k", "1")
+    assert f"1 words are unknown to the model and count as missed: un{AWKWARD}\n" in scored.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_a_file_name_that_is_not_utf8_takes_nothing_down(model: Path, drawn_scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    picture = drawn_scenes / "images" / "scene_00000.jpg"
+    for name in (b"a.jpg", b"caf\xe9.jpg", b"z.jpg"):
+        shutil.copy(picture, os.path.join(os.fsencode(folder), name))
+    with open(os.path.join(os.fsencode(folder), b"bad\xe9.jpg"), "wb") as file:
+        file.write(b"junk")
+    written = run("annotate", model, folder, "-o", tmp_path / "out.jsonl")
+    assert written.exit_code == 1 and "3 images annotated, 1 failed" in written.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [Path(row["path"]).name for row in rows] == ["a.jpg", "caf\\udce9.jpg", "z.jpg"]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "gpuannot", "annotate", str(model), str(folder)]
+    printed = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert printed.returncode == 1 and len(printed.stdout.splitlines()) == 3 and b"Traceback" not in printed.stderr
+
+
+# ---- inputs that fail
+
+
+@pytest.fixture
+def hostile(drawn_scenes: Path, tmp_path: Path) -> Path:
+    """A labelled folder: eight scenes, each kind of bad image, and one that is not there."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    bad = write_hostile_images(folder, [name for name in FAILS if name not in ("folder", "missing", "broken link")])
+    for number in range(8):
+        shutil.copy(drawn_scenes / "images" / f"scene_{number:05d}.jpg", folder)
+    names = [*(path.name for path in bad.values()), *(f"scene_{number:05d}.jpg" for number in range(8)), "gone.jpg"]
+    (folder / "labels.csv").write_text("image,words\n" + "".join(f"{name},sea;sky\n" for name in names))
+    return folder
+
+
+def test_every_bad_image_is_in_the_ledger_with_its_reason(model: Path, hostile: Path, tmp_path: Path) -> None:
+    bad = len(FAILS) - 3
+    result = run("annotate", model, hostile, "-o", tmp_path / "out.jsonl", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"output": str(tmp_path / "out.jsonl"), "annotated": 8, "failed": bad}
+    ledger = [json.loads(line) for line in (tmp_path / "out.jsonl.failures.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(set(row) == {"path", "stage", "reason"} and row["stage"] == "decode" for row in ledger)
+    expected = {name: reason for name, (_, reason) in FAILS.items() if name not in ("folder", "missing", "broken link")}
+    assert len(ledger) == bad == len(expected)
+    for reason in expected.values():
+        assert any(reason in row["reason"] for row in ledger)
+    assert f"{bad} inputs failed, the first 10:" in result.stderr and result.stderr.count(f"  {hostile}/") == 10
+    assert len({row["path"] for row in ledger}) == bad
+    fitted = run("fit", hostile, "-o", tmp_path / "m.safetensors", *SMALL)
+    assert fitted.exit_code == 1 and "2 words from 8 images" in fitted.stderr and f"{bad + 1} inputs failed" in fitted.stderr
+    scored = run("evaluate", tmp_path / "m.safetensors", hostile, "-k", "2", "--json")
+    assert scored.exit_code == 1 and json.loads(scored.stdout)["failed"] == bad + 1 and json.loads(scored.stdout)["images"] == 8
+
+
+def test_nothing_done_is_exit_code_2(model: Path, hostile: Path, tmp_path: Path) -> None:
+    for scene in hostile.glob("scene_*.jpg"):
+        scene.write_bytes(b"")
+    printed = run("annotate", model, hostile)
+    assert printed.exit_code == 2 and printed.stdout == "" and "inputs failed" in printed.stderr
+    written = run("annotate", model, hostile, "-o", tmp_path / "out.csv", "--json")
+    assert written.exit_code == 2 and json.loads(written.stdout)["annotated"] == 0
+    scored = run("evaluate", model, hostile)
+    assert scored.exit_code == 2 and scored.stdout == "" and "gone.jpg" in scored.stderr
+    fitted = run("fit", hostile, "-o", tmp_path / "m.safetensors", *SMALL)
+    assert "not one of" in one_line_error(fitted) and not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_conflicting_labels_are_warned_of_in_one_line(drawn_scenes: Path, tmp_path: Path) -> None:
+    picture = str(drawn_scenes / "images" / "scene_00000.jpg")
+    samples = [{"image_name": picture, "image_labels": [word]} for word in ("sky", "[sea]")]
+    (tmp_path / "labels.json").write_text(json.dumps({"samples": samples}))
+    result = run("fit", tmp_path, "-o", tmp_path / "m.safetensors", *SMALL)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"warning: {tmp_path}/labels.json names 1 images twice with different words")
+    assert ".py" not in result.stderr
+
+
+def test_trouble_with_files_is_one_line(drawn_scenes: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.csv").mkdir()
+    assert str(tmp_path / "file") in one_line_error(run("demo", tmp_path / "file", "--train", "2", "--test", "1"))
+    picture = drawn_scenes / "images" / "scene_00000.jpg"
+    assert "folder.csv" in one_line_error(run("annotate", model, picture, "-o", tmp_path / "folder.csv", "--overwrite"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.csv"]
+
+
+# ---- settings
+
+
+def test_settings_reach_the_model(drawn_scenes: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    changes = [
+        "--set=relu=False",
+        "--set=metric=cosine",
+        "--set=l2=TRUE",
+        "--seed",
+        "11",
+        "--preset",
+        "paper",
+        "--weights",
+        "embedded",
+    ]
+    assert run("fit", drawn_scenes, "-o", path, *SMALL, *changes).exit_code == 0
+    expected = AnnotatorConfig(
+        layer="pool2", input_size=32, n_components=8, n_centers=4, relu=False, metric="cosine", l2=True, seed=11
+    )
+    assert Annotator.load(path, device="cpu").config == expected
+    again = run("fit", drawn_scenes, "-o", path, *SMALL, "--overwrite")
+    assert again.exit_code == 0 and Annotator.load(path, device="cpu").config.seed == 0
+
+
+def test_evaluate_prints_one_table(model: Path, drawn_scenes: Path) -> None:
+    result = run("evaluate", model, drawn_scenes, "-k", "3")
+    scores = json.loads(run("evaluate", model, drawn_scenes, "-k", "3", "--json").stdout)
+    [row] = [line for line in result.stdout.splitlines() if "gpuannot" in line]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    shares = [f"{100 * scores[name]:.2f}" for name in ("precision", "recall", "f1")]
+    assert cells[1:6] == [*shares, str(scores["n_plus"]), str(scores["words_given"])] and scores["k"] == 3
+    assert result.stderr == "" and "24 images" in result.stdout
+
+
+# ---- real processes
+
+
+def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gpuannot", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False, **options)
+
+
+def test_a_model_s_life_in_processes_of_their_own(drawn_scenes: Path, tmp_path: Path) -> None:
+    """fit, annotate and evaluate, with relative names in the working folder."""
+    shutil.copytree(drawn_scenes, tmp_path / "my photos")
+    fitted = process("fit", "my photos", *SMALL, "--progress", cwd=tmp_path)
+    assert fitted.returncode == 0 and fitted.stdout == "" and "model.safetensors: " in fitted.stderr
+    annotated = process("annotate", "model.safetensors", "my photos", "-o", "out.parquet", cwd=tmp_path)
+    assert (annotated.returncode, annotated.stdout) == (
+        0,
+        "",
+    ) and annotated.stderr == "out.parquet: 24 images annotated, 0 failed\n"
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "my photos", "out.parquet"]
+    evaluated = process("evaluate", "model.safetensors", "my photos", "--json", cwd=tmp_path)
+    assert evaluated.returncode == 0 and json.loads(evaluated.stdout)["images"] == 24 and evaluated.stderr == ""
+
+
+def test_demo_info_and_reproduce_in_processes_of_their_own(tmp_path: Path) -> None:
+    demo = process("demo", "new", "--train", "4", "--test", "2", "--json", cwd=tmp_path)
+    assert demo.returncode == 0 and json.loads(demo.stdout) == json.loads((tmp_path / "new" / "scores.json").read_text())
+    info = process("info", "--json")
+    assert info.returncode == 0 and json.loads(info.stdout)["settings"] == AnnotatorConfig().to_dict() and info.stderr == ""
+    reproduce = process("reproduce", "corel5k", "--data", "new", cwd=tmp_path)
+    assert (
+        reproduce.returncode == 2
+        and reproduce.stdout == ""
+        and reproduce.stderr == "error: new/vocabulary.txt: No such file or directory\n"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_ends_with_130_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gpuannot", "demo", "new", "--train", "100000"]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("new/train/images/*.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (130, "", "stopped\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise")
+def test_a_reader_that_leaves_early_is_no_error(model: Path, drawn_scenes: Path) -> None:
+    command = [sys.executable, "-m", "gpuannot", "annotate", str(model), str(drawn_scenes)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None and running.stderr is not None
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    running.stderr.close()
+    running.wait(timeout=60)
