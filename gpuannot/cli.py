@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__
+from .cli_tables import plain, reproduction_table, scores_table, some
 from .errors import GpuannotError
 
 if TYPE_CHECKING:
     from .config import AnnotatorConfig
     from .image_batches import ImageFailure
-    from .metrics import Scores
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,7 +82,7 @@ def _errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:  # of `gpuannot … | head`; typer ends quietly
             raise
         except (GpuannotError, ValueError, OSError) as error:
-            errors.print(f"[bold red]error:[/] {_plain(error)}")
+            errors.print(f"[bold red]error:[/] {plain(error)}")
             raise typer.Exit(UNUSABLE) from None
         except KeyboardInterrupt:
             errors.print("stopped")
@@ -98,7 +98,7 @@ def _main(
     if version:
         output.print(f"gpuannot {__version__}")
         raise typer.Exit
-    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]warning:[/] {_plain(message)}")
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]warning:[/] {plain(message)}")
 
 
 @app.command()
@@ -138,11 +138,11 @@ def fit(
     failures = [*images.missing, *annotator.failures_]
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
-    errors.print(f"{_plain(model)}: {len(annotator.bank_.known)} words from {used} images")
+    errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
     if images.unlabelled:
         errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
     if without:
-        errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {_plain(_some(without))}")
+        errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
     _exit_for(failures, done=used)
 
 
@@ -180,13 +180,13 @@ def annotate(
                 writer.write(part)
                 failures.extend(part.failures)
             writer.commit()
-        errors.print(f"{_plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
+        errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
         if as_json:
             typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
         ledger = to.with_name(to.name + ".failures.jsonl")
         ledger.unlink(missing_ok=True)
         if failures:
-            errors.print(f"{_plain(write_failures(ledger, failures))}: the failures and their reasons")
+            errors.print(f"{plain(write_failures(ledger, failures))}: the failures and their reasons")
     else:
         for part in stream:
             for row in rows(part):
@@ -228,12 +228,12 @@ def evaluate(
     truth, vocabulary = label_matrix(words, annotator.vocabulary, extend=True)
     unknown = vocabulary[len(annotator.vocabulary) :]
     if unknown:
-        errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {_plain(_some(unknown))}")
+        errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {plain(some(unknown))}")
     scores = score(annotations.index, truth)
     if as_json:
         typer.echo(json.dumps({**scores.to_dict(), "failed": len(failures)}, indent=2))
     else:
-        output.print(_scores_table(scores))
+        output.print(scores_table(scores))
     _exit_for(failures, done=len(annotations))
 
 
@@ -270,7 +270,7 @@ def reproduce(
     if as_json:
         typer.echo(text)
     else:
-        output.print(_reproduction_table(result, preset))
+        output.print(reproduction_table(result, preset))
         output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
 
 
@@ -295,7 +295,7 @@ def demo(
     from .metrics import Scores
 
     scores, guess = Scores(**result["scores"]), Scores(**result["most_frequent_words"])
-    output.print(_scores_table(scores, {"always the 5 most frequent words": guess}))
+    output.print(scores_table(scores, {"always the 5 most frequent words": guess}))
     output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
     output.print("look at:")
     for name, meaning in (
@@ -304,7 +304,7 @@ def demo(
         ("scores.json", "all scores"),
         ("model.safetensors", f"the model: gpuannot annotate {folder / 'model.safetensors'} YOUR_IMAGES"),
     ):
-        output.print(f"  {_plain(folder / name)}  [dim]{_plain(meaning)}[/]")
+        output.print(f"  {plain(folder / name)}  [dim]{plain(meaning)}[/]")
 
 
 @app.command()
@@ -326,7 +326,7 @@ def info(as_json: AsJson = False) -> None:
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']} GB)" for gpu in found["gpus"])
     table.add_row("GPUs", gpus or "none that torch can use")
     for name, advice in found["missing"].items():
-        table.add_row("missing", _plain(f"{name}: {advice}"))
+        table.add_row("missing", plain(f"{name}: {advice}"))
     table.add_row("settings", "defaults (preset paper), changed by --set NAME=VALUE:")
     for name, value in found["settings"].items():
         table.add_row("", f"{name} = {value}")
@@ -368,37 +368,6 @@ def _value(name: str, text: str, kind: str) -> Any:
     return text
 
 
-def _scores_table(scores: Scores, others: dict[str, Scores] | None = None) -> Table:
-    table = Table(title=f"{scores.images} images, {scores.words} words, {scores.k} words an image", title_justify="left")
-    for heading in ("", "P %", "R %", "F1 %", "N+", "words given", "F1 an image %", "micro F1 %"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, row in {"gpuannot": scores, **(others or {})}.items():
-        shares = [f"{100 * value:.2f}" for value in (row.precision, row.recall, row.f1)]
-        table.add_row(
-            name, *shares, str(row.n_plus), str(row.words_given), f"{100 * row.image_f1:.2f}", f"{100 * row.micro_f1:.2f}"
-        )
-    return table
-
-
-def _reproduction_table(result: dict[str, Any], preset: str) -> Table:
-    summary, runs = result["summary"], len(result["runs"])
-    images = result["images"]
-    title = f"{result['dataset']}: {images['train']} training images, {images['test']} test images, k = {result['k']}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "P %", "R %", "F1 %", "N+"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for method, (precision, recall, f1, n_plus) in result["paper"].items():
-        table.add_row(f"paper: {method}", f"{precision:.2f}", f"{recall:.2f}", f"{f1:.2f}", str(n_plus))
-
-    def cell(measure: str, scale: float) -> str:
-        values = summary[measure]
-        return f"{scale * values['mean']:.2f}" + (f" ± {scale * values['std']:.2f}" if runs > 1 else "")
-
-    name = f"gpuannot: preset {preset}, {result['trunk']['dtype']} trunk" + (f", {runs} seeds" if runs > 1 else "")
-    table.add_row(f"[bold]{name}[/]", cell("precision", 100), cell("recall", 100), cell("f1", 100), cell("n_plus", 1))
-    return table
-
-
 def _check_folder_of(path: Path) -> None:
     """Before hours of work, not after them."""
     if not path.parent.is_dir():
@@ -410,19 +379,8 @@ def _exit_for(failures: Sequence[ImageFailure], *, done: int) -> None:
         return
     errors.print(f"[bold yellow]{len(failures)} inputs failed[/]" + (", the first 10:" if len(failures) > 10 else ":"))
     for failure in failures[:10]:
-        errors.print(f"  {_plain(failure.path)}: {_plain(failure.reason)}")
+        errors.print(f"  {plain(failure.path)}: {plain(failure.reason)}")
     raise typer.Exit(SOME_FAILED if done else UNUSABLE)
-
-
-def _some(words: Sequence[str]) -> str:
-    return ", ".join(words[:10]) + (" …" if len(words) > 10 else "")
-
-
-def _plain(text: object) -> str:
-    """Text for rich to print as it is: a word or path in square brackets is not markup."""
-    from rich.markup import escape
-
-    return escape(str(text))
 
 
 if __name__ == "__main__":

@@ -187,10 +187,21 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit(scenes: LabelledImages, 
     assert refitted.to_model_file().sha256 == other.to_model_file().sha256
 
 
-def test_a_smaller_codebook_sample_depends_on_the_seed(scenes: LabelledImages, words: list[list[str]]) -> None:
-    models = [annotator(codebook_sample=100, seed=seed).fit(scenes.paths[:FEW], words[:FEW]) for seed in (0, 0, 1)]
-    hashes = [made.to_model_file().sha256 for made in models]
-    assert hashes[0] == hashes[1] != hashes[2]
+def test_more_images_than_are_read_at_a_time() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (70, SIZE, SIZE, 3), dtype=np.uint8)  # stores are read 64 images at a time
+    labels = sparse.csr_array(np.eye(3, dtype=np.float32)[np.arange(70) % 3])
+    made = annotator(codebook_sample=500, seed=3)
+    features: list[torch.Tensor] = []
+    hook = made.trunk.register_forward_hook(lambda _, given, output: features.append(output.float()))
+    made.fit(images, labels, vocabulary=["a", "b", "c"])
+    hook.remove()
+    descriptors = made.transform_.transform(torch.cat(features).numpy()).reshape(-1, 8)
+    sample = np.random.default_rng(np.random.SeedSequence((3, 1))).choice(70 * PATCHES, size=500, replace=False, shuffle=False)
+    centers = KMeans(4, n_init=1, max_iter=100, random_state=3).fit(descriptors[np.sort(sample)]).cluster_centers_
+    assert np.allclose(made.codebook_.centers, centers, rtol=1e-4, atol=1e-4)
+    _, vectors = made.encode(images)
+    sums = np.stack([vectors[word::3].sum(axis=0, dtype=np.float64) for word in range(3)])
+    assert np.abs(made.bank_.sums - sums).max() <= 1e-6 * np.abs(sums).max()
 
 
 def test_labels_as_words_and_as_matrices(scenes: LabelledImages, words: list[list[str]]) -> None:

@@ -91,6 +91,11 @@ def test_both_rows_of_scores_follow_the_protocol(folder: Path) -> None:
     assert list(result["seconds"]) == ["draw", "fit", "annotate", "write"]
 
 
+def test_no_test_scene_was_learnt_from(folder: Path) -> None:
+    train, test = ({path.read_bytes() for path in (folder / split / "images").iterdir()} for split in ("train", "test"))
+    assert (len(train), len(test), len(train & test)) == (24, 6, 0)
+
+
 def test_the_table_names_the_model_that_made_it(folder: Path) -> None:
     made_by = pq.read_schema(folder / "annotations.parquet").metadata[b"gpuannot_model_sha256"]
     assert made_by.decode() == Annotator.load(folder / "model.safetensors", device="cpu").to_model_file().sha256

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from gpuannot import Annotator, datasets
@@ -182,6 +183,18 @@ def test_what_the_cache_is_good_for(benchmark_folder: Path, tmp_path: Path) -> N
         before = stored_in(cache)
         run(benchmark_folder, cache, dataclasses.replace(SMALL, **change))
         assert before.items() < stored_in(cache).items() and len(stored_in(cache)) == 4 * number
+
+
+def test_an_image_of_the_same_size_written_anew_is_computed_again(benchmark_folder: Path, tmp_path: Path) -> None:
+    before = run(benchmark_folder, tmp_path / "cache")["runs"]
+    for path in (benchmark_folder / "images").iterdir():
+        size = path.stat().st_size
+        Image.new("RGB", (40, 30), (size % 256, size // 256, 99)).save(path, "JPEG")
+        with open(path, "ab") as file:
+            file.write(b"\0" * (size - file.tell()))
+        assert path.stat().st_size == size
+    assert run(benchmark_folder, tmp_path / "cache", dataclasses.replace(SMALL, n_components=2, n_centers=2))["runs"] != before
+    assert len(stored_in(tmp_path / "cache")) == 8
 
 
 def test_a_damaged_cache_is_computed_again(benchmark_folder: Path, tmp_path: Path) -> None:
