@@ -118,9 +118,9 @@ def by_hand(config: AnnotatorConfig, features: np.ndarray, labels: np.ndarray) -
 
 
 def assert_follows_the_paper(made: Annotator, scenes: LabelledImages, features: np.ndarray, shown: int, tolerance: float) -> None:
-    """``features`` are those of all scenes; the first ``shown`` scenes are annotated."""
+    """``features`` are those of the scenes that were learnt from; the first ``shown`` of them are annotated."""
     config, k = made.config, 5
-    vectors, bank = by_hand(config, features, scenes.labels.toarray()[:, made.bank_.known])
+    vectors, bank = by_hand(config, features, scenes.labels[: len(features)].toarray()[:, made.bank_.known])
     vectors = vectors[:shown]
     _, found = made.encode(scenes.paths[:shown])
     vector_error = np.linalg.norm(found - vectors, axis=1).max()
@@ -165,7 +165,7 @@ def test_the_paper_preset_follows_the_paper(scenes: LabelledImages) -> None:
     assert (made.config.layer, made.config.input_size, made.config.n_components, made.config.n_centers) == ("conv5_2", 224, 64, 64)
     features: list[torch.Tensor] = []
     hook = made.trunk.register_forward_hook(lambda _, given, output: features.append(output.float()))
-    made.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    made.fit(scenes.paths[:12], scenes.labels[:12], vocabulary=scenes.vocabulary)
     hook.remove()
     assert_follows_the_paper(made, scenes, torch.cat(features).numpy(), 4, 1e-2)
 

@@ -455,7 +455,7 @@ def test_a_model_s_life_in_processes_of_their_own(drawn_scenes: Path, tmp_path: 
 
 
 def test_demo_info_and_reproduce_in_processes_of_their_own(tmp_path: Path) -> None:
-    demo = process("demo", "new", "--train", "4", "--test", "2", "--json", cwd=tmp_path)
+    demo = process("demo", "new", "--train", "3", "--test", "1", "--json", cwd=tmp_path)
     assert demo.returncode == 0 and json.loads(demo.stdout) == json.loads((tmp_path / "new" / "scores.json").read_text())
     info = process("info", "--json")
     assert info.returncode == 0 and json.loads(info.stdout)["settings"] == AnnotatorConfig().to_dict() and info.stderr == ""
