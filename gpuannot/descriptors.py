@@ -30,7 +30,7 @@ class GaussianPCA:
     Attributes:
         matrix_: (C, n) float32 and offset_: (n,) float32, with ``descriptor = feature @ matrix_ + offset_``.
         explained_variance_ratio_: (n,) float64.
-        constant_channels_: channels that did not vary over the training images; they get weight 0.
+        constant_channels_: indices of the channels of weight 0, as those that did not vary over the training images.
     """
 
     matrix_: NDArray[np.float32]

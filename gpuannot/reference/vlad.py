@@ -60,10 +60,8 @@ def residual_sums(
     ones = np.ones(len(column), dtype=descriptors.dtype)
     indicator = sparse.csr_array((ones, (row, column)), shape=(batch * m, batch * patches))
     counts = np.diff(indicator.indptr).reshape(batch, m).astype(np.int64)
-    flat = descriptors.reshape(-1, n)
-    if not valid.all():
-        flat = np.where(valid[:, None], flat, 0)  # 0 · NaN is NaN, also in a sparse product
-    sums = (indicator @ flat).reshape(batch, m, n)
+    # A sparse product never touches a descriptor that is left out, so a NaN in it stays there.
+    sums = (indicator @ descriptors.reshape(-1, n)).reshape(batch, m, n)
     return sums - counts[:, :, None].astype(descriptors.dtype) * centers, counts
 
 
