@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import warnings
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,7 +20,6 @@ from .cli_tables import plain, reproduction_table, scores_table, some
 from .errors import GpuannotError
 
 if TYPE_CHECKING:
-    from .config import AnnotatorConfig
     from .image_batches import ImageFailure
 
 app = typer.Typer(
@@ -123,9 +121,10 @@ def fit(
     'words', several words separated by ';'. Image names are paths relative to the label file or to its subfolder 'images'.
     """
     from .annotator import Annotator
+    from .cli_settings import config_from_options
     from .datasets import load_labelled_images
 
-    config = _config(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings)
     if model.exists() and not overwrite:
         raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
     _check_folder_of(model)
@@ -258,9 +257,10 @@ def reproduce(
     progress: Progress = None,
 ) -> None:
     """Run the paper's experiment and print our row beside the paper's."""
+    from .cli_settings import config_from_options
     from .reproduce import reproduce as run
 
-    config = _config(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings)
     if to is not None:
         _check_folder_of(to)
     result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
@@ -336,36 +336,6 @@ def info(as_json: AsJson = False) -> None:
 def main() -> None:
     """Entry point of the ``gpuannot`` command."""
     app()
-
-
-def _config(preset: str, weights: str | None, convention: str | None, seed: int, settings: Sequence[str] | None) -> AnnotatorConfig:
-    from .config import AnnotatorConfig
-
-    fields = {field.name: field for field in dataclasses.fields(AnnotatorConfig)}
-    changes: dict[str, Any] = {"seed": seed}
-    for setting in settings or ():
-        name, equals, value = setting.partition("=")
-        if not equals or name not in fields:
-            raise ValueError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(fields)}")
-        changes[name] = _value(name, value, str(fields[name].type))
-    if weights is not None:
-        changes["weights"] = weights
-    if convention is not None:
-        changes["weights_convention"] = convention
-    return AnnotatorConfig.preset(preset, **changes)
-
-
-def _value(name: str, text: str, kind: str) -> Any:
-    if kind == "bool":
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"--set {name}={text}: expected true or false")
-        return text.lower() == "true"
-    if kind == "int":
-        try:
-            return int(text)
-        except ValueError:
-            raise ValueError(f"--set {name}={text}: expected a whole number") from None
-    return text
 
 
 def _check_folder_of(path: Path) -> None:
