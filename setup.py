@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "gpuannot/data/NOTICE"],
     python_requires=">=3.11",
-    packages=["gpuannot", "gpuannot.reference", "gpuannot.data", "gpuannot.scenes", "gpuannot.kernels"],
+    packages=["gpuannot", "gpuannot.reference", "gpuannot.data", "gpuannot.scenes", "gpuannot.baselines", "gpuannot.kernels"],
     package_dir={"gpuannot": "gpuannot", "gpuannot.kernels": "kernels"},
     package_data={"gpuannot": ["py.typed"], "gpuannot.data": ["*.safetensors", "NOTICE"], "gpuannot.kernels": ["*.cu", "*.cuh"]},
     entry_points={"console_scripts": ["gpuannot = gpuannot.cli:main"]},
