@@ -21,7 +21,7 @@ from gpuannot.cli import app
 from gpuannot.config import AnnotatorConfig
 from gpuannot.errors import DataError
 from gpuannot.metrics import evaluate
-from gpuannot.reproduce import PAPER, default_cache, reproduce
+from gpuannot.reproduce import PAPER, reproduce
 from gpuannot.scenes import WORDS
 from gpuannot.weights import load_weights
 
@@ -257,8 +257,3 @@ def test_the_paper_s_tables(shared: Path) -> None:
         for data_set, (*shares, n_plus) in data_sets.items():
             assert " / ".join([*(f"{share:.2f}" for share in shares), str(n_plus)]) == printed[method][data_set]
         assert len(data_sets) == sum(bool(cell) for cell in printed[method].values())
-
-
-def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache().name == "gpuannot"
