@@ -153,6 +153,19 @@ def _is_real(dtype: torch.dtype) -> bool:
     return not dtype.is_complex and dtype != torch.bool
 
 
+def lone_array(features: Mapping[str, Tensor], owner: str) -> Tensor:
+    """The array of features that consist of one.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if len(features) != 1:
+        raise ValueError(
+            f"{owner} takes one feature array, got {len(features)}: {', '.join(map(repr, features))}; give one, or join them"
+        )
+    return next(iter(features.values()))
+
+
 def _length(features: Mapping[str, Tensor]) -> int:
     return len(next(iter(features.values())))
 
