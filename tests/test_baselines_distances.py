@@ -121,6 +121,11 @@ def test_scale_does_not_change_what_does_not_depend_on_it() -> None:
         torch.testing.assert_close(distances(x * 1e6, y * 1e-6, metric), distances(x, y, metric), rtol=1e-5, atol=1e-6)
 
 
+def test_small_histograms_are_not_empty_ones() -> None:
+    x, y = case("chi2", 6, 7, 20)
+    torch.testing.assert_close(distances(x * 1e-9, y * 1e-9, "chi2") * 1e9, distances(x, y, "chi2"), rtol=1e-5, atol=1e-6)
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="metric 'euclid' is unknown; choose one of l2, l1, chi2, kl, cosine"):
         distances(torch.zeros((1, 1)), torch.zeros((1, 1)), "euclid")
