@@ -97,11 +97,15 @@ class Baseline(ABC):
         Raises:
             ValueError: k outside 1…number of words with a training image. Otherwise as :meth:`scores`.
         """
+        self.check_k(k)
+        return best_words(self.scores(features), k)
+
+    def check_k(self, k: int) -> None:
+        """Raise ValueError unless k words can be given: 1…number of words with a training image. NotFittedError before ``fit``."""
         self._require_fit()
         known = int((self.counts_ > 0).sum())
         if not 1 <= k <= known:
             raise ValueError(f"k = {k} must lie in 1…{known}, the number of words that can be given")
-        return best_words(self.scores(features), k)
 
     @abstractmethod
     def _fit(self, features: dict[str, Tensor]) -> None:
