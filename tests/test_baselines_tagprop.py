@@ -182,7 +182,8 @@ def test_blocks_of_any_size_give_the_same() -> None:
 
 def test_is_deterministic() -> None:
     features, labels = scenes(50)
-    runs = [TagProp(neighbours=9, device="cpu").fit(features, labels) for _ in range(2)]
+    with torch.no_grad():  # which a caller may have switched on
+        runs = [TagProp(neighbours=9, device="cpu").fit(features, labels) for _ in range(2)]
     assert torch.equal(runs[0].weights_, runs[1].weights_) and torch.equal(runs[0].scores(features), runs[1].scores(features))
 
 

@@ -123,6 +123,7 @@ class TagProp(NeighbourBaseline):
         cost = torch.where(labels > 0, 1.0, self._negative_cost)
         return -(cost * torch.nn.functional.logsigmoid(torch.where(labels > 0, value, -value))).sum(dtype=torch.float64)
 
+    @torch.enable_grad()
     def _fit_weights(self, log_weights: Tensor, index: Tensor, distance: Tensor) -> Tensor:
         """ln w by L-BFGS with α and β as they are."""
         unknown = log_weights.clone().requires_grad_()
