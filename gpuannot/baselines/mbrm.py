@@ -44,7 +44,7 @@ class MBRM(Baseline):
     #: Bytes of one block of exponents (test regions × training regions). A small one stays in a processor's cache.
     _PAIR_BYTES = 8 << 20
 
-    def __init__(self, mu: float = 1000.0, beta: float = 1.0, *, device: str | torch.device = "auto") -> None:
+    def __init__(self, mu: float = 1e5, beta: float = 2.0, *, device: str | torch.device = "auto") -> None:
         super().__init__(device=device)
         for name, value in (("mu", mu), ("beta", beta)):
             if not (math.isfinite(value) and value > 0):
