@@ -233,6 +233,30 @@ def test_finetune_starts_from_the_weights(scenes: Any, tmp_path: Path) -> None:
     assert network.last.in_features == 4096
 
 
+def test_frozen_with_fc6_and_fc7_trains_the_last_layer_alone(scenes: Any, tmp_path: Path) -> None:
+    paths, labels, words = scenes
+    shapes = {"features.0": (64, 3, 11, 11), "features.3": (192, 64, 5, 5), "features.6": (384, 192, 3, 3),
+              "features.8": (256, 384, 3, 3), "features.10": (256, 256, 3, 3), "classifier.1": (4096, 9216),
+              "classifier.4": (4096, 4096)}  # fmt: skip
+    state = {}
+    for number, (module, shape) in enumerate(shapes.items()):  # one value a layer, spread over it: a small file
+        state[f"{module}.weight"] = torch.tensor(0.01 + 0.001 * number).expand(shape)
+        state[f"{module}.bias"] = torch.linspace(-1, 1, shape[0])
+    torch.save(state, tmp_path / "alexnet.pth")
+    estimator = EndToEnd(
+        "alexnet", "frozen", weights=tmp_path / "alexnet.pth", weights_convention="torchvision", input_size=63, epochs=3,
+        holdout=0, device="cpu",
+    ).fit(paths[:3], labels[:3], words)  # fmt: skip
+    network = estimator.network_
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert trained == {"classifier.6.weight", "classifier.6.bias"} and network.last.in_features == 4096
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in state.items())
+    pixels = torch.from_numpy(decode_image(paths[0], 63)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        assert network.embed(pixels).norm() == pytest.approx(1, rel=1e-4)
+    assert estimator.history_[-1]["loss"] < estimator.history_[0]["loss"]
+
+
 # ---- resuming, stopping, determinism
 
 

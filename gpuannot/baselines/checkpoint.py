@@ -22,11 +22,12 @@ SCHEMA = "gpuannot.checkpoint/1"
 class Checkpoint:
     """A training after some whole epochs.
 
+    ``tensors`` are groups of named tensors: ``{"weights": {"classifier.6.bias": …}, …}``; an empty group is read back as none.
     ``settings`` says what is trained on which images: a training goes on only from a checkpoint of the same settings. ``state``
     holds what is no tensor. Both are JSON.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     settings: Mapping[str, Any]
     state: Mapping[str, Any]
 
@@ -37,7 +38,11 @@ class Checkpoint:
             ModelFileError: the folder is missing or cannot be written to, or the disk is full.
         """
         header = {"schema": SCHEMA, "settings": self.settings, "state": self.state}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        tensors = {
+            f"{group}/{name}": tensor.detach().cpu().contiguous()
+            for group, members in self.tensors.items()
+            for name, tensor in members.items()
+        }
         try:
             with replacing(path) as partial:
                 save_file(tensors, partial, {"gpuannot": json.dumps(header)})
@@ -56,7 +61,10 @@ class Checkpoint:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("gpuannot", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors: dict[str, dict[str, Tensor]] = {}
+                for key in file.keys():  # noqa: SIM118
+                    group, _, name = key.partition("/")
+                    tensors.setdefault(group, {})[name] = file.get_tensor(key)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelFileError(f"{path} is not a whole checkpoint ({error}); remove it to start anew") from error
         if not isinstance(header, dict) or header.get("schema") != SCHEMA:

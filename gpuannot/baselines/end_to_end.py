@@ -216,13 +216,13 @@ class EndToEnd(WordScorer):
     ) -> None:
         trainer = self._new_trainer(self.network_ if inputs.features is None else self.network_.last)
         self.history_ = []
-        best: dict[str, Tensor] = {}
+        best: Mapping[str, Tensor] = {}
         if resume and self.checkpoint is not None:
             stored = Checkpoint.read(self.checkpoint, settings)
-            trainer.set_weights(_part(stored.tensors, "weights."))
-            trainer.set_momentum(_part(stored.tensors, "momentum."))
+            trainer.set_weights(stored.tensors["weights"])
+            trainer.set_momentum(stored.tensors.get("momentum", {}))
             trainer.set_scale(stored.state["scale"])
-            best, self.history_ = _part(stored.tensors, "best."), stored.state["history"]
+            best, self.history_ = stored.tensors.get("best", {}), stored.state["history"]
         hidden = None if progress is None else not progress
         with tqdm(desc="epochs", total=self.epochs, initial=len(self.history_), disable=hidden) as bar:
             while len(self.history_) < self.epochs and not self._stalled():
@@ -236,8 +236,7 @@ class EndToEnd(WordScorer):
                 bar.set_postfix({key: f"{value:.4g}" for key, value in entry.items() if key != "epoch"}, refresh=False)
                 bar.update()
                 if self.checkpoint is not None:
-                    parts = {"weights.": trainer.weights(), "momentum.": trainer.momentum(), "best.": best}
-                    tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+                    tensors = {"weights": trainer.weights(), "momentum": trainer.momentum(), "best": best}
                     Checkpoint(tensors, settings, {"history": self.history_, "scale": trainer.scale()}).write(self.checkpoint)
         if best:
             trainer.set_weights(best)
@@ -272,12 +271,7 @@ class EndToEnd(WordScorer):
         return loss
 
     def _evaluate(
-        self,
-        trainer: Trainer,
-        inputs: Inputs,
-        held: NDArray[np.int64],
-        targets: Tensor,
-        matrix: sparse.csr_array,
+        self, trainer: Trainer, inputs: Inputs, held: NDArray[np.int64], targets: Tensor, matrix: sparse.csr_array
     ) -> dict[str, float]:
         """Loss, F1 and N+ on the hold-out."""
         self.network_.eval()
@@ -361,7 +355,3 @@ class EndToEnd(WordScorer):
     def _without_untrained(self, logits: Tensor) -> Tensor:
         logits[:, self.counts_ == 0] = -torch.inf
         return logits
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
