@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -153,7 +154,7 @@ def read_weights(source: str | Path, convention: str | None = None, network: str
         raise WeightsError(f"convention {convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
     name = str(source)
     if name == "torchvision" or name.startswith("torchvision:"):
-        return _from_torchvision(name.partition(":")[2] or "IMAGENET1K_V1", convention, network)
+        return _from_torchvision(name, convention, network)
     if name != "embedded":
         return _from_file(Path(source), convention, name, network)
     if network != "vgg16":
@@ -162,13 +163,54 @@ def read_weights(source: str | Path, convention: str | None = None, network: str
         return _from_file(path, convention, "embedded", network)
 
 
-def _from_file(path: Path, convention: str | None, source: str, network: str) -> StoredWeights:
+def load_fully_connected(source: str | Path) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The layers fc6 and fc7 of VGG-16: of each its weight (out, in) and bias (out,), CPU float32.
+
+    fc6 reads pool5 flattened channel by channel, in both conventions: 25,088 values of a 224×224 image. Each has 4,096 outputs.
+
+    Args:
+        source: as for :func:`load_weights`; a file must hold the whole network under torchvision's names.
+
+    Raises:
+        WeightsError: no such file, or one that lacks a layer, whose layers do not fit each other, or with non-finite values.
+    """
+    name = str(source)
+    if name == "embedded":
+        raise WeightsError(
+            "the embedded weights end with the convolution layers; fc6 and fc7 need a file of the whole VGG-16, or 'torchvision'"
+        )
+    if name == "torchvision" or name.startswith("torchvision:"):
+        tensors = _torchvision_entry(name, "vgg16").get_state_dict(progress=True)
+    else:
+        tensors, _ = _read_file(Path(source))
+    layers: list[tuple[Tensor, Tensor]] = []
+    for title, module in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
+        weight, bias = tensors.get(f"{module}.weight"), tensors.get(f"{module}.bias")
+        if weight is None or bias is None:
+            raise WeightsError(
+                f"{name} lacks {module} ({title} of VGG-16): it holds {len(tensors)} tensors; give the whole network"
+            )
+        inputs = len(layers[-1][1]) if layers else weight.shape[-1]
+        if weight.ndim != 2 or weight.shape[1] != inputs or bias.shape != weight.shape[:1] or not weight.is_floating_point():
+            raise WeightsError(
+                f"{name}: {module} ({title}) has a weight {tuple(weight.shape)} of {weight.dtype} and a bias {tuple(bias.shape)}; "
+                f"expected floating point of shapes (out, {inputs}) and (out,)"
+            )
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise WeightsError(f"{name}: {module} ({title}) holds non-finite values")
+        layers.append((weight.float(), bias.float()))
+    return tuple(layers)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata."""
     if not path.is_file():
         raise WeightsError(f'{path}: no such file of trunk weights; give a .safetensors or .pth file, "embedded" or "torchvision"')
-    if path.suffix in (".pth", ".pt"):
-        tensors, metadata = _read_state_dict(path)
-    else:
-        tensors, metadata = _read_safetensors(path)
+    return _read_state_dict(path) if path.suffix in (".pth", ".pt") else _read_safetensors(path)
+
+
+def _from_file(path: Path, convention: str | None, source: str, network: str) -> StoredWeights:
+    tensors, metadata = _read_file(path)
     stated = _convention_of(metadata, path)
     if stated is None and convention is None:
         raise WeightsError(
@@ -220,9 +262,20 @@ def _convention_of(metadata: Mapping[str, str], path: Path) -> str | None:
     return "caffe" if "BGR" in described and "103.939" in described and "no scaling" in described else None
 
 
-def _from_torchvision(name: str, convention: str | None, network: str) -> StoredWeights:
+def _from_torchvision(source: str, convention: str | None, network: str) -> StoredWeights:
     if convention not in (None, "torchvision"):
         raise WeightsError(f"torchvision's weights follow its own convention, not {convention!r}")
+    entry = _torchvision_entry(source, network)
+    transform = entry.transforms()
+    mean, std = (tuple(255.0 * float(v) for v in values) for values in (transform.mean, transform.std))
+    preprocessing = Preprocessing("torchvision", mean, std, bgr_weights=False)  # type: ignore[arg-type]
+    tensors = entry.get_state_dict(progress=True)
+    return StoredWeights(tensors, preprocessing, f"torchvision:{entry.name}", f"torchvision {entry.name}", network)
+
+
+def _torchvision_entry(source: str, network: str) -> Any:
+    """The member of torchvision's weights of ``network`` that ``torchvision`` or ``torchvision:NAME`` means."""
+    name = source.partition(":")[2] or "IMAGENET1K_V1"
     try:
         from torchvision.models import get_model_weights
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
@@ -232,15 +285,10 @@ def _from_torchvision(name: str, convention: str | None, network: str) -> Stored
         ) from error
     known = get_model_weights(network)
     try:
-        entry = known[name]
+        return known[name]
     except KeyError:
         members = ", ".join(member.name for member in known)
         raise WeightsError(f"torchvision has no {network} weights {name!r}; it has {members}") from None
-    transform = entry.transforms()
-    mean, std = (tuple(255.0 * float(v) for v in values) for values in (transform.mean, transform.std))
-    preprocessing = Preprocessing("torchvision", mean, std, bgr_weights=False)  # type: ignore[arg-type]
-    tensors = entry.get_state_dict(progress=True)
-    return StoredWeights(tensors, preprocessing, f"torchvision:{name}", f"torchvision {name}", network)
 
 
 def checked_layers(stored: StoredWeights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
