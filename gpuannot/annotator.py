@@ -22,7 +22,7 @@ from .annotations import Annotations
 from .codebook import Codebook
 from .config import AnnotatorConfig
 from .descriptors import GaussianPCA
-from .encoder import Encoder, Images, Store, Vectors, as_sequence, none_readable, source_name, to_host
+from .encoder import Encoder, Images, Store, Vectors, as_sequence, none_readable, source_name, to_host, warn_of_failures
 from .errors import DataError, ModelFileError, NotFittedError
 from .image_batches import ImageFailure
 from .labels import label_matrix
@@ -95,7 +95,7 @@ class Annotator(Encoder):
             self.fit_features(store, matrix, words, progress=progress)
             rest = np.setdiff1d(np.arange(len(sources)), learn_from)
             self._add_images(sources, rest, matrix, progress)
-        self._warn_of_failures(len(sources))
+        warn_of_failures(len(sources), self.failures_)
         return self
 
     def fit_features(
@@ -148,7 +148,7 @@ class Annotator(Encoder):
         self._add_images(sources, np.arange(len(sources)), matrix, progress)
         if len(self.failures_) == len(sources) and sources:
             raise DataError(none_readable(len(sources), self.failures_))
-        self._warn_of_failures(len(sources))
+        warn_of_failures(len(sources), self.failures_)
         return self
 
     # -- annotating -------------------------------------------------------------------------------------------------------------

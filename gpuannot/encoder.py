@@ -182,7 +182,7 @@ class Encoder:
             for positions, features in self._features(sources, np.arange(len(sources)), "encode", progress)
         ]
         vectors = np.empty((0, self.dimension), np.float32)
-        self._warn_of_failures(len(sources))
+        warn_of_failures(len(sources), self.failures_)
         return (
             np.concatenate([np.empty(0, np.int64), *(positions for positions, _ in parts)]),
             np.concatenate([vectors, *(vectors for _, vectors in parts)]),
@@ -284,15 +284,6 @@ class Encoder:
         if not hasattr(self, "codebook_"):
             raise NotFittedError(f"this {type(self).__name__} has learnt nothing yet; call fit first")
 
-    def _warn_of_failures(self, count: int) -> None:
-        if self.failures_:
-            first = self.failures_[0]
-            warnings.warn(
-                f"{len(self.failures_)} of {count} images could not be read and were left out (see failures_); "
-                f"the first: {first.path}: {first.reason}",
-                stacklevel=3,
-            )
-
 
 def as_sequence(images: Images) -> Sequence[Any]:
     """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists."""
@@ -318,6 +309,16 @@ def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:
     if not count:
         return "no images were given"
     return f"not one of {count} images could be read; the first: {failures[0].path}: {failures[0].reason}"
+
+
+def warn_of_failures(count: int, failures: Sequence[ImageFailure]) -> None:
+    """Warn, on behalf of the caller's caller, of images that were left out."""
+    if failures:
+        warnings.warn(
+            f"{len(failures)} of {count} images could not be read and were left out (see failures_); "
+            f"the first: {failures[0].path}: {failures[0].reason}",
+            stacklevel=3,
+        )
 
 
 def _progress(title: str, total: int, progress: bool | None) -> Any:

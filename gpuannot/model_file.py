@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,8 @@ class ModelFile:
             {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}, {"gpuannot": json.dumps(header)}
         )
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                try:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.chmod(file.name, 0o666 & ~_umask())
-                    os.replace(file.name, path)
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
+            with replacing(path) as partial:
+                partial.write_bytes(content)
         except OSError as error:
             raise ModelFileError(f"cannot write the model to {path} ({error.strerror})") from error
         return path
@@ -136,6 +129,27 @@ def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mappi
             raise ModelFileError(f"{path}: {name} holds NaN or infinite values")
     if sizes["D"] != sizes["m"] * sizes["n"]:
         raise ModelFileError(f"{path}: word sums have length {sizes['D']}, expected m·n = {sizes['m'] * sizes['n']}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new, empty file in the folder of ``path``, to be written to: it is flushed and takes that name, unless an error is raised.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _umask() -> int:

@@ -24,7 +24,8 @@ _CPU_CHUNK = 4
 
 _Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
-_POOLS_AFTER = {"conv1_2": "pool1", "conv2_2": "pool2", "conv3_3": "pool3", "conv4_3": "pool4", "conv5_3": "pool5"}
+#: Convolution layer → the pooling that follows it.
+POOLS_AFTER = {"conv1_2": "pool1", "conv2_2": "pool2", "conv3_3": "pool3", "conv4_3": "pool4", "conv5_3": "pool5"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -33,8 +34,8 @@ def layer_names() -> tuple[str, ...]:
     names = []
     for name, *_ in CONVOLUTIONS:
         names.append(name)
-        if name in _POOLS_AFTER:
-            names.append(_POOLS_AFTER[name])
+        if name in POOLS_AFTER:
+            names.append(POOLS_AFTER[name])
     return tuple(names)
 
 
@@ -170,10 +171,10 @@ def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential
             add(nn.ReLU(inplace=True))
         if name == layer:
             break
-        if name in _POOLS_AFTER:
+        if name in POOLS_AFTER:
             add(nn.MaxPool2d(2, 2))
             stride *= 2
-            if _POOLS_AFTER[name] == layer:
+            if POOLS_AFTER[name] == layer:
                 break
     return features, channels, stride
 

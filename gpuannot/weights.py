@@ -46,8 +46,17 @@ CONVOLUTIONS: tuple[tuple[str, str, int, int], ...] = (
     ("conv5_3", "features.28", 512, 512),
 )
 
+#: Networks whose weights can be read, as torchvision calls them → as their authors do.
+NETWORKS = {"vgg16": "VGG-16", "alexnet": "AlexNet"}
+
 EMBEDDED_FILE = "vgg16_conv_int8.safetensors"
 CONVENTIONS = ("caffe", "torchvision")
+_SHAPES = {
+    f"{module}.{kind}": shape
+    for _, module, in_channels, out_channels in CONVOLUTIONS
+    for kind, shape in (("weight", (out_channels, in_channels, 3, 3)), ("bias", (out_channels,)))
+}
+_PAPER_NAMES = {module: name for name, module, _, _ in CONVOLUTIONS}
 
 
 @dataclass(frozen=True)
@@ -120,17 +129,38 @@ def load_weights(source: str | Path = "embedded", convention: str | None = None)
         WeightsError: the file is missing, unreadable, lacks a layer, has a wrong shape or non-finite value, or nobody said which
             convention it follows.
     """
+    stored = read_weights(source, convention)
+    return TrunkWeights(checked_layers(stored, _SHAPES), stored.preprocessing, stored.source)
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """All tensors of a source, unchecked and as stored; ``origin`` names it in errors."""
+
+    tensors: Mapping[str, Tensor]
+    preprocessing: Preprocessing
+    source: str
+    origin: str
+    network: str
+
+
+def read_weights(source: str | Path, convention: str | None = None, network: str = "vgg16") -> StoredWeights:
+    """What :func:`load_weights` reads, before it picks the convolution layers; of ``vgg16`` or ``alexnet``.
+
+    Raises:
+        WeightsError: the file is missing or unreadable, torchvision is, or nobody said which convention the weights follow.
+    """
     if convention is not None and convention not in CONVENTIONS:
         raise WeightsError(f"convention {convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
     name = str(source)
-    if name == "embedded":
-        with as_file(files("gpuannot") / "data" / EMBEDDED_FILE) as path:
-            weights = _from_file(path, convention, "embedded")
-    elif name == "torchvision" or name.startswith("torchvision:"):
-        weights = _from_torchvision(name, convention)
-    else:
-        weights = _from_file(Path(source), convention, name)
-    return weights
+    if name == "torchvision" or name.startswith("torchvision:"):
+        return _from_torchvision(name, convention, network)
+    if name != "embedded":
+        return _from_file(Path(source), convention, name, network)
+    if network != "vgg16":
+        raise WeightsError(f'this package carries weights of vgg16, none of {network}; give a file of them or "torchvision"')
+    with as_file(files("gpuannot") / "data" / EMBEDDED_FILE) as path:
+        return _from_file(path, convention, "embedded", network)
 
 
 def load_fully_connected(source: str | Path) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -150,7 +180,7 @@ def load_fully_connected(source: str | Path) -> tuple[tuple[Tensor, Tensor], ...
             "the embedded weights end with the convolution layers; fc6 and fc7 need a file of the whole VGG-16, or 'torchvision'"
         )
     if name == "torchvision" or name.startswith("torchvision:"):
-        tensors = _torchvision_entry(name).get_state_dict(progress=True)
+        tensors = _torchvision_entry(name, "vgg16").get_state_dict(progress=True)
     else:
         tensors, _ = _read_file(Path(source))
     layers: list[tuple[Tensor, Tensor]] = []
@@ -179,7 +209,7 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _read_state_dict(path) if path.suffix in (".pth", ".pt") else _read_safetensors(path)
 
 
-def _from_file(path: Path, convention: str | None, source: str) -> TrunkWeights:
+def _from_file(path: Path, convention: str | None, source: str, network: str) -> StoredWeights:
     tensors, metadata = _read_file(path)
     stated = _convention_of(metadata, path)
     if stated is None and convention is None:
@@ -191,7 +221,7 @@ def _from_file(path: Path, convention: str | None, source: str) -> TrunkWeights:
         raise WeightsError(f"{path} says that its weights follow the {stated!r} convention, not {convention!r}")
     chosen = stated or convention
     assert chosen is not None
-    return _assemble(tensors, PREPROCESSING[chosen], source, str(path))
+    return StoredWeights(tensors, PREPROCESSING[chosen], source, str(path), network)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -232,53 +262,60 @@ def _convention_of(metadata: Mapping[str, str], path: Path) -> str | None:
     return "caffe" if "BGR" in described and "103.939" in described and "no scaling" in described else None
 
 
-def _from_torchvision(source: str, convention: str | None) -> TrunkWeights:
+def _from_torchvision(source: str, convention: str | None, network: str) -> StoredWeights:
     if convention not in (None, "torchvision"):
         raise WeightsError(f"torchvision's weights follow its own convention, not {convention!r}")
-    entry = _torchvision_entry(source)
+    entry = _torchvision_entry(source, network)
     transform = entry.transforms()
     mean, std = (tuple(255.0 * float(v) for v in values) for values in (transform.mean, transform.std))
     preprocessing = Preprocessing("torchvision", mean, std, bgr_weights=False)  # type: ignore[arg-type]
-    return _assemble(entry.get_state_dict(progress=True), preprocessing, f"torchvision:{entry.name}", f"torchvision {entry.name}")
+    tensors = entry.get_state_dict(progress=True)
+    return StoredWeights(tensors, preprocessing, f"torchvision:{entry.name}", f"torchvision {entry.name}", network)
 
 
-def _torchvision_entry(source: str) -> Any:
-    """The member of torchvision's VGG16_Weights that ``torchvision`` or ``torchvision:NAME`` means."""
+def _torchvision_entry(source: str, network: str) -> Any:
+    """The member of torchvision's weights of ``network`` that ``torchvision`` or ``torchvision:NAME`` means."""
     name = source.partition(":")[2] or "IMAGENET1K_V1"
     try:
-        from torchvision.models import VGG16_Weights
+        from torchvision.models import get_model_weights
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
+        instead = ', or use weights="embedded" or a file' if network == "vgg16" else ", or give a file of weights"
         raise WeightsError(
-            f"torchvision cannot be imported ({error}); install gpuannot[cuda13] or gpuannot[cuda12], "
-            'or use weights="embedded" or a file'
+            f"torchvision cannot be imported ({error}); install gpuannot[cuda13] or gpuannot[cuda12]{instead}"
         ) from error
+    known = get_model_weights(network)
     try:
-        return VGG16_Weights[name]
+        return known[name]
     except KeyError:
-        known = ", ".join(member.name for member in VGG16_Weights)
-        raise WeightsError(f"torchvision has no VGG-16 weights {name!r}; it has {known}") from None
+        members = ", ".join(member.name for member in known)
+        raise WeightsError(f"torchvision has no {network} weights {name!r}; it has {members}") from None
 
 
-def _assemble(tensors: Mapping[str, Tensor], preprocessing: Preprocessing, source: str, origin: str) -> TrunkWeights:
-    """Pick the 13 layers, restore int8 to float32, check them, and put the first layer in RGB order."""
+def checked_layers(stored: StoredWeights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The layers named in ``shapes``, in float32 on the CPU, int8 restored, the first layer in RGB order.
+
+    Raises:
+        WeightsError: a layer is missing, of another shape, or holds non-finite values.
+    """
     layers: dict[str, Tensor] = {}
-    for name, module, in_channels, out_channels in CONVOLUTIONS:
-        for kind, shape in (("weight", (out_channels, in_channels, 3, 3)), ("bias", (out_channels,))):
-            key = f"{module}.{kind}"
-            if key not in tensors:
-                raise WeightsError(f"{origin} lacks {key} ({name} of VGG-16); it holds {len(tensors)} tensors")
-            tensor = tensors[key]
-            if tensor.dtype == torch.int8:
-                tensor = _from_int8(tensor, tensors.get(f"{module}.scale"), f"{origin}: {module}.scale")
-            tensor = tensor.float()
-            if tuple(tensor.shape) != shape:
-                raise WeightsError(f"{origin}: {key} has shape {tuple(tensor.shape)}, VGG-16 has {shape}")
-            if not torch.isfinite(tensor).all():
-                raise WeightsError(f"{origin}: {key} holds non-finite values")
-            layers[key] = tensor.contiguous()
-    if preprocessing.bgr_weights:
+    title = NETWORKS[stored.network]
+    for key, shape in shapes.items():
+        module = key.rpartition(".")[0]
+        if key not in stored.tensors:
+            of = f"{_PAPER_NAMES[module]} of {title}" if stored.network == "vgg16" and module in _PAPER_NAMES else title
+            raise WeightsError(f"{stored.origin} lacks {key} ({of}); it holds {len(stored.tensors)} tensors")
+        tensor = stored.tensors[key]
+        if tensor.dtype == torch.int8:
+            tensor = _from_int8(tensor, stored.tensors.get(f"{module}.scale"), f"{stored.origin}: {module}.scale")
+        tensor = tensor.float()
+        if tuple(tensor.shape) != shape:
+            raise WeightsError(f"{stored.origin}: {key} has shape {tuple(tensor.shape)}, {title} has {shape}")
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{stored.origin}: {key} holds non-finite values")
+        layers[key] = tensor.contiguous()
+    if stored.preprocessing.bgr_weights:
         layers["features.0.weight"] = layers["features.0.weight"].flip(1).contiguous()
-    return TrunkWeights(layers, preprocessing, source)
+    return layers
 
 
 def _from_int8(weight: Tensor, scale: Tensor | None, name: str) -> Tensor:

@@ -17,34 +17,65 @@ from ..errors import DataError, NotFittedError
 from ..labels import label_matrix
 
 Features: TypeAlias = NDArray[Any] | Tensor | Mapping[str, NDArray[Any] | Tensor]
+Labels: TypeAlias = sparse.csr_array | NDArray[Any] | Sequence[Any]
 
 
-class Baseline(ABC):
-    """An annotator over features (N, …): one row an image, or several arrays of them by name.
+class WordScorer(ABC):
+    """Gives an image the k words that its ``scores`` put first.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
+        vocabulary_: the W words, in the order of the score columns; set at the end of ``fit``.
+        counts_: (W,) float32, training images that carry each word. Words with none score −∞ and are never given.
+    """
+
+    vocabulary_: tuple[str, ...]
+    counts_: Tensor
+
+    def __init__(self, *, device: str | torch.device = "auto") -> None:
+        self.device = resolve_device(device)
+
+    @abstractmethod
+    def scores(self, inputs: Any) -> Tensor:
+        """How well each word fits each image: (T, W) float32 on the estimator's device, higher fits better."""
+
+    def annotate(self, inputs: Any, k: int = 5) -> tuple[Tensor, Tensor]:
+        """The k best words: index (T, k) int64 and score (T, k) float32, best first, ties to the lowest index.
+
+        Raises:
+            ValueError: k outside 1…number of words with a training image. Otherwise as :meth:`scores`.
+        """
+        self.check_k(k)
+        return best_words(self.scores(inputs), k)
+
+    def check_k(self, k: int) -> None:
+        """Raise ValueError unless k words can be given: 1…number of words with a training image. NotFittedError before ``fit``."""
+        self._require_fit()
+        known = int((self.counts_ > 0).sum())
+        if not 1 <= k <= known:
+            raise ValueError(f"k = {k} must lie in 1…{known}, the number of words that can be given")
+
+    def _require_fit(self) -> None:
+        if not hasattr(self, "vocabulary_"):
+            raise NotFittedError(f"this {type(self).__name__} has learnt nothing yet; call fit first")
+
+
+class Baseline(WordScorer):
+    """An annotator over features (N, …): one row an image, or several arrays of them by name.
+
+    Attributes:
         query_parameters: arguments of the constructor that ``fit`` does not look at: they may be changed after it.
         block_bytes: bytes that scoring a block of images may take. It decides how many are scored at a time, and no score.
-        vocabulary_: the W words, in the order of the score columns.
-        counts_: (W,) float32, training images that carry each word. Words with none score −∞ and are never given.
         labels_: (N, W) float32 0/1, the training labels, for the baselines that look at every training image.
     """
 
     query_parameters: ClassVar[tuple[str, ...]] = ()
     block_bytes: int = 256 << 20
-    vocabulary_: tuple[str, ...]
-    counts_: Tensor
     labels_: Tensor
 
-    def __init__(self, *, device: str | torch.device = "auto") -> None:
-        self.device = resolve_device(device)
-
-    def fit(
-        self, features: Features, labels: sparse.csr_array | NDArray[Any] | Sequence[Any], vocabulary: Sequence[str] | None = None
-    ) -> Self:
+    def fit(self, features: Features, labels: Labels, vocabulary: Sequence[str] | None = None) -> Self:
         """Learn from N labelled images.
 
         Args:
@@ -54,9 +85,7 @@ class Baseline(ABC):
         Raises:
             DataError: labels and features of different length, no label at all, or non-finite features. ValueError: wrong shapes.
         """
-        if vocabulary is None and (sparse.issparse(labels) or (isinstance(labels, np.ndarray) and labels.ndim == 2)):
-            vocabulary = [str(word) for word in range(labels.shape[1])]  # type: ignore[union-attr]
-        matrix, words = label_matrix(labels, vocabulary)
+        matrix, words = numbered_labels(labels, vocabulary)
         prepared = self._checked(features)
         if _length(prepared) != matrix.shape[0]:
             raise DataError(f"features of {_length(prepared)} images and labels of {matrix.shape[0]}: each image needs both")
@@ -90,22 +119,6 @@ class Baseline(ABC):
             scores[start : start + step] = self._scores(block)
         scores[:, self.counts_ == 0] = -torch.inf
         return scores
-
-    def annotate(self, features: Features, k: int = 5) -> tuple[Tensor, Tensor]:
-        """The k best words: index (T, k) int64 and score (T, k) float32, best first, ties to the lowest index.
-
-        Raises:
-            ValueError: k outside 1…number of words with a training image. Otherwise as :meth:`scores`.
-        """
-        self.check_k(k)
-        return best_words(self.scores(features), k)
-
-    def check_k(self, k: int) -> None:
-        """Raise ValueError unless k words can be given: 1…number of words with a training image. NotFittedError before ``fit``."""
-        self._require_fit()
-        known = int((self.counts_ > 0).sum())
-        if not 1 <= k <= known:
-            raise ValueError(f"k = {k} must lie in 1…{known}, the number of words that can be given")
 
     @abstractmethod
     def _fit(self, features: dict[str, Tensor]) -> None:
@@ -142,9 +155,12 @@ class Baseline(ABC):
             raise ValueError(f"features differ in length: {', '.join(f'{name!r} {len(a)}' for name, a in prepared.items())}")
         return prepared
 
-    def _require_fit(self) -> None:
-        if not hasattr(self, "vocabulary_"):
-            raise NotFittedError(f"this {type(self).__name__} has learnt nothing yet; call fit first")
+
+def numbered_labels(labels: Labels, vocabulary: Sequence[str] | None) -> tuple[sparse.csr_array, tuple[str, ...]]:
+    """:func:`~gpuannot.labels.label_matrix`, in which a matrix without a vocabulary has words named by their numbers."""
+    if vocabulary is None and (sparse.issparse(labels) or (isinstance(labels, np.ndarray) and labels.ndim == 2)):
+        vocabulary = [str(word) for word in range(labels.shape[1])]  # type: ignore[union-attr]
+    return label_matrix(labels, vocabulary)
 
 
 def best_words(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

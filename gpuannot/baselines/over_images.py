@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..annotations import Annotations
 from ..annotator import Labels
-from ..encoder import Images, as_sequence, none_readable, source_name
+from ..encoder import Images, as_sequence, none_readable, source_name, warn_of_failures
 from ..errors import DataError, ImageError
 from ..image_batches import ImageFailure
 from ..labels import label_matrix
@@ -68,12 +67,7 @@ class ImageBaseline:
         if not parts:
             raise DataError(none_readable(len(sources), failures))
         self.baseline.fit(_joined(parts), matrix[np.concatenate(read)], words)
-        if failures:
-            warnings.warn(
-                f"{len(failures)} of {len(sources)} images could not be read and were left out (see failures_); "
-                f"the first: {failures[0].path}: {failures[0].reason}",
-                stacklevel=2,
-            )
+        warn_of_failures(len(sources), failures)
         return self
 
     def scores(self, images: Images, *, progress: bool | None = None) -> Tensor:

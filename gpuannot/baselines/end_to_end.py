@@ -1,0 +1,357 @@
+"""AlexNet and VGG-16 trained end to end on the labelled images: the network gives the words itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..encoder import Images, as_sequence, none_readable, warn_of_failures
+from ..errors import DataError, DeviceError, ModelFileError
+from ..image_batches import ImageBatches, ImageFailure
+from ..metrics import evaluate
+from ..trunk import resolve_dtype
+from ..weights import PREPROCESSING
+from .base import Labels, WordScorer, best_words, numbered_labels
+from .checkpoint import Checkpoint
+from .networks import SMALLEST_INPUT, Network, StartWeights, start_weights
+from .pixels import DecodedImages, Inputs, centre_crop, to_device
+from .search import holdout_split
+from .training import LOSSES, Trainer
+
+#: Step sizes that train from each start; frozen features have length 1, so their layer takes long steps.
+LEARNING_RATES = {"scratch": 0.002, "finetune": 0.001, "frozen": 5.0}
+WEIGHT_DECAYS = {"scratch": 0.0005, "finetune": 0.0005, "frozen": 0.00001}
+
+_HOLDOUT_K = 5
+
+
+class EndToEnd(WordScorer):
+    """A convolutional network with one output a word, trained by stochastic gradient descent.
+
+    Args:
+        network: ``vgg16`` or ``alexnet``.
+        mode: ``scratch`` starts at random. ``finetune`` starts from ImageNet weights and trains every layer. ``frozen`` keeps the
+            ImageNet layers as they are and trains the new last layer alone, on their outputs scaled to length 1: on fc7 where the
+            weights hold it, else (the embedded VGG-16 has convolutions only) on the mean over positions of pool5.
+            ``finetune`` from convolutions alone draws fc6 and fc7 at random.
+        loss: ``sigmoid`` (cross-entropy of each word) or ``softmax`` (an image's words share its probability equally).
+        weights, weights_convention: as in :func:`~gpuannot.baselines.networks.start_weights`.
+        epochs: passes over the images, at most.
+        learning_rate, weight_decay: None takes :data:`LEARNING_RATES` and :data:`WEIGHT_DECAYS` of the mode.
+        crop: images are decoded 8/7 as large as the input (256 for 224) and a random window is taken, in ``scores`` the middle one.
+        flip: every other image is mirrored, at random.
+        holdout: share of the images to hold out for early stopping; 0 trains all epochs on all images.
+        patience: stop after so many epochs without a better F1 (the protocol's, k = 5) on the hold-out, and take the best epoch.
+        input_size: side of the network's input. width: factor on all channels, for small networks started from scratch.
+        amp: mixed precision on CUDA, in bfloat16, or float16 before compute capability 8.0. CPUs compute in float32.
+        memory: bytes that decoded images, or frozen features, may take; more are computed again in every epoch.
+        checkpoint: file to write after every epoch, for ``fit(resume=True)``.
+
+    Attributes:
+        network_: the trained :class:`~gpuannot.baselines.networks.Network`.
+        history_: for each epoch its number, its mean loss and, with a hold-out, the loss, F1 and N+ there.
+        failures_: images of the last ``fit``, ``scores`` or ``annotate`` that could not be read.
+        positions_: (T,) int64, the image of each row of the last ``scores`` or ``annotate``: all that could be read.
+
+    On a CPU, the same images, settings and number of threads give the same bits. Epoch e draws its order, crops, flips and
+    dropped units from (seed, e), so a resumed training goes on as if it had never stopped.
+    """
+
+    network_: Network
+    history_: list[dict[str, float]]
+    failures_: list[ImageFailure]
+    positions_: NDArray[np.int64]
+
+    def __init__(
+        self,
+        network: str = "vgg16",
+        mode: str = "finetune",
+        loss: str = "sigmoid",
+        *,
+        weights: str | Path = "auto",
+        weights_convention: str | None = None,
+        epochs: int = 60,
+        batch_size: int = 64,
+        learning_rate: float | None = None,
+        momentum: float = 0.9,
+        weight_decay: float | None = None,
+        crop: bool = True,
+        flip: bool = True,
+        holdout: float = 0.1,
+        patience: int = 10,
+        input_size: int = 224,
+        width: float = 1.0,
+        interpolation: str = "bicubic",
+        amp: bool = True,
+        memory: int = 4 << 30,
+        checkpoint: str | Path | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+    ) -> None:
+        super().__init__(device=device)
+        for what, value, known in (("network", network, SMALLEST_INPUT), ("mode", mode, LEARNING_RATES), ("loss", loss, LOSSES)):
+            if value not in known:
+                raise ValueError(f"{what} {value!r} is unknown; choose one of {', '.join(known)}")
+        rate = LEARNING_RATES[mode] if learning_rate is None else learning_rate
+        decay = WEIGHT_DECAYS[mode] if weight_decay is None else weight_decay
+        for what, number, low, high in (
+            ("epochs", epochs, 1, np.inf), ("batch_size", batch_size, 1, np.inf), ("learning_rate", rate, 1e-12, np.inf),
+            ("momentum", momentum, 0, 0.9999), ("weight_decay", decay, 0, np.inf), ("holdout", holdout, 0, 0.9),
+            ("patience", patience, 1, np.inf), ("input_size", input_size, SMALLEST_INPUT[network], np.inf),
+        ):  # fmt: skip
+            if not low <= number <= high:
+                raise ValueError(f"{what} = {number} must be at least {low}" + (f" and at most {high}" if high < np.inf else ""))
+        if mode != "scratch" and width != 1:
+            raise ValueError(f"width = {width}: trained weights are those of the whole network; use width=1 or mode='scratch'")
+        self.network, self.mode, self.loss, self.epochs, self.batch_size = network, mode, loss, epochs, batch_size
+        self.weights, self.weights_convention, self.width = weights, weights_convention, width
+        self.learning_rate, self.momentum, self.weight_decay = rate, momentum, decay
+        self.crop, self.flip, self.holdout, self.patience, self.seed = crop, flip, holdout, patience, seed
+        self.input_size, self.interpolation, self.amp, self.memory = input_size, interpolation, amp, memory
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+
+    def fit(
+        self,
+        images: Images,
+        labels: Labels,
+        vocabulary: Sequence[str] | None = None,
+        *,
+        resume: bool = False,
+        progress: bool | None = None,
+    ) -> Self:
+        """Train on N labelled images.
+
+        An image that cannot be read is left out, listed in ``failures_`` and warned of.
+
+        Args:
+            images: as for :class:`~gpuannot.Annotator`.
+            labels: the words of each image, or an (N, W) matrix of 0 and 1 (then ``vocabulary`` may stay None: words are numbered).
+            resume: go on from ``checkpoint``, which must be of the same settings (other ``epochs`` may be asked for) and images.
+            progress: show bars; None shows them on terminals.
+
+        Raises:
+            DataError: labels that do not fit the images or the vocabulary, none to learn from, or not one readable image.
+            WeightsError: the ImageNet weights cannot be read. ModelFileError: the checkpoint is missing, of another training, or
+            would be overwritten. DeviceError: the GPU has no room for a batch. ValueError: the training diverged.
+        """
+        if resume and self.checkpoint is None:
+            raise ValueError("resume needs the checkpoint's path: EndToEnd(checkpoint=…)")
+        if self.checkpoint is not None and self.checkpoint.exists() and not resume:
+            raise ModelFileError(f"{self.checkpoint} exists: go on from it with resume=True, or remove it to start anew")
+        matrix, words = numbered_labels(labels, vocabulary)
+        sources = as_sequence(images)
+        if len(sources) != matrix.shape[0]:
+            raise DataError(
+                f"{len(sources)} images but labels for {matrix.shape[0]}; give the labels of each image, in the same order"
+            )
+        start = None if self.mode == "scratch" else start_weights(self.network, self.weights, self.weights_convention)
+        vars(self).pop("vocabulary_", None)  # if this fails half-way, nothing may rank by what an earlier fit learnt
+        decoded = DecodedImages(
+            sources,
+            self._decode_size,
+            interpolation=self.interpolation,
+            batch_size=self.batch_size,
+            memory=self.memory,
+            progress=progress,
+        )
+        self.failures_ = decoded.failures
+        if not len(decoded.positions):
+            raise DataError(none_readable(len(sources), self.failures_))
+        warn_of_failures(len(sources), self.failures_)
+        learn, held = self._split(decoded.positions)
+        if not matrix[learn].nnz:
+            raise DataError("no image to learn from carries a word: there is nothing to learn")
+        targets = torch.from_numpy(matrix.toarray()).to(self.device)
+        self.counts_ = targets[torch.from_numpy(learn).to(self.device)].sum(dim=0)
+        self.network_ = self._new_network(start, len(learn))
+        settings = self._settings(start, decoded, matrix, words)
+        try:
+            inputs = self._inputs(decoded, progress)
+            self._train(inputs, learn, held, targets, matrix, settings, resume, progress)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(f"the GPU has no room for batches of {self.batch_size} images; use a smaller batch_size") from error
+        self.vocabulary_ = words
+        return self
+
+    @torch.inference_mode()
+    def scores(self, inputs: Images) -> Tensor:
+        """Logit of each word for each readable image: (T, W) float32 on this estimator's device, −∞ for untrained words.
+
+        ``positions_`` says which image each row is; the others are listed in ``failures_`` and warned of.
+
+        Raises:
+            NotFittedError: before ``fit``.
+        """
+        self._require_fit()
+        sources = as_sequence(inputs)
+        batches = ImageBatches(sources, size=self._decode_size, batch_size=self.batch_size, interpolation=self.interpolation)
+        rows = [torch.empty((0, len(self.vocabulary_)), device=self.device)]
+        positions = [np.empty(0, np.int64)]
+        for index, pixels in batches:
+            rows.append(self._predictor.predict(centre_crop(to_device(pixels, self.device), self.input_size)))
+            positions.append(index)
+        self.failures_, self.positions_ = batches.failures, np.concatenate(positions)
+        warn_of_failures(len(sources), self.failures_)
+        return self._without_untrained(torch.cat(rows))
+
+    def _train(
+        self,
+        inputs: Inputs,
+        learn: NDArray[np.int64],
+        held: NDArray[np.int64],
+        targets: Tensor,
+        matrix: sparse.csr_array,
+        settings: Mapping[str, Any],
+        resume: bool,
+        progress: bool | None,
+    ) -> None:
+        trainer = self._new_trainer(self.network_ if inputs.features is None else self.network_.last)
+        self.history_ = []
+        best: Mapping[str, Tensor] = {}
+        if resume and self.checkpoint is not None:
+            stored = Checkpoint.read(self.checkpoint, settings)
+            trainer.set_weights(stored.tensors["weights"])
+            trainer.set_momentum(stored.tensors.get("momentum", {}))
+            trainer.set_scale(stored.state["scale"])
+            best, self.history_ = stored.tensors.get("best", {}), stored.state["history"]
+        hidden = None if progress is None else not progress
+        with tqdm(desc="epochs", total=self.epochs, initial=len(self.history_), disable=hidden) as bar:
+            while len(self.history_) < self.epochs and not self._stalled():
+                entry: dict[str, float] = {"epoch": len(self.history_) + 1}
+                entry["loss"] = self._epoch(trainer, inputs, learn, targets)
+                if len(held):
+                    entry.update(self._evaluate(trainer, inputs, held, targets, matrix))
+                self.history_.append(entry)
+                if len(held) and self._best_epoch() == entry["epoch"]:
+                    best = trainer.weights()
+                bar.set_postfix({key: f"{value:.4g}" for key, value in entry.items() if key != "epoch"}, refresh=False)
+                bar.update()
+                if self.checkpoint is not None:
+                    tensors = {"weights": trainer.weights(), "momentum": trainer.momentum(), "best": best}
+                    Checkpoint(tensors, settings, {"history": self.history_, "scale": trainer.scale()}).write(self.checkpoint)
+        if best:
+            trainer.set_weights(best)
+        self.network_.eval()
+        self._predictor = self._new_trainer(self.network_)
+
+    def _inputs(self, decoded: DecodedImages, progress: bool | None) -> Inputs:
+        """What the trained layers see; fixed features where they never change and there is room for them."""
+        inputs = Inputs(decoded, self.input_size, flip=self.flip, batch_size=self.batch_size, device=self.device)
+        dimension = self.network_.last.in_features
+        room = inputs.feature_bytes(dimension) <= self.memory
+        if self.mode == "frozen" and not self.crop and not self.flip and room:
+            self.network_.eval()
+            inputs.fix(self._new_trainer(self.network_.embed).predict, dimension, progress)
+        return inputs
+
+    def _epoch(self, trainer: Trainer, inputs: Inputs, learn: NDArray[np.int64], targets: Tensor) -> float:
+        """Train on every image once; the mean loss."""
+        rng = np.random.default_rng((self.seed, len(self.history_)))
+        order = rng.permutation(learn)
+        self.network_.train(self.mode != "frozen")
+        total = torch.zeros((), device=self.device)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(rng.integers(2**63)))
+            for index, batch in inputs.batches(order, rng):
+                total += trainer.step(batch, targets[index]) * len(index)
+        loss = float(total) / len(learn)
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} in epoch {len(self.history_) + 1}: use a lower learning_rate than {self.learning_rate}"
+            )
+        return loss
+
+    def _evaluate(
+        self, trainer: Trainer, inputs: Inputs, held: NDArray[np.int64], targets: Tensor, matrix: sparse.csr_array
+    ) -> dict[str, float]:
+        """Loss, F1 and N+ on the hold-out."""
+        self.network_.eval()
+        logits = torch.cat([trainer.predict(batch) for _, batch in inputs.batches(held)])
+        loss = float(trainer.loss(logits, targets[torch.from_numpy(held).to(self.device)]))
+        index, _ = best_words(self._without_untrained(logits), min(_HOLDOUT_K, int((self.counts_ > 0).sum())))
+        reached = evaluate(index.cpu().numpy(), matrix[held])
+        return {"holdout_loss": loss, "holdout_f1": reached.f1, "holdout_n_plus": reached.n_plus}
+
+    @property
+    def _decode_size(self) -> int:
+        return round(self.input_size * 8 / 7) if self.crop else self.input_size
+
+    def _split(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Images to learn from and images to hold out."""
+        count = round(len(positions) * self.holdout)
+        if not count:
+            return positions, positions[:0]
+        learn, held = holdout_split(len(positions), count, self.seed)
+        return positions[learn], positions[held]
+
+    def _new_network(self, start: StartWeights | None, images: int) -> Network:
+        frozen = self.mode == "frozen"
+        with torch.random.fork_rng([]):
+            torch.random.default_generator.manual_seed(self.seed)
+            network = Network(
+                self.network,
+                len(self.counts_),
+                hidden=start is None or start.hidden or not frozen,
+                unit=frozen,
+                width=self.width,
+                preprocessing=PREPROCESSING["torchvision"] if start is None else start.preprocessing,
+            )
+        if start is not None:
+            network.load_state_dict(start.tensors, strict=False)
+        # The first scores are the words' own frequencies: else the first steps would do nothing but learn them.
+        share = (self.counts_.cpu() + 1) / (images + 2)
+        network.last.bias.data = torch.logit(share) if self.loss == "sigmoid" else share.log()
+        if frozen:
+            network.requires_grad_(False)
+            network.last.requires_grad_(True)
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _new_trainer(self, forward: Callable[[Tensor], Tensor]) -> Trainer:
+        return Trainer(
+            self.network_,
+            forward,
+            self.loss,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            dtype=resolve_dtype("auto", self.device) if self.amp and self.device.type == "cuda" else None,
+        )
+
+    def _settings(
+        self, start: StartWeights | None, decoded: DecodedImages, matrix: sparse.csr_array, words: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """What a checkpoint must have been made with to go on from it."""
+        kept = ("network", "mode", "loss", "batch_size", "learning_rate", "momentum", "weight_decay", "crop", "flip", "holdout",
+                "patience", "input_size", "width", "interpolation", "amp", "seed")  # fmt: skip
+        digest = hashlib.sha256(repr(words).encode())
+        for part in (matrix.indptr, matrix.indices):
+            digest.update(part.astype(np.int64).tobytes())
+        return {
+            **{name: getattr(self, name) for name in kept},
+            "weights": None if start is None else start.sha256,
+            "images": decoded.sha256,
+            "labels": digest.hexdigest(),
+        }
+
+    def _best_epoch(self) -> int:
+        """The number of the epoch with the highest F1 on the hold-out, at equal F1 with the lowest loss there."""
+        best = max(self.history_, key=lambda entry: (entry["holdout_f1"], -entry["holdout_loss"]))
+        return int(best["epoch"])
+
+    def _stalled(self) -> bool:
+        if not self.history_ or "holdout_f1" not in self.history_[-1]:
+            return False
+        return len(self.history_) - self._best_epoch() >= self.patience
+
+    def _without_untrained(self, logits: Tensor) -> Tensor:
+        logits[:, self.counts_ == 0] = -torch.inf
+        return logits

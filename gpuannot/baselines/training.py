@@ -1,0 +1,107 @@
+"""Stochastic gradient descent on a network's trainable layers, with the two losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def sigmoid_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """−(1/B) Σ_i Σ_w [y_iw log σ(z_iw) + (1 − y_iw) log(1 − σ(z_iw))]: each word a question of its own; both (B, W)."""
+    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(labels)
+
+
+def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """−(1/B) Σ_i Σ_w (y_iw / |y_i|) log softmax(z_i)_w: an image's words share its probability equally; both (B, W).
+
+    An image without words adds nothing.
+    """
+    targets = labels / labels.sum(dim=1, keepdim=True).clamp_min(1)
+    return -(targets * functional.log_softmax(logits, dim=1)).sum() / len(labels)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+
+
+class Trainer:
+    """SGD with momentum on the parameters of ``model`` that require a gradient.
+
+    Args:
+        forward: inputs → logits (B, W), by ``model`` or a part of it.
+        loss: a key of :data:`LOSSES`.
+        dtype: None computes in the parameters' own type; bfloat16 or float16 (with a scaled loss) is mixed precision on CUDA:
+            weights, loss and updates stay in float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        loss: str,
+        *,
+        learning_rate: float,
+        momentum: float,
+        weight_decay: float,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._forward, self._loss = forward, LOSSES[loss]
+        self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._optimizer = torch.optim.SGD(self._parameters.values(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+        self._dtype = dtype
+        self._scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Update on one batch; the loss before the update, a scalar on the device."""
+        self._optimizer.zero_grad()
+        with self._autocast():
+            logits = self._forward(inputs)
+        loss = self.loss(logits, labels)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return loss.detach()
+
+    @torch.inference_mode()
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Logits (B, W) float32."""
+        with self._autocast():
+            return self._forward(inputs).float()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of logits (B, W) of any floating type, computed in the labels' type."""
+        return self._loss(logits.to(labels.dtype), labels)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the trained parameters, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self._parameters.items()}
+
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in self._parameters.items():
+            value.copy_(weights[name])
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The optimiser's running gradient of each parameter; empty before the first step and without momentum."""
+        buffers = {name: self._optimizer.state[value].get("momentum_buffer") for name, value in self._parameters.items()}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+    def set_momentum(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in buffers.items():
+            parameter = self._parameters[name]
+            self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+
+    def scale(self) -> dict[str, Any]:
+        """The state of float16's loss scale; empty where there is none."""
+        return self._scaler.state_dict()
+
+    def set_scale(self, state: Mapping[str, Any]) -> None:
+        if state and self._scaler.is_enabled():
+            self._scaler.load_state_dict(dict(state))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cuda", self._dtype, enabled=self._dtype is not None)
