@@ -218,8 +218,8 @@ class Annotator(Encoder):
             threads: that read and decode; None is one a CPU. More pays where reading waits for a network.
 
         Raises:
-            ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun otherwise
-                (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
+            ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
+                otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
             TooManyFailuresError: by ``on_error`` or ``max_failures``.
         """
         from .batch import annotate_batch

@@ -13,6 +13,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Any
 
@@ -62,20 +63,22 @@ def _kind(place: str) -> str | None:
 
 
 def _expand_list(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
-    for line in io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=None):
-        if named := line.rstrip("\n"):
-            yield Input(named, "file", _beside(place, named))
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=None) as lines:
+        for line in lines:
+            if named := line.rstrip("\n"):
+                yield Input(named, "file", _beside(place, named))
 
 
 def _expand_csv(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
-    rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""), strict=True)
-    header = next(rows, [])
-    chosen = header.index(_column(header, column))
-    for number, row in enumerate(row for row in rows if row):
-        if len(row) > chosen and row[chosen]:
-            yield Input(row[chosen], "file", _beside(place, row[chosen]))
-        else:
-            yield Input(f"{place}#{number}", "failed", detail=f"no path in column {header[chosen]!r}")
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        rows = csv.reader(lines, strict=True)
+        header = next(rows, [])
+        chosen = header.index(_column(header, column))
+        for number, row in enumerate(row for row in rows if row):
+            if len(row) > chosen and row[chosen]:
+                yield Input(row[chosen], "file", _beside(place, row[chosen]))
+            else:
+                yield Input(f"{place}#{number}", "failed", detail=f"no path in column {header[chosen]!r}")
 
 
 def _expand_parquet(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
@@ -164,8 +167,23 @@ def _expand_tar(place: str, file: IO[bytes], column: str | None) -> Iterator[Inp
                 yield Input(name, "failed", detail="is a link or a special file, not an image")
 
 
+class _Stream:
+    """What a gzip file gives, without an attempt to fill each request: so what is before a cut is not lost with it."""
+
+    def __init__(self, plain: gzip.GzipFile) -> None:
+        self.read = plain.read1
+
+
+@contextmanager
+def _compressed(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    with gzip.GzipFile(fileobj=file, mode="rb") as plain:
+        stream: Any = _Stream(plain)
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+            yield tar
+
+
 def _expand_compressed_tar(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
-    with gzip.open(file, "rb") as plain, tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as tar:
+    with _compressed(file) as tar:
         for number, member in _members(tar):
             name = f"{place}/{member.name}"
             if member.isreg():
@@ -248,7 +266,7 @@ class Containers:
 
 
 def _read_members(file: IO[bytes]) -> Iterator[_Lazy]:
-    with gzip.open(file, "rb") as plain, tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as tar:
+    with _compressed(file) as tar:
         for number, member in _members(tar):
 
             def content(member: tarfile.TarInfo = member) -> bytes:

@@ -146,6 +146,9 @@ class Inputs:
                     yield Input(source, "failed", detail="no file matches this pattern")
 
     def _from_path(self, path: str, named: set[str], entered: set[str]) -> Iterator[Input]:
+        if not os.path.lexists(path):
+            yield Input(path, "failed", detail="no such file or folder")
+            return
         real = os.path.realpath(path)
         if os.path.isdir(path):
             empty = True
@@ -159,8 +162,6 @@ class Inputs:
                     yield from self._open(found)
             if empty:
                 yield Input(path, "failed", detail=self._wanted.nothing)
-        elif not os.path.lexists(path):
-            yield Input(path, "failed", detail="no such file or folder")
         elif real not in named and not (os.path.dirname(real) in entered and self._wanted.file(os.path.basename(real))):
             named.add(real)
             yield from self._open(path)
