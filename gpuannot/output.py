@@ -64,7 +64,11 @@ class AnnotationWriter:
             ".jsonl": _JsonRows,
             ".csv": _CsvRows,
         }
-        self._writer: _RowWriter = writers[self.path.suffix](self._partial, model_sha256, vectors)
+        try:
+            self._writer: _RowWriter = writers[self.path.suffix](self._partial, model_sha256, vectors)
+        except BaseException:  # Parquet writes its first bytes at once, and the disk may be full
+            self._partial.unlink(missing_ok=True)
+            raise
 
     def write(self, annotations: Annotations) -> None:
         """Add the rows of some images."""
