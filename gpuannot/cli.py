@@ -161,7 +161,7 @@ def annotate(
         "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
         "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
     }  # fmt: skip
-    given = {name: value for name, value in of_folders.items() if value not in (None, False)}
+    given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and cli_annotate.is_folder(to)
     if given and not folder:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
