@@ -99,9 +99,8 @@ def test_good_inputs_are_done_beside_a_missing_one(model: Path, pictures: Path, 
 
 
 def test_which_files(model: Path, pictures: Path, tmp_path: Path) -> None:
-    write_tar(
-        tmp_path / "in" / "s.tar" if (tmp_path / "in").mkdir() else tmp_path / "in" / "s.tar", {"x.jpg": picture_of(pictures)}
-    )
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "in" / "s.tar", {"x.jpg": (pictures / "scene_00000.jpg").read_bytes()})
     (tmp_path / "in" / "skip.tar").write_bytes(b"")
     (tmp_path / "t.csv").write_text(f"id,photo\n1,{pictures}/scene_00001.jpg\n")
     shards = run(model, tmp_path / "in", "--glob", "*.tar", "--exclude", "skip*", "--json")
