@@ -1,4 +1,8 @@
-"""Files, encoded bytes and arrays → decoded uint8 images, on the CPU with Pillow; a bad image raises `ImageError`."""
+"""Files, encoded bytes and arrays → decoded uint8 images, on the CPU with Pillow; a bad image raises `ImageError`.
+
+Pillow decodes at full size. Decoders that win much (draft mode, a fraction of the size, another warp) give other pixels than the
+trunk's preprocessing says, and those that give the same pixels win little: ``benchmarks/bench_decode.py`` shows both.
+"""
 
 from __future__ import annotations
 
