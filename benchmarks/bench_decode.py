@@ -1,8 +1,8 @@
 """JPEG decoders side by side: ``python -m benchmarks.bench_decode``. Decode and warp to 224×224, one thread.
 
 Decoders that are not installed are left out. The reference is what gpuannot does: Pillow at full size, then its antialiased bicubic
-warp. Others win time where they decode at a fraction of the size or warp otherwise, and then give other pixels: the last columns say
-by how much, in grey levels of 255.
+warp. Others win time where they decode at a fraction of the size or warp otherwise, and then give other pixels: the last columns
+say by how much, in grey levels of 255.
 """
 
 from __future__ import annotations
