@@ -41,8 +41,19 @@ setup(
         "cuda13": ["cupy-cuda13x>=14", "cuml-cu13>=26.6", "torchvision"],
         # cuML for CUDA 12 and torch built for CUDA 12 end at these versions.
         "cuda12": ["torch>=2.6,<2.11", "torchvision", "cupy-cuda12x>=13.6", "cuml-cu12>=25.10,<26.4"],
+        "baselines": ["scikit-image>=0.22", "PyWavelets>=1.5"],
         "dask": ["dask>=2024.8", "distributed>=2024.8"],
-        "test": ["pytest>=8", "ruff>=0.15", "mypy>=1.15", "hypothesis>=6.100"],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.15",
+            "mypy>=1.15",
+            "hypothesis>=6.100",
+            "scikit-image>=0.22",
+            "PyWavelets>=1.5",
+            # NVRTC compiles the kernels as CuPy would, without a GPU or a driver.
+            "cuda-bindings>=13,<14; sys_platform == 'linux'",
+            "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux'",
+        ],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

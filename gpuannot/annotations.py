@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,18 @@ class Annotations:
     vocabulary: tuple[str, ...]
     failures: tuple[ImageFailure, ...] = field(default=())
     vectors: NDArray[np.float32] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Annotations], vocabulary: tuple[str, ...], k: int) -> Annotations:
+        """Parts of one input, in its order, as one; without parts, no row."""
+        return cls(
+            names=tuple(name for part in parts for name in part.names),
+            positions=np.concatenate([np.empty(0, np.int64), *(part.positions for part in parts)]),
+            index=np.concatenate([np.empty((0, k), np.int64), *(part.index for part in parts)]),
+            distance=np.concatenate([np.empty((0, k), np.float32), *(part.distance for part in parts)]),
+            vocabulary=vocabulary,
+            failures=tuple(failure for part in parts for failure in part.failures),
+        )
 
     def __len__(self) -> int:
         return len(self.names)

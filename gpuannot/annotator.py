@@ -159,16 +159,7 @@ class Annotator(Encoder):
         Raises:
             ValueError: k outside 1…number of words with an image. NotFittedError: before ``fit``.
         """
-        sources = as_sequence(images)
-        parts = list(self.stream(sources, k, progress=progress))
-        return Annotations(
-            names=tuple(name for part in parts for name in part.names),
-            positions=np.concatenate([np.empty(0, np.int64), *(part.positions for part in parts)]),
-            index=np.concatenate([np.empty((0, k), np.int64), *(part.index for part in parts)]),
-            distance=np.concatenate([np.empty((0, k), np.float32), *(part.distance for part in parts)]),
-            vocabulary=self.vocabulary,
-            failures=tuple(failure for part in parts for failure in part.failures),
-        )
+        return Annotations.joined(list(self.stream(images, k, progress=progress)), self.vocabulary, k)
 
     def stream(self, images: Images, k: int = 5, *, progress: bool | None = None) -> Iterator[Annotations]:
         """``annotate`` batch by batch, in input order: memory does not grow with the number of images."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -41,6 +41,36 @@ def reproduction_table(result: dict[str, Any], preset: str) -> Table:
     name = f"gpuannot: preset {preset}, {result['trunk']['dtype']} trunk" + (f", {runs} seeds" if runs > 1 else "")
     table.add_row(f"[bold]{name}[/]", cell("precision", 100), cell("recall", 100), cell("f1", 100), cell("n_plus", 1))
     return table
+
+
+def comparison_report(result: dict[str, Any]) -> Iterator[Table | str]:
+    """The table of :func:`gpuannot.baselines.comparison.compare`, then the hyper-parameters that were chosen."""
+    images = result["images"]
+    title = f"{result['dataset']}: {images['train']} training images, {images['test']} test images, k = {result['k']}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("method", "features"):
+        table.add_column(heading)
+    for heading in ("P %", "R %", "F1 %", "N+", "paper: P / R / F1 / N+", "fit s", "ms an image"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in result["rows"]:
+        printed = result["paper"].get(row["paper_row"])
+        paper = " / ".join([*(f"{value:.2f}" for value in printed[:3]), str(printed[3])]) if printed else ""
+        if "missing" in row:
+            table.add_row(row["method"], plain(row["features"]), *[""] * 4, paper, "not run", "")
+            continue
+        scores, seconds = row["scores"], row["seconds"]
+        shares = [f"{100 * scores[measure]:.2f}" for measure in ("precision", "recall", "f1")]
+        times = [f"{seconds['fit']:.2f}", f"{1e3 * seconds['annotate_an_image']:.2f}"]
+        table.add_row(row["method"], plain(row["features"]), *shares, str(scores["n_plus"]), paper, *times)
+    yield table
+    yield "Seconds count from the features on. Chosen on a hold-out of the training images:"
+    for row in result["rows"]:
+        if row.get("chosen"):
+            values = ", ".join(f"{name} = {value}" for name, value in row["chosen"].items())
+            yield f"  {row['method']}, {plain(row['features'])}: {plain(values)} [dim](search {row['seconds']['search']} s)[/]"
+    for row in result["rows"]:
+        if "missing" in row:
+            yield f"  [yellow]{row['method']}, {plain(row['features'])}: not run[/], {plain(row['missing'])}"
 
 
 def some(words: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ settings after the trunk, needs no trunk.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ import numpy as np
 
 from .annotator import Annotator
 from .config import AnnotatorConfig
-from .datasets import LabelledImages, load_benchmark
+from .datasets import load_benchmark
 from .environment import record
-from .errors import DataError
-from .feature_store import FeatureStore
+from .feature_cache import cached_features
 from .metrics import evaluate
 
 SCHEMA = "gpuannot.reproduce/1"
@@ -43,13 +41,6 @@ PAPER: dict[str, dict[str, tuple[float, float, float, int]]] = {
         "corel5k": (26.93, 41.43, 32.64, 161), "iaprtc12": (46.15, 32.80, 38.35, 258), "espgame": (43.74, 33.08, 37.67, 258),
     },
 }  # fmt: skip
-
-
-def default_cache() -> Path:
-    """Where features are kept if no folder is named."""
-    import platformdirs  # where a folder is named, a machine without it serves as well
-
-    return Path(platformdirs.user_cache_dir("gpuannot"))
 
 
 def reproduce(
@@ -84,8 +75,8 @@ def reproduce(
     first = Annotator(config, device=device)
     started = time.perf_counter()
     with (
-        _features(first, train, cache or default_cache(), progress) as train_store,
-        _features(first, test, cache or default_cache(), progress) as test_store,
+        cached_features(first, train, cache, progress) as train_store,
+        cached_features(first, test, cache, progress) as test_store,
     ):
         seconds = {"features": time.perf_counter() - started, "descriptors": 0.0, "fit": 0.0, "annotate": 0.0}
         runs: list[dict[str, Any]] = []
@@ -118,35 +109,6 @@ def reproduce(
         "summary": _summary(runs),
         "paper": {method: rows[name] for method, rows in PAPER.items() if name in rows},
     }
-
-
-def _features(annotator: Annotator, split: LabelledImages, cache: str | Path, progress: bool | None) -> FeatureStore:
-    """The split's features, from the cache or computed into it."""
-    config, trunk = annotator.config, annotator.trunk
-    digest = hashlib.sha256(
-        repr((trunk.weights_sha256, trunk.layer, trunk.relu, str(trunk.dtype), config.input_size, config.interpolation)).encode()
-    )
-    for name, path in zip(split.image_names, split.paths, strict=True):
-        status = path.stat()
-        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    folder = Path(cache) / split.name.replace("/", "-") / digest.hexdigest()[:20]
-    store = FeatureStore.open(folder)
-    if store is not None and len(store) == len(split):
-        return store
-    patches = trunk.positions(config.input_size, config.input_size)
-    store = FeatureStore.create(folder, patches, trunk.channels, trunk.dtype)
-    try:
-        annotator.failures_ = []
-        annotator.extract(split.paths, store, progress=progress)
-        if annotator.failures_:
-            failure = annotator.failures_[0]
-            raise DataError(
-                f"{len(annotator.failures_)} images of {split.name} cannot be read; the first: {failure.path}: {failure.reason}"
-            )
-        return store.commit()
-    except BaseException:
-        store.close()
-        raise
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -126,19 +127,60 @@ def load_weights(source: str | Path = "embedded", convention: str | None = None)
         with as_file(files("gpuannot") / "data" / EMBEDDED_FILE) as path:
             weights = _from_file(path, convention, "embedded")
     elif name == "torchvision" or name.startswith("torchvision:"):
-        weights = _from_torchvision(name.partition(":")[2] or "IMAGENET1K_V1", convention)
+        weights = _from_torchvision(name, convention)
     else:
         weights = _from_file(Path(source), convention, name)
     return weights
 
 
-def _from_file(path: Path, convention: str | None, source: str) -> TrunkWeights:
+def load_fully_connected(source: str | Path) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The layers fc6 and fc7 of VGG-16: of each its weight (out, in) and bias (out,), CPU float32.
+
+    fc6 reads pool5 flattened channel by channel, in both conventions: 25,088 values of a 224×224 image. Each has 4,096 outputs.
+
+    Args:
+        source: as for :func:`load_weights`; a file must hold the whole network under torchvision's names.
+
+    Raises:
+        WeightsError: no such file, or one that lacks a layer, whose layers do not fit each other, or with non-finite values.
+    """
+    name = str(source)
+    if name == "embedded":
+        raise WeightsError(
+            "the embedded weights end with the convolution layers; fc6 and fc7 need a file of the whole VGG-16, or 'torchvision'"
+        )
+    if name == "torchvision" or name.startswith("torchvision:"):
+        tensors = _torchvision_entry(name).get_state_dict(progress=True)
+    else:
+        tensors, _ = _read_file(Path(source))
+    layers: list[tuple[Tensor, Tensor]] = []
+    for title, module in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
+        weight, bias = tensors.get(f"{module}.weight"), tensors.get(f"{module}.bias")
+        if weight is None or bias is None:
+            raise WeightsError(
+                f"{name} lacks {module} ({title} of VGG-16): it holds {len(tensors)} tensors; give the whole network"
+            )
+        inputs = len(layers[-1][1]) if layers else weight.shape[-1]
+        if weight.ndim != 2 or weight.shape[1] != inputs or bias.shape != weight.shape[:1] or not weight.is_floating_point():
+            raise WeightsError(
+                f"{name}: {module} ({title}) has a weight {tuple(weight.shape)} of {weight.dtype} and a bias {tuple(bias.shape)}; "
+                f"expected floating point of shapes (out, {inputs}) and (out,)"
+            )
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise WeightsError(f"{name}: {module} ({title}) holds non-finite values")
+        layers.append((weight.float(), bias.float()))
+    return tuple(layers)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata."""
     if not path.is_file():
         raise WeightsError(f'{path}: no such file of trunk weights; give a .safetensors or .pth file, "embedded" or "torchvision"')
-    if path.suffix in (".pth", ".pt"):
-        tensors, metadata = _read_state_dict(path)
-    else:
-        tensors, metadata = _read_safetensors(path)
+    return _read_state_dict(path) if path.suffix in (".pth", ".pt") else _read_safetensors(path)
+
+
+def _from_file(path: Path, convention: str | None, source: str) -> TrunkWeights:
+    tensors, metadata = _read_file(path)
     stated = _convention_of(metadata, path)
     if stated is None and convention is None:
         raise WeightsError(
@@ -190,9 +232,19 @@ def _convention_of(metadata: Mapping[str, str], path: Path) -> str | None:
     return "caffe" if "BGR" in described and "103.939" in described and "no scaling" in described else None
 
 
-def _from_torchvision(name: str, convention: str | None) -> TrunkWeights:
+def _from_torchvision(source: str, convention: str | None) -> TrunkWeights:
     if convention not in (None, "torchvision"):
         raise WeightsError(f"torchvision's weights follow its own convention, not {convention!r}")
+    entry = _torchvision_entry(source)
+    transform = entry.transforms()
+    mean, std = (tuple(255.0 * float(v) for v in values) for values in (transform.mean, transform.std))
+    preprocessing = Preprocessing("torchvision", mean, std, bgr_weights=False)  # type: ignore[arg-type]
+    return _assemble(entry.get_state_dict(progress=True), preprocessing, f"torchvision:{entry.name}", f"torchvision {entry.name}")
+
+
+def _torchvision_entry(source: str) -> Any:
+    """The member of torchvision's VGG16_Weights that ``torchvision`` or ``torchvision:NAME`` means."""
+    name = source.partition(":")[2] or "IMAGENET1K_V1"
     try:
         from torchvision.models import VGG16_Weights
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
@@ -201,14 +253,10 @@ def _from_torchvision(name: str, convention: str | None) -> TrunkWeights:
             'or use weights="embedded" or a file'
         ) from error
     try:
-        entry = VGG16_Weights[name]
+        return VGG16_Weights[name]
     except KeyError:
         known = ", ".join(member.name for member in VGG16_Weights)
         raise WeightsError(f"torchvision has no VGG-16 weights {name!r}; it has {known}") from None
-    transform = entry.transforms()
-    mean, std = (tuple(255.0 * float(v) for v in values) for values in (transform.mean, transform.std))
-    preprocessing = Preprocessing("torchvision", mean, std, bgr_weights=False)  # type: ignore[arg-type]
-    return _assemble(entry.get_state_dict(progress=True), preprocessing, f"torchvision:{name}", f"torchvision {name}")
 
 
 def _assemble(tensors: Mapping[str, Tensor], preprocessing: Preprocessing, source: str, origin: str) -> TrunkWeights:

@@ -17,6 +17,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from gpuannot.kernels.plan import Launch, Step, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code
 
@@ -134,16 +135,33 @@ def compile_with_nvcc() -> dict[str, Resources]:
 
 
 def _compile_with_nvrtc(architecture: int) -> bytes:
-    from cupy.cuda.compiler import _NVRTCProgram
+    from cuda.bindings import nvrtc
+
+    def call(result: tuple[Any, ...]) -> Any:
+        if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise RuntimeError(f"compute capability {architecture}: {result[0].name}")
+        return result[1] if len(result) > 1 else None
 
     binary = architecture == 90
     target = f"-arch={'sm' if binary else 'compute'}_{architecture}"
-    program = _NVRTCProgram(one_source(architecture)[0], method="cubin" if binary else "ptx")
-    return program.compile((*LANGUAGE, "--device-as-default-execution-space", target))[0]
+    options = [option.encode() for option in (*LANGUAGE, "--device-as-default-execution-space", target)]
+    program = call(nvrtc.nvrtcCreateProgram(one_source(architecture)[0].encode(), b"all.cu", 0, [], []))
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = b" " * call(nvrtc.nvrtcGetProgramLogSize(program))
+            call(nvrtc.nvrtcGetProgramLog(program, log))
+            raise RuntimeError(f"compute capability {architecture}: {log.decode()[:4000]}")
+        size, read = (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN) if binary else (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
+        compiled = b" " * call(size(program))
+        call(read(program, compiled))
+    finally:
+        call(nvrtc.nvrtcDestroyProgram(program))
+    return compiled
 
 
 def compile_with_nvrtc() -> dict[int, bytes]:
-    """All variants by NVRTC with no include path, as CuPy compiles them, by architecture.
+    """All variants by NVRTC with no include path and with CuPy's options, by architecture.
 
     To machine code for sm_90; to PTX, the part in which NVRTC differs from nvcc, for the others. Raises the compiler's error if a
     kernel does not compile.

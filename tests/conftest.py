@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from gpuannot import datasets
 from gpuannot.scenes import write_scenes
 
 
@@ -42,6 +45,19 @@ def corel5k(shared: Path) -> Path:
 def drawn_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 24 drawn scenes: ``images/`` and ``labels.json``. Read only: every test file shares it."""
     return write_scenes(tmp_path_factory.mktemp("drawn_scenes"), 24).parent
+
+
+@pytest.fixture
+def benchmark_folder(drawn_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """18 training and 6 test scenes in the benchmark's layout, and the benchmark declared to be of that size."""
+    folder = tmp_path / "data"
+    shutil.copytree(drawn_scenes / "images", folder / "images")
+    content = json.loads((drawn_scenes / "labels.json").read_text())
+    for name, part in (("train", content["samples"][:18]), ("test", content["samples"][18:])):
+        (folder / f"{name}.json").write_text(json.dumps({"samples": part, "labels": content["labels"]}))
+    (folder / "vocabulary.txt").write_text("\n".join(content["labels"]) + "\n")
+    monkeypatch.setitem(datasets.BENCHMARKS, "corel5k", (18, 6, len(content["labels"])))
+    return folder
 
 
 def _present(path: Path) -> Path:

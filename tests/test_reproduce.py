@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from gpuannot.cli import app
 from gpuannot.config import AnnotatorConfig
 from gpuannot.errors import DataError
 from gpuannot.metrics import evaluate
-from gpuannot.reproduce import PAPER, default_cache, reproduce
+from gpuannot.reproduce import PAPER, reproduce
 from gpuannot.scenes import WORDS
 from gpuannot.weights import load_weights
 
@@ -33,19 +32,6 @@ weights_once = functools.cache(load_weights)
 @pytest.fixture(autouse=True)
 def read_the_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpuannot.encoder.load_weights", weights_once, raising=False)
-
-
-@pytest.fixture
-def benchmark_folder(drawn_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """18 training and 6 test scenes in the benchmark's layout, and the benchmark declared to be of that size."""
-    folder = tmp_path / "data"
-    shutil.copytree(drawn_scenes / "images", folder / "images")
-    content = json.loads((drawn_scenes / "labels.json").read_text())
-    for name, part in (("train", content["samples"][:18]), ("test", content["samples"][18:])):
-        (folder / f"{name}.json").write_text(json.dumps({"samples": part, "labels": content["labels"]}))
-    (folder / "vocabulary.txt").write_text("\n".join(content["labels"]) + "\n")
-    monkeypatch.setitem(datasets.BENCHMARKS, "corel5k", (18, 6, len(content["labels"])))
-    return folder
 
 
 def test_seeds_scores_and_their_summary(benchmark_folder: Path, tmp_path: Path) -> None:
@@ -257,8 +243,3 @@ def test_the_paper_s_tables(shared: Path) -> None:
         for data_set, (*shares, n_plus) in data_sets.items():
             assert " / ".join([*(f"{share:.2f}" for share in shares), str(n_plus)]) == printed[method][data_set]
         assert len(data_sets) == sum(bool(cell) for cell in printed[method].values())
-
-
-def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache().name == "gpuannot"

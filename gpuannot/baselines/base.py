@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from ..labels import label_matrix
 
 Features: TypeAlias = NDArray[Any] | Tensor | Mapping[str, NDArray[Any] | Tensor]
 
-#: Bytes that the largest intermediate of one block of images may take.
-_BLOCK_BYTES = 256 << 20
-
 
 class Baseline(ABC):
     """An annotator over features (N, …): one row an image, or several arrays of them by name.
@@ -29,11 +26,15 @@ class Baseline(ABC):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
+        query_parameters: arguments of the constructor that ``fit`` does not look at: they may be changed after it.
+        block_bytes: bytes that scoring a block of images may take. It decides how many are scored at a time, and no score.
         vocabulary_: the W words, in the order of the score columns.
         counts_: (W,) float32, training images that carry each word. Words with none score −∞ and are never given.
         labels_: (N, W) float32 0/1, the training labels, for the baselines that look at every training image.
     """
 
+    query_parameters: ClassVar[tuple[str, ...]] = ()
+    block_bytes: int = 256 << 20
     vocabulary_: tuple[str, ...]
     counts_: Tensor
     labels_: Tensor
@@ -83,7 +84,7 @@ class Baseline(ABC):
             raise ValueError(f"features have the form {_form(shapes)}, this was fitted with {_form(self._shapes)}")
         rows = _length(prepared)
         scores = torch.empty((rows, len(self.vocabulary_)), device=self.device)
-        step = max(1, _BLOCK_BYTES // max(1, self._bytes_per_image()))
+        step = max(1, self.block_bytes // max(1, self._bytes_per_image()))
         for start in range(0, rows, step):
             block = {name: array[start : start + step] for name, array in prepared.items()}
             scores[start : start + step] = self._scores(block)
@@ -96,11 +97,15 @@ class Baseline(ABC):
         Raises:
             ValueError: k outside 1…number of words with a training image. Otherwise as :meth:`scores`.
         """
+        self.check_k(k)
+        return best_words(self.scores(features), k)
+
+    def check_k(self, k: int) -> None:
+        """Raise ValueError unless k words can be given: 1…number of words with a training image. NotFittedError before ``fit``."""
         self._require_fit()
         known = int((self.counts_ > 0).sum())
         if not 1 <= k <= known:
             raise ValueError(f"k = {k} must lie in 1…{known}, the number of words that can be given")
-        return best_words(self.scores(features), k)
 
     @abstractmethod
     def _fit(self, features: dict[str, Tensor]) -> None:
@@ -120,11 +125,16 @@ class Baseline(ABC):
             raise ValueError("features are an empty dictionary; give at least one array")
         prepared = {}
         for name, values in named.items():
-            array = torch.as_tensor(values)
             label = f"feature {name!r}" if name else "features"
-            if array.ndim < 2 or array.is_complex() or array.dtype == torch.bool:
-                raise ValueError(f"{label}: expected numbers of shape (N, D), got {array.dtype} of shape {tuple(array.shape)}")
-            array = array.to(self.device, torch.float32)
+            if not isinstance(values, Tensor):
+                values = np.asarray(values)
+            numbers = values.dtype.kind in "iuf" if isinstance(values, np.ndarray) else _is_real(values.dtype)
+            if values.ndim < 2 or not numbers:
+                raise ValueError(f"{label}: expected numbers of shape (N, D), got {values.dtype} of shape {tuple(values.shape)}")
+            if isinstance(values, np.ndarray):
+                with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused below
+                    values = torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
+            array = values.to(self.device, torch.float32)
             if not bool(torch.isfinite(array).all()):
                 raise DataError(f"{label} holds NaN, infinite, or values beyond float32")
             prepared[name] = array
@@ -141,6 +151,23 @@ def best_words(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest of each row: index (T, k) int64 and score (T, k), highest first, ties to the lowest index."""
     values, index = scores.sort(dim=1, descending=True, stable=True)
     return index[:, :k].contiguous(), values[:, :k].contiguous()
+
+
+def _is_real(dtype: torch.dtype) -> bool:
+    return not dtype.is_complex and dtype != torch.bool
+
+
+def lone_array(features: Mapping[str, Tensor], owner: str) -> Tensor:
+    """The array of features that consist of one.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if len(features) != 1:
+        raise ValueError(
+            f"{owner} takes one feature array, got {len(features)}: {', '.join(map(repr, features))}; give one, or join them"
+        )
+    return next(iter(features.values()))
 
 
 def _length(features: Mapping[str, Tensor]) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm.auto import tqdm
 
+from ..errors import DataError
 from ..metrics import evaluate
 from .base import Baseline, Features
 
@@ -66,6 +67,8 @@ def holdout_search(
 ) -> SearchResult:
     """Try every combination of ``grid`` and keep the one with the highest F1 (the protocol's) on held-out training images.
 
+    Combinations that follow each other and differ in ``query_parameters`` of the baseline alone share one ``fit``: name those last.
+
     Args:
         build: makes an unfitted baseline from keyword arguments; it is called with each combination.
         features, labels, vocabulary: of the **training** images. Test images have no place here.
@@ -74,17 +77,34 @@ def holdout_search(
 
     Returns:
         the first of the best combinations, in the order of ``grid``, with every trial.
+
+    Raises:
+        ValueError: a parameter without values, no split, or a hold-out that leaves nothing to learn from. Otherwise as the
+            baseline's ``fit`` and ``annotate``. DataError: features and labels of different length.
     """
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if not points:
         raise ValueError("the grid is empty: every parameter needs at least one value")
+    if splits < 1:
+        raise ValueError(f"splits = {splits} must be at least 1")
+    for array in features.values() if isinstance(features, Mapping) else [features]:
+        if len(array) != labels.shape[0]:
+            raise DataError(f"features of {len(array)} images and labels of {labels.shape[0]}: each image needs both")
     reached = np.zeros((len(points), splits, 2))
     with tqdm(total=len(points) * splits, desc="search", disable=None if progress is None else not progress, leave=False) as bar:
         for split in range(splits):
             learn, held = holdout_split(labels.shape[0], holdout, seed + split)
             inner, outer = take(features, learn), take(features, held)
+            fitted: Baseline | None = None
+            learnt_with: dict[str, Any] = {}
             for number, point in enumerate(points):
-                index, _ = build(**point).fit(inner, labels[learn], vocabulary).annotate(outer, k)
+                baseline = build(**point)
+                learns_with = {name: value for name, value in point.items() if name not in baseline.query_parameters}
+                if fitted is None or learns_with != learnt_with:
+                    fitted, learnt_with = baseline.fit(inner, labels[learn], vocabulary), learns_with
+                for name in baseline.query_parameters:
+                    setattr(fitted, name, getattr(baseline, name))
+                index, _ = fitted.annotate(outer, k)
                 scores = evaluate(index.cpu().numpy(), labels[held])
                 reached[number, split] = scores.f1, scores.n_plus
                 bar.update()

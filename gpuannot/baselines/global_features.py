@@ -1,0 +1,131 @@
+"""Deep global features: one vector an image from a layer of VGG-16, for the baselines that compare whole images.
+
+Named as what they are: pooled or flattened convolution layers come from the package's own trunk; fc6 and fc7 ("VGG-16 end-to-end
+features") need a file of the whole network.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ..config import AnnotatorConfig
+from ..encoder import Encoder, Images, as_sequence, none_readable
+from ..errors import DataError, ImageError
+from ..image_batches import ImageFailure
+from ..trunk import layer_names
+from ..weights import load_fully_connected
+
+POOLINGS = ("mean", "max", "flatten")
+FULLY_CONNECTED = ("fc6", "fc7")
+
+
+class GlobalFeatures:
+    """Images → one vector each.
+
+    Args:
+        layer: a layer of the trunk (``conv1_1`` … ``pool5``), or ``fc6`` or ``fc7``; all after their ReLU.
+        pooling: of a trunk layer (H', W', C): ``mean`` or ``max`` over its positions, (C,), or ``flatten``, (C·H'·W',), channel by
+            channel as VGG-16's own fully connected layers read it. None is ``mean``; fc6 and fc7 have no positions and take None.
+        weights, convention: as for :func:`~gpuannot.weights.load_weights`. fc6 and fc7 need a file of the whole network
+            (torchvision's names) or ``torchvision``.
+        input_size: images are warped to input_size × input_size. fc6 and fc7 of VGG-16 fit 224 only.
+        interpolation, batch_size, dtype: as ``interpolation``, ``batch_size``, ``trunk_dtype`` of
+            :class:`~gpuannot.config.AnnotatorConfig`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Attributes:
+        dimension: D, the length of a vector: 512 for pooled conv5_3, 25,088 for flattened pool5 at 224 pixels, 4,096 for fc7.
+
+    Raises:
+        ValueError: an unknown layer or pooling, or an input size that does not fit. WeightsError: as ``load_weights``.
+    """
+
+    def __init__(
+        self,
+        layer: str = "conv5_3",
+        pooling: str | None = None,
+        *,
+        weights: str = "embedded",
+        convention: str | None = None,
+        input_size: int = 224,
+        interpolation: str = "bicubic",
+        batch_size: int = 32,
+        dtype: str = "auto",
+        device: str | torch.device = "auto",
+    ) -> None:
+        connected = layer in FULLY_CONNECTED
+        if not connected and layer not in layer_names():
+            raise ValueError(f"layer {layer!r} is unknown; choose one of {', '.join((*layer_names(), *FULLY_CONNECTED))}")
+        if connected and pooling is not None:
+            raise ValueError(f"pooling {pooling!r} does not apply to {layer}, which has no positions; leave it None")
+        if pooling not in (None, *POOLINGS):
+            raise ValueError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
+        self.layer = layer
+        self.pooling = "flatten" if connected else pooling or "mean"
+        config = AnnotatorConfig(
+            weights=weights,
+            weights_convention=convention,
+            layer="pool5" if connected else layer,
+            trunk_dtype=dtype,
+            input_size=input_size,
+            interpolation=interpolation,
+            batch_size=batch_size,
+        )
+        self._encoder = Encoder(config, device=device)
+        trunk = self._encoder.trunk
+        positions = trunk.positions(input_size, input_size)
+        if not positions:
+            raise ValueError(f"input_size {input_size} is too small: {layer} needs {trunk.stride}")
+        self.dimension = trunk.channels * (positions if self.pooling == "flatten" else 1)
+        self._connected: list[tuple[Tensor, Tensor]] = []
+        for weight, bias in load_fully_connected(weights)[: FULLY_CONNECTED.index(layer) + 1] if connected else ():
+            if weight.shape[1] != self.dimension:
+                raise ValueError(
+                    f"fc6 of {weights} takes {weight.shape[1]} values, pool5 has {self.dimension} at input_size {input_size}"
+                )
+            self._connected.append((weight.to(trunk.device, trunk.dtype), bias.to(trunk.device, trunk.dtype)))
+            self.dimension = len(weight)
+
+    def encode(self, images: Images, *, progress: bool | None = None) -> NDArray[np.float32]:
+        """One vector an image: (N, D) float32, in the order of ``images``.
+
+        Args:
+            images: as :class:`~gpuannot.encoder.Encoder` takes them.
+            progress: show a bar; None shows one on terminals, after two seconds.
+
+        Raises:
+            ImageError: an image cannot be read. DataError: no images.
+        """
+        sources = as_sequence(images)
+        if not len(sources):
+            raise DataError(none_readable(0, []))
+        vectors = np.empty((len(sources), self.dimension), np.float32)
+        failures: list[ImageFailure] = []
+        title = f"{self.layer} features"
+        for positions, features in self._encoder._features(sources, np.arange(len(sources)), title, progress, failures):
+            _raise_first(failures)
+            vectors[positions] = self._vectors(features).cpu().numpy()
+        _raise_first(failures)
+        return vectors
+
+    @torch.inference_mode()
+    def _vectors(self, features: Tensor) -> Tensor:
+        """(B, D) float32 of trunk features (B, P, C)."""
+        if self.pooling == "mean":
+            return features.mean(dim=1, dtype=torch.float32)
+        if self.pooling == "max":
+            return features.amax(dim=1).float()
+        vectors = features.transpose(1, 2).flatten(1)
+        for weight, bias in self._connected:
+            vectors = functional.linear(vectors, weight, bias).relu()
+        return vectors.float()
+
+
+def _raise_first(failures: list[ImageFailure]) -> None:
+    """Every vector must stand for its image, so one that cannot be read is an error here."""
+    if failures:
+        raise ImageError(failures[0].path, failures[0].reason, failures[0].stage)
