@@ -22,6 +22,7 @@ setup(
     package_data={"gpuannot": ["py.typed"], "gpuannot.data": ["*.safetensors", "NOTICE"], "gpuannot.kernels": ["*.cu", "*.cuh"]},
     entry_points={"console_scripts": ["gpuannot = gpuannot.cli:main"]},
     install_requires=[
+        "fsspec>=2024.2",
         "numpy>=1.26",
         "pillow>=10.3",
         "platformdirs>=4",

@@ -20,6 +20,7 @@ class Annotations:
         positions: (T,) int64, each image's place in the input.
         index: (T, k) int64 into ``vocabulary``, nearest word first. distance: (T, k) float32.
         failures: the images that got no row, with the reason. Rows + failures = inputs.
+        vectors: (T, m·n) float32, the images' VLAD vectors, where they were asked for.
     """
 
     names: tuple[str, ...]
@@ -28,6 +29,7 @@ class Annotations:
     distance: NDArray[np.float32]
     vocabulary: tuple[str, ...]
     failures: tuple[ImageFailure, ...] = field(default=())
+    vectors: NDArray[np.float32] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Annotations], vocabulary: tuple[str, ...], k: int) -> Annotations:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,20 +17,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from . import __version__
 from .annotations import Annotations
-from .codebook import Codebook
-from .config import AnnotatorConfig
-from .descriptors import GaussianPCA
 from .encoder import Encoder, Images, Store, Vectors, as_sequence, none_readable, source_name, to_host, warn_of_failures
-from .errors import DataError, ModelFileError, NotFittedError
+from .errors import DataError, NotFittedError
 from .image_batches import ImageFailure
+from .inputs import Inputs
 from .labels import label_matrix
 from .model_file import ModelFile
+from .persistence import restore, to_model_file
 from .ranking import DeviceRanking, WordRanking
 from .words import WordBank
 
 if TYPE_CHECKING:
+    from .batch import BatchSummary
     from .capture import CapturedAnnotation
 
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
@@ -49,7 +48,8 @@ class Annotator(Encoder):
         failures_: images of the last ``fit`` or ``partial_fit`` that could not be read.
 
     ``images`` is, wherever it appears, a sequence of paths, encoded bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8
-    tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or one folder or file.
+    tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or what :class:`~gpuannot.Inputs` takes as one
+    source: a folder, file, list, table, tar shard or URL.
     """
 
     bank_: WordBank
@@ -180,6 +180,46 @@ class Annotator(Encoder):
                 (), np.empty(0, np.int64), none.astype(np.int64), none.astype(np.float32), self.vocabulary, tuple(failures)
             )
 
+    def batch(
+        self,
+        source: Inputs | str | Path | Iterable[str | Path],
+        sink: str | Path,
+        k: int = 5,
+        *,
+        format: str = "parquet",
+        part_size: int = 4096,
+        vectors: bool = False,
+        resume: bool = False,
+        overwrite: bool = False,
+        on_error: Literal["skip", "stop"] = "skip",
+        max_failures: int | None = None,
+        threads: int | None = None,
+        progress: bool | None = None,
+    ) -> BatchSummary:
+        """``annotate`` for any number of images, into parts in the folder ``sink``.
+
+        Every input gets a row in a part or an entry with stage and reason in the ledger (``sink/_failures``). A part is whole or
+        absent; ``resume`` goes on after any stop and ends with the same bytes as an undisturbed run on this machine.
+
+        Args:
+            source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
+            format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
+            resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
+            on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
+            threads: that read and decode; None is one a CPU. More pays where reading waits for a network.
+
+        Raises:
+            ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
+                otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
+            TooManyFailuresError: by ``on_error`` or ``max_failures``.
+        """
+        from .batch import annotate_batch
+
+        return annotate_batch(
+            self, source, sink, k, format=format, part_size=part_size, vectors=vectors, resume=resume, overwrite=overwrite,
+            on_error=on_error, max_failures=max_failures, threads=threads, progress=progress,
+        )  # fmt: skip
+
     def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         """The k nearest words of a decoded batch.
 
@@ -193,11 +233,12 @@ class Annotator(Encoder):
             TypeError: not uint8. ValueError: another shape or size, or k outside 1…number of words with an image.
         """
         self.check_k(k)
-        vectors = self.encode_tensor(images)
+        return self.nearest_words(self.encode_tensor(images), k)
+
+    def nearest_words(self, vectors: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+        """The k nearest words of VLAD vectors (B, m·n) float32 on this annotator's device; returns as :meth:`annotate_tensor`."""
         index, distance = self._rank(vectors if self._on_gpu else vectors.numpy(), k)
-        if isinstance(index, Tensor) and isinstance(distance, Tensor):
-            return index, distance
-        return torch.from_numpy(index), torch.from_numpy(distance)
+        return torch.as_tensor(index), torch.as_tensor(distance)
 
     def capture(self, batch_shape: tuple[int, int, int, int], k: int = 5) -> CapturedAnnotation:
         """:meth:`annotate_tensor` for batches of one shape (B, 3, S, S) as a CUDA graph.
@@ -246,28 +287,7 @@ class Annotator(Encoder):
     def to_model_file(self) -> ModelFile:
         """The fitted annotator's tensors and metadata, as :meth:`save` writes them; its ``sha256`` is the model's identity."""
         self._require_fit()
-        preprocessing = self.weights.preprocessing
-        return ModelFile(
-            tensors={
-                "matrix": self.transform_.matrix_,
-                "offset": self.transform_.offset_,
-                "explained_variance_ratio": self.transform_.explained_variance_ratio_,
-                "centers": self.codebook_.centers,
-                "sums": self.bank_.sums,
-                "counts": self.bank_.counts,
-            },
-            metadata={
-                "gpuannot_version": __version__,
-                "vocabulary": list(self.vocabulary),
-                "config": self.config.to_dict(),
-                "preprocessing": {
-                    "resize": f"warp, {self.config.interpolation} with antialias", "mean": preprocessing.mean,
-                    "std": preprocessing.std,
-                    "order": "RGB",
-                },
-                "trunk_sha256": self.weights.sha256,
-            },
-        )  # fmt: skip
+        return to_model_file(self)
 
     @classmethod
     def load(
@@ -287,27 +307,7 @@ class Annotator(Encoder):
             ModelFileError: a missing, cut, edited or foreign file, another schema, or other trunk weights than at ``fit``.
             WeightsError: the weights cannot be read.
         """
-        model = ModelFile.read(path)
-        try:
-            config = AnnotatorConfig.from_dict(model.metadata["config"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path}: its settings cannot be used ({error})") from error
-        if weights is not None:
-            config = dataclasses.replace(config, weights=str(weights), weights_convention=weights_convention)
-        annotator = cls(config, device=device)
-        if annotator.weights.sha256 != model.metadata.get("trunk_sha256"):
-            raise ModelFileError(
-                f"{path} was fitted with other trunk weights than {config.weights!r}; give the right ones (weights=…, or --weights)"
-            )
-        tensors = model.tensors
-        annotator.transform_ = GaussianPCA(config.n_components)
-        annotator.transform_.matrix_, annotator.transform_.offset_ = tensors["matrix"], tensors["offset"]
-        annotator.transform_.explained_variance_ratio_ = tensors["explained_variance_ratio"]
-        annotator.codebook_ = Codebook(config.n_centers, max_iterations=config.kmeans_iterations, seed=config.seed)
-        annotator.codebook_.centers_ = tensors["centers"]
-        annotator.bank_ = WordBank(model.metadata["vocabulary"], tensors["sums"].shape[1])
-        annotator.bank_.sums, annotator.bank_.counts = tensors["sums"], tensors["counts"]
-        return annotator
+        return restore(cls, path, weights, weights_convention, device)
 
     def _rank(self, vectors: Vectors, k: int) -> tuple[Vectors, Vectors]:
         """Nearest words of VLAD vectors (T, m·n), where those are: index (T, k) int64 into the vocabulary, distance (T, k)."""

@@ -5,22 +5,41 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from . import __version__
+from .cli_exit import errors, errors_to_exit_code, exit_for
+from .cli_options import (
+    AsJson,
+    Column,
+    Convention,
+    Device,
+    Exclude,
+    Glob,
+    K,
+    MaxFailures,
+    Model,
+    OnErrorOption,
+    Overwrite,
+    PartFormat,
+    PartSize,
+    Preset,
+    Progress,
+    Resume,
+    Seed,
+    Settings,
+    Sources,
+    Threads,
+    Vectors,
+    Weights,
+)
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
-from .errors import GpuannotError
-
-if TYPE_CHECKING:
-    from .image_batches import ImageFailure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,65 +47,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Give images words from your own vocabulary, learnt from labelled examples without training a network.",
-    epilog="Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage or nothing could be done.",
+    epilog="Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage or nothing could be done, "
+    "130 or 143 stopped by Ctrl-C or SIGTERM.",
 )
-errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 # A table sent to a file or a pipe has no terminal to fit.
 output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160)
-
-SOME_FAILED, UNUSABLE = 1, 2
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Benchmark(StrEnum):
     corel5k = "corel5k"
     iaprtc12 = "iaprtc12"
     espgame = "espgame"
-
-
-Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
-K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
-Preset = Annotated[str, typer.Option(help="Settings to start from: paper.")]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'."),
-]
-Convention = Annotated[
-    str | None,
-    typer.Option("--convention", help="'caffe' or 'torchvision', for a weights file whose metadata does not say which it follows."),
-]
-Device = Annotated[str, typer.Option(help="'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME=VALUE", help="Change a setting, for example --set n_centers=32; 'gpuannot info' lists them."
-    ),
-]
-Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that exists.")]
-
-
-def _errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
-    """Print what is wrong with the input, without a traceback, and exit with 2. Other errors are bugs and keep theirs."""
-
-    @wraps(command)
-    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
-        try:
-            return command(*arguments, **options)
-        except BrokenPipeError:  # of `gpuannot … | head`; typer ends quietly
-            raise
-        except (GpuannotError, ValueError, OSError) as error:
-            errors.print(f"[bold red]error:[/] {plain(error)}")
-            raise typer.Exit(UNUSABLE) from None
-        except KeyboardInterrupt:
-            errors.print("stopped")
-            raise typer.Exit(130) from None
-
-    return wrapped
 
 
 @app.callback(invoke_without_command=True)
@@ -100,7 +71,7 @@ def _main(
 
 
 @app.command()
-@_errors_to_exit_code
+@errors_to_exit_code
 def fit(
     data: Annotated[
         Path, typer.Argument(help="A label file (.json or .csv), or a folder with labels.json or labels.csv.", show_default=False)
@@ -142,61 +113,76 @@ def fit(
         errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
     if without:
         errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
-    _exit_for(failures, done=used)
+    exit_for(failures, done=used)
 
 
 @app.command()
-@_errors_to_exit_code
+@errors_to_exit_code
 def annotate(
     model: Model,
-    inputs: Annotated[list[Path], typer.Argument(help="Image files, and folders to search for images.", show_default=False)],
+    inputs: Sources,
     k: K = 5,
     to: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write: .parquet, .jsonl or .csv. Without it, words are printed.")
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A file to write (.parquet, .jsonl, .csv), or for many images a folder (a name without suffix, or with a / at its "
+            "end) that gets parts and can be resumed. Without it, words are printed.",
+        ),
     ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    glob: Glob = None,
+    exclude: Exclude = None,
+    column: Column = None,
+    part_format: PartFormat = None,
+    part_size: PartSize = None,
+    vectors: Vectors = False,
+    on_error: OnErrorOption = None,
+    max_failures: MaxFailures = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
-    overwrite: Overwrite = False,
     device: Device = "auto",
     progress: Progress = None,
 ) -> None:
-    """Give words to images: a row an image with its path, its words (nearest first) and their distances.
+    """Give words to images: a row an image with its path, its words (nearest first), their distances and the model's hash.
 
-    Images that cannot be read get no row; they are listed with the reason (with --output, in OUTPUT.failures.jsonl).
+    Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output file in
+    OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and timings.
     """
+    from . import cli_annotate
     from .annotator import Annotator
-    from .images import find_images
-    from .output import AnnotationWriter, rows, write_failures
+    from .inputs import Inputs
 
-    images = find_images(inputs)
+    of_folders = {
+        "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
+        "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
+    }  # fmt: skip
+    given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
+    folder = to is not None and cli_annotate.is_folder(to)
+    if given and not folder:
+        raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
+    search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
-    failures: list[ImageFailure] = []
-    stream = annotator.stream(images, k, progress=progress)
-    if to is not None:
-        with AnnotationWriter(to, model_sha256=annotator.to_model_file().sha256, overwrite=overwrite) as writer:
-            for part in stream:
-                writer.write(part)
-                failures.extend(part.failures)
-            writer.commit()
-        errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
-        if as_json:
-            typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
-        ledger = to.with_name(to.name + ".failures.jsonl")
-        ledger.unlink(missing_ok=True)
-        if failures:
-            errors.print(f"{plain(write_failures(ledger, failures))}: the failures and their reasons")
+    if to is not None and folder:
+        done, failed, shown = cli_annotate.to_folder(
+            annotator, search, k, to, as_json, errors, overwrite=overwrite, progress=progress, **given
+        )
+        exit_for(shown, done=done, failed=failed)
+        return
+    sources = list(search)
+    if to is None:
+        failures = cli_annotate.to_terminal(annotator, sources, k, as_json, progress)
     else:
-        for part in stream:
-            for row in rows(part):
-                # typer.echo, not rich: a path is printed as it is, whatever characters it has
-                typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
-            failures.extend(part.failures)
-    _exit_for(failures, done=len(images) - len(failures))
+        failures = cli_annotate.to_file(annotator, sources, k, Path(to), overwrite, as_json, progress, errors)
+    exit_for(failures, done=len(sources) - len(failures))
 
 
 @app.command()
-@_errors_to_exit_code
+@errors_to_exit_code
 def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
@@ -222,7 +208,7 @@ def evaluate(
     annotations = annotator.annotate(images.paths, k, progress=progress)
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
-        _exit_for(failures, done=0)
+        exit_for(failures, done=0)
     words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in annotations.positions]
     truth, vocabulary = label_matrix(words, annotator.vocabulary, extend=True)
     unknown = vocabulary[len(annotator.vocabulary) :]
@@ -233,11 +219,11 @@ def evaluate(
         typer.echo(json.dumps({**scores.to_dict(), "failed": len(failures)}, indent=2))
     else:
         output.print(scores_table(scores))
-    _exit_for(failures, done=len(annotations))
+    exit_for(failures, done=len(annotations))
 
 
 @app.command()
-@_errors_to_exit_code
+@errors_to_exit_code
 def reproduce(
     benchmark: Annotated[Benchmark, typer.Argument(help="The data set.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Its folder: train.json, test.json, vocabulary.txt, images/.", show_default=False)],
@@ -292,7 +278,7 @@ def reproduce(
 
 
 @app.command()
-@_errors_to_exit_code
+@errors_to_exit_code
 def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for scenes and results.")] = Path("demo"),
     train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 400,
@@ -325,7 +311,7 @@ def demo(
 
 
 @app.command()
-@_errors_to_exit_code
+@errors_to_exit_code
 def info(as_json: AsJson = False) -> None:
     """Show versions, devices, settings, what is missing and how to get it."""
     from .config import AnnotatorConfig
@@ -359,15 +345,6 @@ def _check_folder_of(path: Path) -> None:
     """Before hours of work, not after them."""
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such folder for the output")
-
-
-def _exit_for(failures: Sequence[ImageFailure], *, done: int) -> None:
-    if not failures:
-        return
-    errors.print(f"[bold yellow]{len(failures)} inputs failed[/]" + (", the first 10:" if len(failures) > 10 else ":"))
-    for failure in failures[:10]:
-        errors.print(f"  {plain(failure.path)}: {plain(failure.reason)}")
-    raise typer.Exit(SOME_FAILED if done else UNUSABLE)
 
 
 if __name__ == "__main__":

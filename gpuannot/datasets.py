@@ -26,7 +26,7 @@ from scipy import sparse
 
 from .errors import DataError
 from .image_batches import ImageFailure
-from .images import find_images
+from .inputs import Inputs
 from .labels import label_matrix
 
 #: Sizes of the distributed splits: training images, test images, words.
@@ -112,10 +112,7 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
         if not isfile(located[name])
     )
     labels, words = _label_matrix(path, [merged[name] for name in there], vocabulary)
-    try:
-        beside = {file.resolve() for file in find_images([base])}
-    except DataError:  # no file has the suffix of an image, and the label file names images all the same
-        beside = set()
+    beside = {Path(found.place).resolve() for found in Inputs(base) if found.kind == "file"}
     unlabelled = len(beside - {located[name].resolve() for name in there})
     return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
 

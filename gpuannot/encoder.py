@@ -25,12 +25,12 @@ from .device_store import DeviceStore, new_store
 from .errors import DataError, NotFittedError
 from .feature_store import FeatureStore
 from .image_batches import ImageBatches, ImageFailure
-from .images import find_images, image_name
+from .inputs import Inputs, image_name
 from .trunk import Trunk
 from .vlad import Vlad
 from .weights import TrunkWeights, load_weights
 
-Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path
+Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | Inputs
 
 
 Store: TypeAlias = FeatureStore | DeviceStore
@@ -56,7 +56,8 @@ class Encoder:
         failures_: images of the last call that learnt or encoded that could not be read.
 
     ``images`` is, wherever it appears, a sequence of paths, encoded bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8
-    tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or one folder or file.
+    tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or what :class:`~gpuannot.Inputs` takes as one
+    source: a folder, file, list, table, tar shard or URL.
     """
 
     transform_: GaussianPCA
@@ -222,7 +223,7 @@ class Encoder:
             interpolation=self.config.interpolation,
         )
         seen = 0
-        with _progress(title, len(positions), progress) as bar:
+        with progress_bar(title, len(positions), progress) as bar:
             for index, batch in batches:
                 failures.extend(batches.failures[seen:])
                 seen = len(batches.failures)
@@ -286,9 +287,16 @@ class Encoder:
 
 
 def as_sequence(images: Images) -> Sequence[Any]:
-    """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists."""
+    """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists.
+
+    Raises:
+        DataError: one path or URL, and nothing is there.
+    """
     if isinstance(images, (str, Path)):
-        return find_images([images])
+        found = list(Inputs(images))
+        if len(found) == 1 and found[0].kind == "failed":
+            raise DataError(f"'{found[0].name}': {found[0].detail}")
+        return found
     if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         return list(images)
     return images  # type: ignore[return-value]
@@ -321,13 +329,13 @@ def warn_of_failures(count: int, failures: Sequence[ImageFailure]) -> None:
         )
 
 
-def _progress(title: str, total: int, progress: bool | None) -> Any:
+def progress_bar(title: str, total: int, progress: bool | None, initial: int = 0) -> Any:
     """A bar that appears after two seconds; None shows it on terminals only."""
-    return tqdm(desc=title, total=total, unit="img", disable=None if progress is None else not progress, delay=2)
+    return tqdm(desc=title, total=total, initial=initial, unit="img", disable=None if progress is None else not progress, delay=2)
 
 
 def _bar(blocks: Iterator[tuple[NDArray[np.int64], Tensor]], title: str, total: int, progress: bool | None) -> Any:
-    with _progress(title, total, progress) as bar:
+    with progress_bar(title, total, progress) as bar:
         for positions, features in blocks:
             yield positions, features
             bar.update(len(positions))

@@ -6,7 +6,9 @@ as it is. Wrong arguments to a function raise ``ValueError`` or ``TypeError`` as
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Stage: TypeAlias = Literal["find", "read", "decode"]
 
 
 class GpuannotError(Exception):
@@ -16,19 +18,28 @@ class GpuannotError(Exception):
 class ImageError(GpuannotError):
     """One image cannot be read. ``path`` names it and ``reason`` says why.
 
-    ``stage`` is "find" where there is no readable file of that name, "decode" where its content is not a usable image.
+    ``stage`` is "find" where there is no readable file of that name, "read" where reading it failed, "decode" where its content is
+    not a usable image.
     """
 
-    def __init__(self, path: str, reason: str, stage: Literal["find", "decode"] = "decode") -> None:
+    def __init__(self, path: str, reason: str, stage: Stage = "decode") -> None:
         super().__init__(f"{path}: {reason}")
         self.path, self.reason, self.stage = path, reason, stage
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, Stage]]:
         return type(self), (self.path, self.reason, self.stage)
 
 
 class DataError(GpuannotError):
     """A data set, label file or vocabulary is wrong or does not fit the images."""
+
+
+class OutputError(GpuannotError):
+    """Annotations cannot be written: a full disk, a folder without permission, another run at work there."""
+
+
+class TooManyFailuresError(GpuannotError):
+    """More inputs failed than the caller accepts."""
 
 
 class WeightsError(GpuannotError):

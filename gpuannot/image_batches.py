@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import ImageError
-from .images import INTERPOLATIONS, ImageSource, decode_image, image_name
+from .clock import StageClock
+from .containers import Containers
+from .errors import ImageError, Stage
+from .images import INTERPOLATIONS, ImageSource, decode_image
+from .inputs import Input, Loaded, image_name
 
 _BATCHES_AHEAD = 2
 
@@ -25,18 +29,24 @@ _BATCHES_AHEAD = 2
 class ImageFailure:
     """One image that gave no pixels: ``path`` names it, ``stage`` is where it failed, ``reason`` says why.
 
-    Stage "find": there is no readable file of that name. Stage "decode": its content is not a usable image.
+    Stage "find": there is no readable file of that name. Stage "read": it could not be read. Stage "decode": its content is not a
+    usable image.
     """
 
     path: str
-    stage: Literal["find", "decode"]
+    stage: Stage
     reason: str
+
+
+def default_workers() -> int:
+    """One thread for each CPU that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ImageBatches:
     """Decoded batches of ``images``, in input order, read ahead by threads; can be iterated any number of times.
 
-    ``images``: a sequence of `decode_image` sources, or a tensor (N, 3, H, W) uint8, or an array (N, H, W, 3) uint8.
+    ``images``: a sequence of `decode_image` sources and `Input`s, or a tensor (N, 3, H, W) uint8, or an array (N, H, W, 3) uint8.
     Each item is (index, batch): the positions in ``images`` that decoded, (B,) int64, and their pixels, (B, 3, size, size) uint8
     in channels-last memory. Batch j holds inputs j·batch_size to (j+1)·batch_size - 1 without the failed ones; a batch with
     none left is not yielded, so the content of a batch never depends on ``workers``. ``len()`` is the number of inputs.
@@ -56,7 +66,7 @@ class ImageBatches:
 
     def __init__(
         self,
-        images: Sequence[ImageSource] | np.ndarray | torch.Tensor,
+        images: Sequence[ImageSource | Input] | np.ndarray | torch.Tensor,
         *,
         size: int,
         batch_size: int = 32,
@@ -72,8 +82,7 @@ class ImageBatches:
         # A single (H, W, 3) array would otherwise pass for H grey images of shape (W, 3).
         if shape is not None and len(shape) != 4:
             raise ValueError(f"images has shape {shape}; expected an array (N, H, W, 3), a tensor (N, 3, H, W) or a list")
-        if workers is None:
-            workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = default_workers() if workers is None else workers
         for what, value in (("size", size), ("batch_size", batch_size), ("workers", workers)):
             if operator.index(value) < 1:
                 raise ValueError(f"{what} is {value}; expected at least 1")
@@ -101,43 +110,100 @@ class ImageBatches:
         return self._batches(self.failures)
 
     def _batches(self, failures: list[ImageFailure]) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        starts = iter(range(0, len(self), self.batch_size))
-        pending: deque[tuple[int, np.ndarray, list[Future[ImageFailure | None]]]] = deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="gpuannot-decode")
-        try:
-            while True:
-                while len(pending) <= _BATCHES_AHEAD and (start := next(starts, None)) is not None:
-                    pending.append(self._submit(pool, start))
-                if not pending:
-                    return
-                start, pixels, futures = pending.popleft()
-                outcomes = [future.result() for future in futures]
-                failed = [outcome for outcome in outcomes if outcome is not None]
-                if failed and self.on_error == "raise":
-                    raise ImageError(failed[0].path, failed[0].reason)
-                failures.extend(failed)
-                kept = np.array([i for i, outcome in enumerate(outcomes) if outcome is None], dtype=np.int64)
-                if len(kept):
-                    pixels = pixels[kept] if failed else pixels
-                    yield self.positions[start + kept], torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        starts = range(0, len(self), self.batch_size)
+        named = (self._named(start) for start in starts)
+        decoded = decode_ahead(named, size=self.size, workers=self.workers, interpolation=self.interpolation)
+        with closing(decoded):
+            for start, batch in zip(starts, decoded, strict=True):
+                if batch.failures and self.on_error == "raise":
+                    raise ImageError(batch.failures[0].path, batch.failures[0].reason)
+                failures.extend(batch.failures)
+                if len(batch.kept):
+                    yield self.positions[start + batch.kept], batch.pixels
 
-    def _submit(self, pool: ThreadPoolExecutor, start: int) -> tuple[int, np.ndarray, list[Future[ImageFailure | None]]]:
-        stop = min(start + self.batch_size, len(self))
-        pixels = np.empty((stop - start, self.size, self.size, 3), dtype=np.uint8)
-        futures = []
-        for offset, position in enumerate(self.positions[start:stop].tolist()):
+    def _named(self, start: int) -> list[tuple[str, ImageSource | Input]]:
+        named = []
+        for position in self.positions[start : start + self.batch_size].tolist():
             source = self.images[position]
             name = self.names[position] if self.names is not None else image_name(source, f"image {position}")
-            futures.append(pool.submit(_decode_into, pixels[offset], source, name, self.interpolation))
-        return start, pixels, futures
+            named.append((name, source))
+        return named
 
 
-def _decode_into(out: np.ndarray, source: ImageSource, name: str, interpolation: str) -> ImageFailure | None:
+@dataclass(frozen=True)
+class DecodedBatch:
+    """What became of the inputs of one batch.
+
+    ``kept`` (B,) int64: places in the batch of those that decoded; ``names`` of those; ``pixels`` (B, 3, S, S) uint8 in
+    channels-last memory; ``failures`` of the others. All in input order.
+    """
+
+    kept: np.ndarray
+    names: tuple[str, ...]
+    pixels: torch.Tensor
+    failures: tuple[ImageFailure, ...]
+
+
+def decode_ahead(
+    batches: Iterable[Sequence[tuple[str, ImageSource | Input]]],
+    *,
+    size: int,
+    workers: int,
+    interpolation: str,
+    clock: StageClock | None = None,
+    pin: bool = False,
+) -> Generator[DecodedBatch]:
+    """Read and decode batches of (name, source) in ``workers`` threads, at most two batches ahead; one result a batch, in order.
+
+    Inputs of containers that can only be read in order are read by the thread that asks for a batch. Closing the generator drops
+    what is queued. ``pin`` puts the pixels into page-locked memory, from which a GPU copies without a wait.
+    """
+    clock = clock or StageClock()
+    waiting: deque[tuple[np.ndarray, list[str], list[Future[ImageFailure | None]]]] = deque()
+    upcoming = iter(batches)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="gpuannot-decode")
+    try:
+        with Containers() as containers:
+            while True:
+                while len(waiting) <= _BATCHES_AHEAD and (batch := next(upcoming, None)) is not None:
+                    pixels = np.empty((len(batch), size, size, 3), dtype=np.uint8)
+                    futures = []
+                    for out, (name, source) in zip(pixels, batch, strict=True):
+                        if isinstance(source, Input):
+                            with clock.measure("read"):
+                                ready: ImageSource | Input | Loaded = containers.ready(source)
+                        else:
+                            ready = source
+                        futures.append(pool.submit(_decode_into, out, ready, name, interpolation, clock))
+                    waiting.append((pixels, [name for name, _ in batch], futures))
+                if not waiting:
+                    return
+                pixels, names, futures = waiting.popleft()
+                yield _collected(pixels, names, [future.result() for future in futures], pin)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collected(pixels: np.ndarray, names: list[str], outcomes: list[ImageFailure | None], pin: bool) -> DecodedBatch:
+    kept = np.array([place for place, outcome in enumerate(outcomes) if outcome is None], dtype=np.int64)
+    if len(kept) < len(outcomes):
+        pixels = pixels[kept]
+    failures = tuple(outcome for outcome in outcomes if outcome is not None)
+    images = torch.from_numpy(pixels)
+    images = (images.pin_memory() if pin else images).permute(0, 3, 1, 2)
+    return DecodedBatch(kept, tuple(names[place] for place in kept), images, failures)
+
+
+def _decode_into(
+    out: np.ndarray, source: ImageSource | Input | Loaded, name: str, interpolation: str, clock: StageClock
+) -> ImageFailure | None:
     """Write ``source`` into ``out`` (S, S, 3), or say why not."""
     try:
-        out[...] = decode_image(source, (out.shape[0], out.shape[1]), name=name, interpolation=interpolation)
+        if isinstance(source, (Input, Loaded)):
+            with clock.measure("read"):
+                source = source.read()
+        with clock.measure("decode"):
+            out[...] = decode_image(source, (out.shape[0], out.shape[1]), name=name, interpolation=interpolation)
     except ImageError as error:
         return ImageFailure(error.path, error.stage, error.reason)
     return None

@@ -1,6 +1,7 @@
-"""Files, folders and arrays → decoded uint8 images and batches, on the CPU with Pillow.
+"""Files, encoded bytes and arrays → decoded uint8 images, on the CPU with Pillow; a bad image raises `ImageError`.
 
-`find_images` lists the files, `decode_image` turns one source into pixels; a bad image raises `ImageError`.
+Pillow decodes at full size. Decoders that win much (draft mode, a fraction of the size, another warp) give other pixels than the
+trunk's preprocessing says, and those that give the same pixels win little: ``benchmarks/bench_decode.py`` shows both.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
 from PIL.Image import Transpose as T
 
-from gpuannot.errors import DataError, ImageError
+from gpuannot.errors import ImageError, Stage
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses to decode
+MAX_BYTES = 2**31  # of an encoded image: no format needs more for MAX_PIXELS; a film or a disk image would fill the memory
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor
 
@@ -44,58 +45,10 @@ Image.init()  # fills Image.OPEN, which _read_file looks formats up in
 class _Unusable(Exception):
     """Why a source gives no pixels; the callers add its name."""
 
-    def __init__(self, reason: str, stage: Literal["find", "decode"] = "decode") -> None:
+    def __init__(self, reason: str, stage: Stage = "decode") -> None:
         super().__init__(reason)
         self.reason = reason
         self.stage = stage
-
-
-def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The image files that ``inputs`` (files and folders) name, each once, in a fixed order.
-
-    A file named explicitly is kept whatever its suffix. A folder is walked recursively, entries in order of their names; files
-    whose suffix is in `IMAGE_SUFFIXES` (any case) are kept, names that start with a dot are skipped, links are followed but no
-    folder is entered twice. A file that several inputs or links lead to stays at its first place.
-
-    Raises `DataError` for a path that does not exist and for a folder without any image. A subfolder that cannot be listed is
-    skipped with a ``RuntimeWarning``.
-    """
-    found: dict[str, Path] = {}
-    for name in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
-        if os.path.isdir(name):
-            files = list(_walk(os.fspath(name), set()))
-            if not files:
-                raise DataError(f"{name}: no image in this folder or below it; looked for files ending in {_SUFFIXES}")
-            for real, path in files:
-                found.setdefault(real, path)
-        elif os.path.exists(name):
-            found.setdefault(os.path.realpath(name), Path(name))
-        else:
-            raise DataError(f"'{name}': no such file or folder")
-    return list(found.values())
-
-
-def _walk(folder: str, entered: set[str]) -> Iterator[tuple[str, Path]]:
-    """(real path, path) of each image file in ``folder`` and below."""
-    real_folder = os.path.realpath(folder)
-    if real_folder in entered:
-        return
-    entered.add(real_folder)
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        warnings.warn(f"{folder}: skipped, it cannot be listed ({error.strerror})", RuntimeWarning, stacklevel=2)
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        is_link = entry.is_symlink()
-        # A link that leads nowhere counts as a file, so that decoding reports it; DirEntry.is_dir raises on a link to itself.
-        if os.path.isdir(entry.path) if is_link else entry.is_dir():
-            yield from _walk(entry.path, entered)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield os.path.realpath(entry.path) if is_link else os.path.join(real_folder, entry.name), Path(entry.path)
 
 
 def decode_image(
@@ -126,7 +79,9 @@ def decode_image(
     try:
         return _pixels(source, target, interpolation)
     except _Unusable as error:
-        raise ImageError(image_name(source, "image") if name is None else name, error.reason, error.stage) from error.__cause__
+        if name is None:
+            name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "image"
+        raise ImageError(name, error.reason, error.stage) from error.__cause__
 
 
 def _width_height(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -136,11 +91,6 @@ def _width_height(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if operator.index(height) < 1 or operator.index(width) < 1:
         raise ValueError(f"size is {size!r}; expected an int or (height, width), each at least 1")
     return width, height
-
-
-def image_name(source: object, default: str) -> str:
-    """What to call a source in messages: its path, or ``default`` for pixels and bytes."""
-    return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else default
 
 
 def _pixels(source: ImageSource, target: tuple[int, int] | None, interpolation: str) -> np.ndarray:
@@ -202,6 +152,30 @@ def _open_path(path: str | os.PathLike[str]) -> IO[bytes]:
         text = getattr(error, "strerror", None) or str(error)
         raise _Unusable(known.get(type(error), f"cannot be opened: {text}"), "find") from error
     raise _Unusable("is a folder, not a file" if stat.S_ISDIR(mode) else "is not a regular file", "find")
+
+
+def open_file(path: str, name: str) -> IO[bytes]:
+    """A regular file, opened for reading; `ImageError` (stage "find") for anything else. ``name`` stands for it in errors."""
+    try:
+        return _open_path(path)
+    except _Unusable as error:
+        raise ImageError(name, error.reason, error.stage) from error.__cause__
+
+
+def read_file(path: str, name: str, start: int = 0, size: int | None = None) -> bytes:
+    """The bytes of a regular file, or ``size`` of them from ``start`` on (fewer where it ends).
+
+    Raises `ImageError`: stage "find" where there is no such file, "read" where it cannot be read or has more than `MAX_BYTES`.
+    """
+    with open_file(path, name) as file:
+        try:
+            count = os.fstat(file.fileno()).st_size if size is None else size
+            if count > MAX_BYTES:
+                raise ImageError(name, f"{count} bytes; expected at most {MAX_BYTES}", "read")
+            file.seek(start)
+            return file.read() if size is None else file.read(size)
+        except OSError as error:
+            raise ImageError(name, f"cannot be read: {error.strerror or error}", "read") from error
 
 
 def _read_file(file: IO[bytes]) -> Image.Image:

@@ -1,23 +1,33 @@
 """Annotations as files that other tools read: Parquet, JSON lines, CSV; and the ledger of inputs that failed.
 
-One row an image: ``path``, ``words`` (nearest first) and ``distances``. CSV has no lists: there both are joined with ``;``.
+One row an image: ``path``, ``words`` (nearest first), ``distances``, ``model`` (the model's SHA-256) and, where asked for,
+``vector``, its VLAD vector. There is no confidence: a model holds nothing yet that would calibrate one. CSV has no lists: there
+they are joined with ``;``, and a ``;`` or ``\\`` within a word has a ``\\`` before it.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import os
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
 
+import numpy as np
+
 from .annotations import Annotations
+from .durable import publish, temporary_name
 from .errors import DataError
 from .image_batches import ImageFailure
 
 FORMATS = {".parquet": "Parquet", ".jsonl": "JSON lines", ".csv": "CSV"}
+
+# Rows of a Parquet row group: enough to compress well, little beside the trunk's memory; with vectors their bytes decide.
+_GROUP_ROWS = 8192
+_GROUP_BYTES = 32 * 2**20
 
 
 class _RowWriter(Protocol):
@@ -29,13 +39,16 @@ class AnnotationWriter:
     """Writes annotations to ``path``, in the form that its suffix names.
 
     Rows go to a temporary name in the same folder, which :meth:`commit` flushes and renames: ``path`` is never half a file.
-    Leaving the ``with`` block by an error removes the temporary file.
+    Leaving the ``with`` block by an error removes the temporary file. The same rows give the same bytes.
+
+    Args:
+        vectors: m·n, to write the VLAD vectors too; every :class:`Annotations` then has them.
 
     Raises:
         DataError: an unknown suffix, a missing folder, or a file that exists (unless ``overwrite``).
     """
 
-    def __init__(self, path: str | Path, *, model_sha256: str, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path, *, model_sha256: str, overwrite: bool = False, vectors: int | None = None) -> None:
         self.path = Path(path)
         if self.path.suffix not in FORMATS:
             raise DataError(f"{path}: the output's suffix must be one of {', '.join(FORMATS)}")
@@ -44,21 +57,34 @@ class AnnotationWriter:
         if self.path.exists() and not overwrite:
             raise DataError(f"{path} exists; choose another name, or overwrite it with --overwrite")
         self.rows = 0
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        writers: dict[str, Callable[[Path, str], _RowWriter]] = {".parquet": _ParquetRows, ".jsonl": _JsonRows, ".csv": _CsvRows}
-        self._writer: _RowWriter = writers[self.path.suffix](self._partial, model_sha256)
+        self._vectors = vectors is not None
+        self._partial = temporary_name(self.path)
+        writers: dict[str, Callable[[Path, str, int | None], _RowWriter]] = {
+            ".parquet": _ParquetRows,
+            ".jsonl": _JsonRows,
+            ".csv": _CsvRows,
+        }
+        try:
+            self._writer: _RowWriter = writers[self.path.suffix](self._partial, model_sha256, vectors)
+        except BaseException:  # Parquet writes its first bytes at once, and the disk may be full
+            self._partial.unlink(missing_ok=True)
+            raise
 
     def write(self, annotations: Annotations) -> None:
         """Add the rows of some images."""
+        if (annotations.vectors is None) == self._vectors:
+            raise ValueError(f"this writer was made {'with' if self._vectors else 'without'} vectors, the annotations were not")
         self._writer.write(annotations)
         self.rows += len(annotations)
 
+    def finish(self) -> Path:
+        """Finish the file under its temporary name, which is returned."""
+        self._writer.close()
+        return self._partial
+
     def commit(self) -> Path:
         """Finish the file and give it its name."""
-        self._writer.close()
-        with open(self._partial, "rb") as file:
-            os.fsync(file.fileno())
-        self._partial.replace(self.path)
+        publish(self.finish(), self.path)
         return self.path
 
     def __enter__(self) -> AnnotationWriter:
@@ -67,17 +93,27 @@ class AnnotationWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._partial.exists():
             try:
-                self._writer.close()
+                with suppress(OSError):  # a full disk: the error that led here says so
+                    self._writer.close()
             finally:
                 self._partial.unlink()
 
 
-def rows(annotations: Annotations) -> list[dict[str, Any]]:
+def rows(annotations: Annotations, model_sha256: str) -> list[dict[str, Any]]:
     """The rows as plain Python values."""
-    return [
-        {"path": utf8(name), "words": list(words), "distances": [round(float(value), 6) for value in distance]}
+    found: list[dict[str, Any]] = [
+        {
+            "path": utf8(name),
+            "words": list(words),
+            "distances": [round(float(value), 6) for value in distance],
+            "model": model_sha256,
+        }
         for name, words, distance in zip(annotations.names, annotations.words, annotations.distance, strict=True)
     ]
+    if annotations.vectors is not None:
+        for row, vector in zip(found, annotations.vectors, strict=True):
+            row["vector"] = [float(f"{value:.9g}") for value in vector]  # nine digits tell all float32 apart
+    return found
 
 
 def utf8(name: str) -> str:
@@ -85,53 +121,62 @@ def utf8(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def write_failures(path: str | Path, failures: Iterable[ImageFailure]) -> Path:
-    """Write the ledger: JSON lines of ``path``, ``stage`` and ``reason``."""
-    target = Path(path)
-    with open(target, "w", encoding="utf-8") as file:
-        for failure in failures:
-            entry = {"path": utf8(failure.path), "stage": failure.stage, "reason": failure.reason}
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    return target
+def failure_lines(failures: Iterable[ImageFailure]) -> str:
+    """The ledger: JSON lines of ``path``, ``stage`` and ``reason``."""
+    entries = ({"path": utf8(failure.path), "stage": failure.stage, "reason": failure.reason} for failure in failures)
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
 
 
 class _ParquetRows:
-    def __init__(self, path: Path, model_sha256: str) -> None:
+    def __init__(self, path: Path, model_sha256: str, vectors: int | None) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._schema = pa.schema(
-            [("path", pa.string()), ("words", pa.list_(pa.string())), ("distances", pa.list_(pa.float32()))],
-            metadata={"gpuannot_model_sha256": model_sha256},
-        )
-        self._table = pa.Table
+        columns = [("path", pa.string()), ("words", pa.list_(pa.string())), ("distances", pa.list_(pa.float32()))]
+        columns.append(("model", pa.string()))
+        if vectors is not None:
+            columns.append(("vector", pa.list_(pa.float32(), vectors)))
+        self._schema = pa.schema(columns, metadata={"gpuannot_model_sha256": model_sha256})
+        self._arrow, self._model, self._vectors = pa, model_sha256, vectors
         self._file = pq.ParquetWriter(path, self._schema)
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[Annotations] = []
+        self._rows = 0
+        self._group = _GROUP_ROWS if vectors is None else min(_GROUP_ROWS, max(1, _GROUP_BYTES // (4 * vectors)))
 
     def write(self, annotations: Annotations) -> None:
-        self._waiting.extend(
-            {"path": utf8(name), "words": list(words), "distances": distance}
-            for name, words, distance in zip(annotations.names, annotations.words, annotations.distance, strict=True)
-        )
-        if len(self._waiting) >= 8192:  # a row group: large enough to compress, small beside the trunk's memory
+        self._waiting.append(annotations)
+        self._rows += len(annotations)
+        if self._rows >= self._group:
             self._flush()
 
     def _flush(self) -> None:
-        self._file.write_table(self._table.from_pylist(self._waiting, schema=self._schema))
+        pa, parts = self._arrow, self._waiting
+        columns = [
+            pa.array([utf8(name) for part in parts for name in part.names], pa.string()),
+            pa.array([words for part in parts for words in part.words], pa.list_(pa.string())),
+            pa.array([distance for part in parts for distance in part.distance], pa.list_(pa.float32())),
+            pa.array([self._model] * self._rows, pa.string()),
+        ]
+        if self._vectors is not None:
+            flat = np.concatenate([part.vectors.ravel() for part in parts if part.vectors is not None])
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, self._vectors))
+        self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema))
         self._waiting.clear()
+        self._rows = 0
 
     def close(self) -> None:
-        if self._waiting:
+        if self._rows:
             self._flush()
         self._file.close()
 
 
 class _JsonRows:
-    def __init__(self, path: Path, model_sha256: str) -> None:
+    def __init__(self, path: Path, model_sha256: str, vectors: int | None) -> None:
+        self._model = model_sha256
         self._file: IO[str] = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def write(self, annotations: Annotations) -> None:
-        for row in rows(annotations):
+        for row in rows(annotations, self._model):
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
@@ -139,14 +184,21 @@ class _JsonRows:
 
 
 class _CsvRows:
-    def __init__(self, path: Path, model_sha256: str) -> None:
+    def __init__(self, path: Path, model_sha256: str, vectors: int | None) -> None:
+        self._model = model_sha256
         self._file: IO[str] = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by close()
         self._csv = csv.writer(self._file)
-        self._csv.writerow(("path", "words", "distances"))
+        self._csv.writerow(("path", "words", "distances", "model", *(("vector",) if vectors is not None else ())))
 
     def write(self, annotations: Annotations) -> None:
-        for row in rows(annotations):
-            self._csv.writerow((row["path"], ";".join(row["words"]), ";".join(map(str, row["distances"]))))
+        for row in rows(annotations, self._model):
+            self._csv.writerow([_cell(value) for value in row.values()])
 
     def close(self) -> None:
         self._file.close()
+
+
+def _cell(value: str | list[Any]) -> str:
+    if isinstance(value, str):
+        return value
+    return ";".join(str(item) if isinstance(item, float) else re.sub(r"([;\\])", r"\\\1", item) for item in value)

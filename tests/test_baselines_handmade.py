@@ -268,6 +268,13 @@ def test_every_kind_and_size_of_source(tmp_path: Path) -> None:
     assert np.array_equal(grid_features(tmp_path)[0], regions[0])
 
 
+def test_a_folder_is_its_files(tmp_path: Path) -> None:
+    for seed, name in enumerate(("b.png", "a.png")):
+        Image.fromarray(noise(60, 80, seed)).save(tmp_path / name)
+    in_order = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert np.array_equal(grid_features(tmp_path, progress=False), grid_features(in_order, progress=False))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_threads_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(handmade, "_BLOCK", 2)

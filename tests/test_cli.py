@@ -251,7 +251,7 @@ def test_the_installed_command(model: Path, drawn_scenes: Path) -> None:
     failed = subprocess.run([*command, "annotate", str(model), "nowhere.jpg"], capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert failed.stdout == ""
-    assert failed.stderr.startswith("error: ")
+    assert failed.stderr == "1 inputs failed:\n  nowhere.jpg: no such file or folder\n"
 
 
 # ---- help

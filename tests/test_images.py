@@ -18,9 +18,9 @@ from hostile_images import DECODES, FAILS, encoded, grey_tiff, png, png_chunk, s
 from PIL import Image, ImageFile, features
 
 from gpuannot import images
-from gpuannot.errors import DataError, ImageError
+from gpuannot.errors import ImageError
 from gpuannot.image_batches import ImageBatches, ImageFailure
-from gpuannot.images import IMAGE_SUFFIXES, decode_image, find_images
+from gpuannot.images import decode_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's, on the corrupt files
 not_as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads files of any permission")
@@ -373,63 +373,6 @@ def test_warp_is_pillows_antialiased_one(hostile: dict[str, Path], name: str) ->
 def test_wrong_size(size: Any) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         decode_image(scene(), size)
-
-
-# ---- find_images
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-def test_find_walks_in_order(tmp_path: Path) -> None:
-    touch(tmp_path, "b.JPG", "a/z.png", "a/łąka i las.Tiff", "c.txt", "a.jpg", ".hidden.jpg", ".cache/x.jpg", "d.jpg/inner.webp")
-    relative = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
-    assert relative == ["a/z.png", "a/łąka i las.Tiff", "a.jpg", "b.JPG", "d.jpg/inner.webp"]
-    assert find_images(str(tmp_path)) == find_images([tmp_path])
-    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in IMAGE_SUFFIXES)
-
-
-def test_find_keeps_named_files_and_first_places(tmp_path: Path) -> None:
-    touch(tmp_path, "x/b.jpg", "x/a.jpg", "photo.dat", ".dot")
-    named = [tmp_path / "photo.dat", tmp_path / ".dot", tmp_path / "x" / ".." / "x" / "b.jpg"]
-    assert find_images([*named, tmp_path / "x", str(tmp_path / "x" / "b.jpg")]) == [*named, tmp_path / "x" / "a.jpg"]
-    assert find_images([tmp_path / "x", tmp_path / "x"]) == [tmp_path / "x" / "a.jpg", tmp_path / "x" / "b.jpg"]
-    assert find_images([]) == []
-
-
-def test_find_follows_links_without_looping(tmp_path: Path) -> None:
-    touch(tmp_path, "set/one.jpg", "set/deep/two.jpg", "elsewhere/three.jpg")
-    (tmp_path / "set/deep/up").symlink_to(tmp_path / "set")
-    (tmp_path / "set/self.jpg").symlink_to("self.jpg")
-    (tmp_path / "set/lost.jpg").symlink_to("nowhere.jpg")
-    (tmp_path / "set/more").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "set/same.jpg").symlink_to("one.jpg")
-    found = [path.relative_to(tmp_path / "set").as_posix() for path in find_images([tmp_path / "set"])]
-    assert found == ["deep/two.jpg", "lost.jpg", "more/three.jpg", "one.jpg", "self.jpg"]
-
-
-def test_find_says_what_is_missing(tmp_path: Path) -> None:
-    touch(tmp_path, "empty/readme.txt")
-    with pytest.raises(DataError, match=r"nowhere.*no such file or folder"):
-        find_images([tmp_path / "nowhere"])
-    with pytest.raises(DataError, match=r"empty: no image.*\.jpg"):
-        find_images([tmp_path / "empty"])
-    with pytest.raises(DataError, match="no such"):
-        find_images([""])
-
-
-@not_as_root
-def test_find_warns_of_a_closed_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "open.jpg", "closed/in.jpg")
-    (tmp_path / "closed").chmod(0)
-    try:
-        with pytest.warns(RuntimeWarning, match="closed: skipped"):
-            assert find_images([tmp_path]) == [tmp_path / "open.jpg"]
-    finally:
-        (tmp_path / "closed").chmod(0o700)
 
 
 # ---- ImageBatches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -16,11 +17,12 @@ import pytest
 from gpuannot.annotations import Annotations
 from gpuannot.errors import DataError
 from gpuannot.image_batches import ImageFailure
-from gpuannot.output import FORMATS, AnnotationWriter, rows, write_failures
+from gpuannot.output import FORMATS, AnnotationWriter, failure_lines, rows
 
 SUFFIXES = (".parquet", ".jsonl", ".csv")
-VOCABULARY = ("sky", "sea, calm", 'the "red" one', "żółw", "海", "two\nlines", "[bold]")
+VOCABULARY = ("sky", "sea, calm", 'the "red" one', "żółw; 海;", "back\\slash\\;", "two\nlines", "[bold]")
 NAMES = ("a.jpg", "with space/b,c.jpg", 'quo"te.jpg', "żółw nad rzeką 海.jpg", "new\nline.jpg", "[red]x.jpg", "tab\t\r.jpg")
+MODEL = "0f" * 32
 DISTANCES = [0.0, 1e-7, 0.123456789, 1.5, 12345.678, 3e8, 0.1]
 
 
@@ -33,7 +35,7 @@ def annotations(names: tuple[str, ...] = NAMES, k: int = 3) -> Annotations:
 
 
 def write(path: Path, *parts: Annotations, **options: Any) -> Path:
-    with AnnotationWriter(path, model_sha256="0f" * 32, **options) as writer:
+    with AnnotationWriter(path, model_sha256=MODEL, **options) as writer:
         for part in parts:
             writer.write(part)
         assert writer.rows == sum(len(part) for part in parts)
@@ -49,8 +51,19 @@ def read(path: Path) -> list[tuple[str, list[str], list[float]]]:
         if path.suffix == ".jsonl":
             return [(row["path"], row["words"], row["distances"]) for row in map(json.loads, file)]
         header, *lines = csv.reader(file, strict=True)
-        assert header == ["path", "words", "distances"]
-        return [(name, words.split(";"), [float(value) for value in distances.split(";")]) for name, words, distances in lines]
+        assert header == ["path", "words", "distances", "model"] and all(line[3] in (MODEL, "") for line in lines)
+        return [(name, unescaped(words), [float(value) for value in distances.split(";")]) for name, words, distances, _ in lines]
+
+
+def unescaped(cell: str) -> list[str]:
+    """The items of a cell, read character by character."""
+    items, characters = [""], iter(cell)
+    for character in characters:
+        if character == ";":
+            items.append("")
+        else:
+            items[-1] += next(characters) if character == "\\" else character
+    return items
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -68,7 +81,7 @@ def test_rows_are_read_back(tmp_path: Path, suffix: str) -> None:
 
 def test_parquet_schema_and_metadata(tmp_path: Path) -> None:
     schema = pq.read_schema(write(tmp_path / "out.parquet", annotations()))
-    assert schema.names == ["path", "words", "distances"]
+    assert schema.names == ["path", "words", "distances", "model"]
     assert schema.field("path").type == pa.string()
     assert schema.field("words").type.value_type == pa.string() and schema.field("distances").type.value_type == pa.float32()
     assert schema.metadata[b"gpuannot_model_sha256"] == b"0f" * 32
@@ -105,10 +118,10 @@ def test_no_rows(tmp_path: Path, suffix: str) -> None:
 
 
 def test_rows_are_plain_values() -> None:
-    [row] = rows(annotations(("a.jpg",), k=2))
-    assert row == {"path": "a.jpg", "words": ["sky", "sea, calm"], "distances": [0.0, 1.0]}
+    [row] = rows(annotations(("a.jpg",), k=2), MODEL)
+    assert row == {"path": "a.jpg", "words": ["sky", "sea, calm"], "distances": [0.0, 1.0], "model": MODEL}
     assert json.loads(json.dumps(row)) == row
-    assert rows(annotations(())) == []
+    assert rows(annotations(()), MODEL) == []
 
 
 # ---- no half file, nothing overwritten
@@ -177,18 +190,62 @@ def test_a_file_name_that_is_not_utf8_takes_no_row_down(tmp_path: Path, suffix: 
     names = ("a.jpg", os.fsdecode(b"caf\xe9.jpg"), "b.jpg")
     found = [name for name, _, _ in read(write(tmp_path / f"out{suffix}", annotations(names)))]
     assert found == ["a.jpg", "caf\\udce9.jpg", "b.jpg"]
-    ledger = write_failures(tmp_path / "ledger.jsonl", [ImageFailure(names[1], "decode", "empty file (0 bytes)")])
-    assert json.loads(ledger.read_text(encoding="utf-8"))["path"] == "caf\\udce9.jpg"
+    ledger = failure_lines([ImageFailure(names[1], "decode", "empty file (0 bytes)")])
+    assert json.loads(ledger)["path"] == "caf\\udce9.jpg"
 
 
-def test_ledger(tmp_path: Path) -> None:
+def test_ledger() -> None:
     failures = [ImageFailure("żółw.jpg", "decode", 'said "no"'), ImageFailure("a\nb.jpg", "find", "no such file")]
-    path = write_failures(tmp_path / "ledger.jsonl", iter(failures))
-    assert path == tmp_path / "ledger.jsonl"
-    text = path.read_text(encoding="utf-8")
+    text = failure_lines(iter(failures))
     assert "żółw" in text and text.endswith("\n")
     assert [json.loads(line) for line in text.splitlines()] == [
         {"path": "żółw.jpg", "stage": "decode", "reason": 'said "no"'},
         {"path": "a\nb.jpg", "stage": "find", "reason": "no such file"},
     ]
-    assert write_failures(path, []).read_text() == ""
+    assert failure_lines([]) == ""
+
+
+# ---- vectors
+
+
+def with_vectors(count: int) -> Annotations:
+    plain = annotations(NAMES[:count], k=2)
+    vectors = np.random.default_rng(count).standard_normal((count, 3)).astype(np.float32) * np.float32(1e-3)
+    return dataclasses.replace(plain, vectors=vectors)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_vectors_are_read_back_bit_for_bit(tmp_path: Path, suffix: str) -> None:
+    parts = [with_vectors(2), with_vectors(5)]
+    path = write(tmp_path / f"out{suffix}", *parts, vectors=3)
+    if suffix == ".parquet":
+        found = [row["vector"] for row in pq.read_table(path).to_pylist()]
+        assert pq.read_schema(path).field("vector").type == pa.list_(pa.float32(), 3)
+    else:
+        with open(path, encoding="utf-8", newline="") as file:
+            if suffix == ".jsonl":
+                found = [json.loads(line)["vector"] for line in file]
+            else:
+                found = [[float(value) for value in row["vector"].split(";")] for row in csv.DictReader(file)]
+    assert np.array(found, np.float32).tobytes() == np.concatenate([part.vectors for part in parts]).tobytes()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_vectors_that_do_not_fit_the_writer_are_refused(tmp_path: Path, suffix: str) -> None:
+    for vectors, part in ((None, with_vectors(2)), (3, annotations())):
+        with pytest.raises(ValueError, match="vectors"):
+            write(tmp_path / f"out{suffix}", part, vectors=vectors)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_do_not_wait_in_memory(tmp_path: Path) -> None:
+    dimension = 2**20  # 4 MB a row: eight rows are a row group
+    part = dataclasses.replace(annotations(NAMES, k=1), vectors=np.zeros((7, dimension), np.float32))
+    path = write(tmp_path / "out.parquet", part, part, part, vectors=dimension)
+    assert [pq.ParquetFile(path).metadata.row_group(group).num_rows for group in range(2)] == [14, 7]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_same_rows_same_bytes(tmp_path: Path, suffix: str) -> None:
+    first, second = (write(tmp_path / f"{name}{suffix}", annotations()).read_bytes() for name in ("a", "b"))
+    assert first == second

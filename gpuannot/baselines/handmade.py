@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from ..encoder import Images, as_sequence, none_readable, source_name
 from ..errors import DataError, DeviceError
 from ..images import ImageSource, decode_image
+from ..inputs import Input
 
 _Row: TypeAlias = dict[str, NDArray[Any]]
 
@@ -187,9 +188,9 @@ def _every_image(
     return stacked
 
 
-def _working_size(source: ImageSource, name: str) -> NDArray[np.uint8]:
+def _working_size(source: ImageSource | Input, name: str) -> NDArray[np.uint8]:
     """(128, 192, 3) or, of a taller image, (192, 128, 3)."""
-    pixels = decode_image(source, name=name)
+    pixels = decode_image(source.read() if isinstance(source, Input) else source, name=name)
     return decode_image(pixels, (_LONG, _SHORT) if pixels.shape[0] > pixels.shape[1] else (_SHORT, _LONG))
 
 

@@ -1,0 +1,167 @@
+"""Batch annotation of any number of images: resumable, with its failure ledger."""
+
+from __future__ import annotations
+
+import operator
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .batch_pipeline import annotate_parts, limiting_stage
+from .clock import StageClock
+from .encoder import progress_bar
+from .errors import TooManyFailuresError
+from .image_batches import ImageFailure, default_workers
+from .inputs import Inputs
+from .part_folder import PartFolder, RunSettings, check_format
+
+if TYPE_CHECKING:
+    from .annotator import Annotator
+
+STAGES = ("find", "read", "decode", "trunk", "write")
+
+_MAX_PART = 2**20  # inputs of a part, all of which are listed in memory at a time
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What a batch run did.
+
+    Attributes:
+        inputs: of the whole run; rows + failures = inputs. failures_by_stage: ``find``, ``read``, ``decode``.
+        parts: of the whole run. parts_before: those that an earlier run had made whole.
+        seconds, images_per_second: of this run. stages: seconds of work by stage; read and decode add up over ``threads`` threads.
+        limited_by: the stage that the others waited for, None where nothing was left to do.
+        peak_memory_bytes: of this process; None where the system does not say.
+    """
+
+    output: str
+    model: str
+    inputs: int
+    rows: int
+    failures: int
+    failures_by_stage: dict[str, int]
+    parts: int
+    parts_before: int
+    seconds: float
+    images_per_second: float
+    limited_by: str | None
+    stages: dict[str, float]
+    threads: int
+    peak_memory_bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        return asdict(self)
+
+
+def annotate_batch(
+    annotator: Annotator,
+    source: Inputs | str | Path | Iterable[str | Path],
+    sink: str | Path,
+    k: int,
+    *,
+    format: str,
+    part_size: int,
+    vectors: bool,
+    resume: bool,
+    overwrite: bool,
+    on_error: Literal["skip", "stop"],
+    max_failures: int | None,
+    threads: int | None,
+    progress: bool | None,
+) -> BatchSummary:
+    """:meth:`Annotator.batch`, which says what the arguments mean."""
+    annotator.check_k(k)
+    inputs = source if isinstance(source, Inputs) else Inputs(source)
+    threads = default_workers() if threads is None else threads
+    for what, value, low, high in (("part_size", part_size, 1, _MAX_PART), ("threads", threads, 1, 1024)):
+        if not low <= operator.index(value) <= high:
+            raise ValueError(f"{what} is {value}; expected {low} to {high}")
+    if max_failures is not None and operator.index(max_failures) < 0:
+        raise ValueError(f"max_failures is {max_failures}; expected at least 0")
+    if on_error not in ("skip", "stop"):
+        raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'stop'")
+    if resume and overwrite:
+        raise ValueError("resume goes on with what is there, overwrite replaces it: choose one")
+    allowed = 0 if on_error == "stop" else sys.maxsize if max_failures is None else max_failures
+    settings = RunSettings(
+        model_sha256=annotator.to_model_file().sha256,
+        k=k,
+        format=check_format(format),
+        part_size=part_size,
+        vectors=vectors,
+        device=annotator.device.type,
+        trunk_dtype=str(annotator.trunk.dtype).removeprefix("torch."),
+        batch_size=annotator.config.batch_size,
+    )
+    clock, start = StageClock(), time.perf_counter()
+    folder = PartFolder(sink)
+    with folder.lock():
+        with clock.measure("find"):
+            folder.begin(inputs, settings, resume=resume, overwrite=overwrite)
+            pending, before, failed = _pending(folder)
+        work = annotate_parts(annotator, folder, pending, threads=threads, clock=clock)
+        total = folder.inventory.count
+        with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
+            if failed > allowed:
+                raise _too_many(failed, allowed, next(folder.failures()), folder)
+            for batch in work:
+                failed += len(batch.failures)
+                if failed > allowed:
+                    raise _too_many(failed, allowed, batch.failures[0], folder)
+                bar.set_postfix(limit=limiting_stage(clock), refresh=False)
+                bar.update(batch.inputs)
+        done = folder.finish()
+        seconds = time.perf_counter() - start
+        summary = BatchSummary(
+            output=str(folder.path),
+            model=settings.model_sha256,
+            inputs=done.inputs,
+            rows=done.rows,
+            failures=done.failures,
+            failures_by_stage=dict(done.stages),
+            parts=folder.inventory.parts,
+            parts_before=folder.inventory.parts - len(pending),
+            seconds=round(seconds, 3),
+            images_per_second=round((total - before) / seconds, 2),
+            limited_by=limiting_stage(clock) if pending else None,
+            stages={stage: round(clock.seconds(stage), 3) for stage in STAGES},
+            threads=threads,
+            peak_memory_bytes=_peak_memory(),
+        )
+        folder.write_summary(summary.to_dict())
+    return summary
+
+
+def _pending(folder: PartFolder) -> tuple[list[int], int, int]:
+    """Parts that are still to be done, and the inputs and failures of those that are whole."""
+    pending, inputs, failures = [], 0, 0
+    for number in range(folder.inventory.parts):
+        done = folder.done(number, verify=True)
+        if done is None:
+            pending.append(number)
+        else:
+            inputs, failures = inputs + done.inputs, failures + done.failures
+    return pending, inputs, failures
+
+
+def _too_many(failed: int, allowed: int, first: ImageFailure, folder: PartFolder) -> TooManyFailuresError:
+    counted = f"{failed} inputs failed, and at most {allowed} may" if allowed else "an input failed"
+    return TooManyFailuresError(
+        f"{counted}: {first.path}: {first.reason}. Parts of {folder.path} that were whole stay so: mend the inputs and start "
+        "again, or go on with --resume and a higher --max-failures or --on-error skip"
+    )
+
+
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

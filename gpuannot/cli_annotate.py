@@ -1,0 +1,93 @@
+"""Where ``gpuannot annotate`` puts the words: to the terminal, to one file, or to a folder of parts."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from .cli_tables import plain
+from .inputs import Input
+from .output import FORMATS, AnnotationWriter, failure_lines, rows
+
+if TYPE_CHECKING:
+    from .annotator import Annotator
+    from .image_batches import ImageFailure
+    from .inputs import Inputs
+
+_SHOWN = 10
+
+
+def is_folder(to: str) -> bool:
+    """Whether an output is a folder of parts: it ends in ``/``, or is a folder already, or has no suffix."""
+    path = Path(to)
+    return to.endswith(("/", os.sep)) or (path.suffix not in FORMATS and (path.is_dir() or not path.suffix))
+
+
+def to_terminal(annotator: Annotator, sources: list[Input], k: int, as_json: bool, progress: bool | None) -> list[ImageFailure]:
+    """Print the words of each image; returns the failures."""
+    failures: list[ImageFailure] = []
+    model = annotator.to_model_file().sha256
+    for part in annotator.stream(sources, k, progress=progress):
+        for row in rows(part, model):
+            # typer.echo, not rich: a path is printed as it is, whatever characters it has
+            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
+        failures.extend(part.failures)
+    return failures
+
+
+def to_file(
+    annotator: Annotator,
+    sources: list[Input],
+    k: int,
+    to: Path,
+    overwrite: bool,
+    as_json: bool,
+    progress: bool | None,
+    errors: Console,
+) -> list[ImageFailure]:
+    """Write one file, whole or not at all, and a ledger beside it; returns the failures."""
+    failures: list[ImageFailure] = []
+    with AnnotationWriter(to, model_sha256=annotator.to_model_file().sha256, overwrite=overwrite) as writer:
+        for part in annotator.stream(sources, k, progress=progress):
+            writer.write(part)
+            failures.extend(part.failures)
+        writer.commit()
+    errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
+    if as_json:
+        typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
+    ledger = to.with_name(to.name + ".failures.jsonl")
+    ledger.unlink(missing_ok=True)
+    if failures:
+        ledger.write_text(failure_lines(failures), encoding="utf-8")
+        errors.print(f"{plain(ledger)}: the failures and their reasons")
+    return failures
+
+
+def to_folder(
+    annotator: Annotator, inputs: Inputs, k: int, to: str, as_json: bool, errors: Console, **options: Any
+) -> tuple[int, int, list[ImageFailure]]:
+    """Write a folder of parts; returns how many inputs were done, how many failed, and the first of those."""
+    from .part_folder import PartFolder
+
+    try:
+        summary = annotator.batch(inputs, to, k, **options)
+    except KeyboardInterrupt:
+        whole, parts = PartFolder(to).progress()
+        errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with --resume")
+        raise
+    errors.print(
+        f"{plain(to)}: {summary.rows} images annotated, {summary.failures} failed; {summary.parts} parts, "
+        f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"
+        + (f", limited by {summary.limited_by}" if summary.limited_by else "")
+    )
+    if as_json:
+        typer.echo(json.dumps(summary.to_dict()))
+    if summary.failures:
+        errors.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons")
+    return summary.rows, summary.failures, list(islice(PartFolder(to).failures(), _SHOWN))

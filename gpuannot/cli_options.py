@@ -1,0 +1,84 @@
+"""Options and arguments that commands share, with their help."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    parquet = "parquet"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+class OnError(StrEnum):
+    skip = "skip"
+    stop = "stop"
+
+
+Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
+K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
+Preset = Annotated[str, typer.Option(help="Settings to start from: paper.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'."),
+]
+Convention = Annotated[
+    str | None,
+    typer.Option("--convention", help="'caffe' or 'torchvision', for a weights file whose metadata does not say which it follows."),
+]
+Device = Annotated[str, typer.Option(help="'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Change a setting, for example --set n_centers=32; 'gpuannot info' lists them."
+    ),
+]
+Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+
+# -- what to annotate --------------------------------------------------------------------------------------------------------------
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Image files, folders to search, lists of paths (.txt), tables (.csv, .parquet), tar shards (.tar, .tar.gz), quoted "
+        "patterns ('shards/*.tar'); local, or URLs that fsspec opens (s3://…).",
+        show_default=False,
+    ),
+]
+Glob = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN", help="In folders, take files that match, such as '*.tar', instead of all image files. Repeatable."
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="In folders, leave out files and subfolders that match. Repeatable."),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Column of tables that holds paths or, in Parquet, encoded images; by default the first of a usual name."),
+]
+
+# -- folders of parts --------------------------------------------------------------------------------------------------------------
+
+PartFormat = Annotated[Format | None, typer.Option("--format", help="Folder only: form of the parts (default: parquet).")]
+PartSize = Annotated[int | None, typer.Option(min=1, help="Folder only: inputs of a part (default: 4096).")]
+Resume = Annotated[bool, typer.Option("--resume", help="Folder only: go on where an earlier run stopped, whatever stopped it.")]
+OnErrorOption = Annotated[
+    OnError | None, typer.Option("--on-error", help="Folder only: 'stop' at the first input that fails (default: skip).")
+]
+MaxFailures = Annotated[int | None, typer.Option(min=0, help="Folder only: stop when more inputs than this have failed.")]
+Vectors = Annotated[bool, typer.Option("--vectors", help="Folder only: also write each image's VLAD vector.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Folder only: threads that read and decode, by default one for each CPU; more for slow storage."),
+]

@@ -1,0 +1,49 @@
+"""Files that are whole or absent, whatever happens to the process or the machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer uses and no listing shows."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Flush ``temporary`` to the disk and give it the name ``path``, so that the name outlives a power cut."""
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    if os.name == "posix":  # a rename is durable once its folder is flushed; Windows has no handle for that
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_durably(path: Path, content: bytes) -> Path:
+    """Write a small file in one step.
+
+    Raises:
+        OSError: it cannot be written; whatever had the name before still has it.
+    """
+    temporary = temporary_name(path)
+    try:
+        temporary.write_bytes(content)
+        publish(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what writers that were killed left in ``folder``."""
+    for left in folder.glob(".*.part"):
+        left.unlink(missing_ok=True)
