@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gpuannot.baselines import base
 from gpuannot.baselines.cmrm import CMRM
 from gpuannot.errors import DataError
 
@@ -124,12 +123,12 @@ def test_untrained_words() -> None:
     assert model.scores(counts[:0]).shape == (0, 7)
 
 
-def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_changes_nothing() -> None:
     counts, labels = draw(30, 6, 5)
     model = CMRM(device="cpu").fit(counts, labels)
     expected = model.scores(counts)
     for size in (1, 3 * model._bytes_per_image() + 1):
-        monkeypatch.setattr(base, "_BLOCK_BYTES", size)
+        model.block_bytes = size
         torch.testing.assert_close(model.scores(counts), expected, rtol=1e-6, atol=0)
 
 

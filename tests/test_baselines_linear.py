@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
-from gpuannot.baselines import base
 from gpuannot.baselines.linear import LinearRidge, LinearSVM, Normalisation
 from gpuannot.baselines.squared_hinge import fit_squared_hinge
 from gpuannot.errors import DataError
@@ -257,13 +256,13 @@ def test_balance_raises_rare_words(build: type[LinearRidge] | type[LinearSVM]) -
 
 
 @pytest.mark.parametrize("build", [LinearRidge, LinearSVM])
-def test_block_size_changes_nothing(build: type[LinearRidge] | type[LinearSVM], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_changes_nothing(build: type[LinearRidge] | type[LinearSVM]) -> None:
     vectors, labels = draw(30, 5)
     model = build(device="cpu").fit(vectors, labels)
     expected = model.scores(vectors)
     assert model.scores(vectors[:0]).shape == (0, 6)
     for size in (1, 7 * model._bytes_per_image() + 1):
-        monkeypatch.setattr(base, "_BLOCK_BYTES", size)
+        model.block_bytes = size
         torch.testing.assert_close(model.scores(vectors), expected, rtol=1e-5, atol=1e-6)
 
 
