@@ -240,6 +240,9 @@ def reproduce(
     table: Annotated[
         bool, typer.Option("--table", help="Run every system of the paper's tables on the same images, and others beside them.")
     ] = False,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="With --table: also train AlexNet and VGG-16 on the images (days on a CPU).")
+    ] = False,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
     as_json: AsJson = False,
     device: Device = "auto",
@@ -261,7 +264,7 @@ def reproduce(
             raise ValueError("--table runs one seed: leave out --seeds")
         from .baselines.comparison import compare
 
-        result = compare(benchmark.value, data, config, k=k, cache=cache, device=device, progress=progress)
+        result = compare(benchmark.value, data, config, k=k, networks=networks, cache=cache, device=device, progress=progress)
     else:
         result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
     text = json.dumps(result, indent=2)

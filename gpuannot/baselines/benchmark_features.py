@@ -31,6 +31,7 @@ KINDS = {
     "fc7": "VGG-16 fc7",
     "histograms": "hand-made: RGB, HSV, Lab, Gabor, Haar",
     "grid": "hand-made: colour and Gabor statistics of 24 regions",
+    "images": "pixels",
 }
 
 
@@ -60,8 +61,8 @@ class BenchmarkFeatures:
         self.seconds: dict[str, float] = {}
         self._annotator = Annotator(config, device=device)
 
-    def get(self, kind: str) -> tuple[Features, Features]:
-        """Training and test features: (N, …) and (T, …), or dictionaries of them.
+    def get(self, kind: str) -> tuple[Any, Any]:
+        """Training and test features: (N, …) and (T, …), or dictionaries of them; for ``images`` their paths.
 
         Raises:
             ValueError: an unknown kind. DataError, WeightsError: images or weights that are not there.
@@ -73,10 +74,12 @@ class BenchmarkFeatures:
         self.seconds[kind] = round(time.perf_counter() - started, 1)
         return train, test
 
-    def _of(self, kind: str, split: LabelledImages) -> Features:
+    def _of(self, kind: str, split: LabelledImages) -> Features | tuple[Path, ...]:
         if kind in ("vlad", "vlad-normalised", "visual-words"):
             arrays = self._encoded(split)
             return _normalised(arrays["vlad"]) if kind == "vlad-normalised" else arrays[kind]
+        if kind == "images":
+            return split.paths
         if kind == "histograms":
             return self._kept(kind, split, lambda: handmade_features(split.paths, progress=self.progress))
         if kind == "grid":

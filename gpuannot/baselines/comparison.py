@@ -23,9 +23,10 @@ from ..environment import record
 from ..errors import DeviceError, WeightsError
 from ..metrics import evaluate
 from ..reproduce import PAPER
-from .base import Baseline, Features
+from .base import Baseline
 from .benchmark_features import KINDS, BenchmarkFeatures
 from .cmrm import CMRM
+from .end_to_end import EndToEnd
 from .jec import JEC
 from .linear import LinearRidge, LinearSVM
 from .mbrm import MBRM
@@ -52,7 +53,7 @@ class Row:
 
     method: str
     features: str
-    build: Callable[..., Baseline]
+    build: Callable[..., Baseline | EndToEnd]
     grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     paper: str | None = None
 
@@ -81,6 +82,9 @@ ROWS: tuple[Row, ...] = (
     Row("TagProp", "vlad-normalised", TagProp, {"metric": ("cosine",), "neighbours": (100, 200, 400)}),
     Row("CMRM", "visual-words", CMRM, {"alpha": (0.001, 0.01, 0.1), "beta": (0.5, 0.8, 0.9)}),
     Row("ridge", "vlad", LinearRidge, {"regularisation": (0.3, 1.0, 3.0), "balance": (0.25, 0.5, 0.75)}),
+    Row("VGG-16, fixed, with a trained last layer", "images", partial(EndToEnd, mode="frozen", crop=False, flip=False)),
+    Row("AlexNet, from scratch", "images", partial(EndToEnd, "alexnet", "scratch"), paper="AlexNet, end to end"),
+    Row("VGG-16, fine-tuned", "images", EndToEnd, paper="VGG-16, end to end"),
     Row("linear SVM", "vlad-normalised", partial(LinearSVM, tolerance=1e-2), {"cost": (1.0,), "balance": (0.0, 0.5)}),
 )
 
@@ -93,6 +97,7 @@ def compare(
     k: int = 5,
     splits: int = 2,
     rows: Sequence[Row] | None = None,
+    networks: bool = False,
     cache: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
@@ -106,7 +111,8 @@ def compare(
         splits: hold-outs that each hyper-parameter is judged on; each holds out 500 training images, or a ninth where there are
             fewer than 4,500.
         rows: the systems; None for all of ``ROWS``.
-        report: called with each row's result as soon as it is there.
+        networks: whether the rows that train a network on ``images`` run; the fine-tuned ones take days on a CPU.
+        report: called with each row's result as soon as it is there, unless it did not run.
 
     Returns:
         a dictionary ready for JSON: settings, environment, the rows' scores, chosen values, every trial and seconds, and the
@@ -125,6 +131,9 @@ def compare(
             "features": KINDS[row.features],
             "paper_row": row.paper if row.paper in PAPER and name in PAPER[row.paper] else None,
         }
+        if row.features == "images" and not networks:
+            results.append(result | {"missing": "networks are trained where they are asked for (--networks), best on a GPU"})
+            continue
         try:
             train_features, test_features = features.get(row.features)
         except (DeviceError, WeightsError) as error:
@@ -149,8 +158,8 @@ def compare(
 
 def _run(
     row: Row,
-    train_features: Features,
-    test_features: Features,
+    train_features: Any,
+    test_features: Any,
     train: LabelledImages,
     test: LabelledImages,
     k: int,
@@ -158,7 +167,7 @@ def _run(
     device: str,
     progress: bool | None,
 ) -> dict[str, Any]:
-    build = partial(row.build, device=device)
+    build: Callable[..., Any] = partial(row.build, device=device)
     search: SearchResult | None = None
     began = time.perf_counter()
     if row.grid:
@@ -176,7 +185,7 @@ def _run(
     searched = time.perf_counter() - began
     baseline = build(**(search.best if search else {}))
     fit = _seconds(lambda: baseline.fit(train_features, train.labels, train.vocabulary), baseline.device, 1)
-    annotate = _seconds(lambda: baseline.annotate(test_features, k), baseline.device, _REPEATS)
+    annotate = _seconds(lambda: baseline.annotate(test_features, k), baseline.device, 1 if row.features == "images" else _REPEATS)
     index, _ = baseline.annotate(test_features, k)
     everything = baseline.scores(test_features).nan_to_num(neginf=torch.finfo(torch.float32).min)  # words that cannot be given
     scores = evaluate(index.cpu().numpy(), test.labels, everything.cpu().numpy())
