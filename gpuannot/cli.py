@@ -243,6 +243,7 @@ def reproduce(
     networks: Annotated[
         bool, typer.Option("--networks", help="With --table: also train AlexNet and VGG-16 on the images (days on a CPU).")
     ] = False,
+    only: Annotated[list[str] | None, typer.Option(help="With --table: only systems with this in their name; repeatable.")] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
     as_json: AsJson = False,
     device: Device = "auto",
@@ -262,9 +263,12 @@ def reproduce(
     if table:
         if seeds != 1:
             raise ValueError("--table runs one seed: leave out --seeds")
-        from .baselines.comparison import compare
+        from .baselines.comparison import compare, rows_named
 
-        result = compare(benchmark.value, data, config, k=k, networks=networks, cache=cache, device=device, progress=progress)
+        result = compare(
+            benchmark.value, data, config, k=k, rows=rows_named(only or ()), networks=networks,
+            cache=cache, device=device, progress=progress,
+        )  # fmt: skip
     else:
         result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
     text = json.dumps(result, indent=2)

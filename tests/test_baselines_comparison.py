@@ -129,6 +129,10 @@ def test_command_line(benchmark_folder: Path, tmp_path: Path, monkeypatch: pytes
     assert f"beta = {result['rows'][0]['chosen']['beta']}" in outcome.output
     assert "not run" in outcome.output
     assert CliRunner().invoke(app, [*command, "--seeds", "2"]).exit_code == 2
+    chosen = CliRunner().invoke(app, [*command, "--only", "jec", "--json"])
+    assert [row["method"] for row in json.loads(chosen.stdout)["rows"]] == ["JEC"]
+    wrong = CliRunner().invoke(app, [*command, "--only", "JEK"])
+    assert wrong.exit_code == 2 and "'JEK'" in wrong.output and "2PKNN, VLAD" in wrong.output
 
 
 def test_networks_run_where_they_are_asked_for(benchmark_folder: Path, tmp_path: Path) -> None:

@@ -182,6 +182,15 @@ def test_features_count_alike_whatever_their_size() -> None:
     assert torch.equal(JEC(device="cpu").fit(larger[0], labels).scores(larger[1]), expected)
 
 
+@pytest.mark.parametrize("block", [1, 7, 29, 30, 31])
+def test_the_scale_is_the_largest_distance_whatever_the_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(3).random((30, 4))
+    monkeypatch.setattr(neighbours, "_SCALE_BLOCK", block)
+    baseline = JEC(device="cpu", metric="l1").fit(images, np.ones((30, 1)))
+    single = images.astype(np.float32)
+    assert float(baseline.scales_[""]) == pytest.approx(max(np.abs(a - b).sum() for a in single for b in single), rel=1e-6)
+
+
 def test_a_scale_from_a_sample_where_there_are_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.random((300, 2)), rng.random((300, 3)) < 0.9

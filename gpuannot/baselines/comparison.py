@@ -156,6 +156,18 @@ def compare(
     }
 
 
+def rows_named(parts: Sequence[str]) -> tuple[Row, ...]:
+    """The rows of ``ROWS`` whose name (method, features) holds one of ``parts``, in whatever case; without parts all rows.
+
+    Raises:
+        ValueError: a part that is in no row's name.
+    """
+    for part in parts:
+        if not any(part.lower() in row.name.lower() for row in ROWS):
+            raise ValueError(f"no system has {part!r} in its name; there are {'; '.join(row.name for row in ROWS)}")
+    return tuple(row for row in ROWS if not parts or any(part.lower() in row.name.lower() for part in parts))
+
+
 def _run(
     row: Row,
     train_features: Any,

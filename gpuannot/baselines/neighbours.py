@@ -14,6 +14,8 @@ from .distances import check_metric, distances
 
 #: Most training images between which the largest distance is looked for.
 _SCALE_IMAGES = 5000
+#: Images whose distances to the others are held at once.
+_SCALE_BLOCK = 1024
 
 
 class NeighbourBaseline(Baseline):
@@ -64,7 +66,12 @@ class NeighbourBaseline(Baseline):
         if len(images) > _SCALE_IMAGES:
             chosen = np.random.default_rng(0).choice(len(images), _SCALE_IMAGES, replace=False)
             images = images[torch.from_numpy(chosen).to(images.device)]
-        largest = torch.stack([distances(rows, images, self.metrics_[name]).max() for rows in images.split(1024)]).max()
+        # Every metric is symmetric: the pairs on one side of the diagonal are all there are.
+        blocks = (
+            distances(images[start : start + _SCALE_BLOCK], images[start:], self.metrics_[name])
+            for start in range(0, len(images), _SCALE_BLOCK)
+        )
+        largest = torch.stack([block.max() for block in blocks]).max()
         if not bool(torch.isfinite(largest)):
             label = f"feature {name!r}" if name else "features"
             raise DataError(f"{label}: distances between training images exceed float32; scale the values down")
