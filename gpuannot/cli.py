@@ -60,6 +60,12 @@ class Benchmark(StrEnum):
     espgame = "espgame"
 
 
+class Networks(StrEnum):
+    none = "none"
+    fixed = "fixed"
+    all = "all"
+
+
 @app.callback(invoke_without_command=True)
 def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -241,8 +247,9 @@ def reproduce(
         bool, typer.Option("--table", help="Run every system of the paper's tables on the same images, and others beside them.")
     ] = False,
     networks: Annotated[
-        bool, typer.Option("--networks", help="With --table: also train AlexNet and VGG-16 on the images (days on a CPU).")
-    ] = False,
+        Networks,
+        typer.Option(help="With --table: also VGG-16 with fixed convolutions (minutes on a CPU), or all networks (days)."),
+    ] = Networks.none,
     only: Annotated[list[str] | None, typer.Option(help="With --table: only systems with this in their name; repeatable.")] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
     as_json: AsJson = False,
@@ -266,7 +273,7 @@ def reproduce(
         from .baselines.comparison import compare, rows_named
 
         result = compare(
-            benchmark.value, data, config, k=k, rows=rows_named(only or ()), networks=networks,
+            benchmark.value, data, config, k=k, rows=rows_named(only or ()), networks=networks.value,
             cache=cache, device=device, progress=progress,
         )  # fmt: skip
     else:

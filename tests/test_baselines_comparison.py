@@ -137,8 +137,15 @@ def test_command_line(benchmark_folder: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_networks_run_where_they_are_asked_for(benchmark_folder: Path, tmp_path: Path) -> None:
     small = functools.partial(EndToEnd, "alexnet", "scratch", input_size=64, width=0.05, epochs=1, holdout=0)
-    row = Row("AlexNet", "images", small, paper="AlexNet, end to end")
-    (absent,) = compare("corel5k", benchmark_folder, SMALL, k=3, rows=[row], cache=tmp_path, device="cpu")["rows"]
-    assert "--networks" in absent["missing"] and "scores" not in absent
-    (there,) = compare("corel5k", benchmark_folder, SMALL, k=3, rows=[row], networks=True, cache=tmp_path, device="cpu")["rows"]
-    assert there["scores"]["images"] == 6 and there["seconds"]["fit"] > 0
+    trained = Row("AlexNet", "images", small, paper="AlexNet, end to end", network="trained")
+    fixed = dataclasses.replace(trained, method="AlexNet, fixed", paper=None, network="fixed")
+
+    def run(networks: comparison.Networks) -> list[dict[str, Any]]:
+        rows = [trained, fixed]
+        result = compare("corel5k", benchmark_folder, SMALL, k=3, rows=rows, networks=networks, cache=tmp_path, device="cpu")
+        return result["rows"]  # type: ignore[no-any-return]
+
+    assert ["--networks all" in run("none")[0]["missing"], "--networks fixed" in run("none")[1]["missing"]] == [True, True]
+    assert ["scores" in row for row in run("fixed")] == [False, True]
+    for row in run("all"):
+        assert row["scores"]["images"] == 6 and row["seconds"]["fit"] > 0

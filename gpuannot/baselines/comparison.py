@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -35,6 +35,8 @@ from .search import SearchResult, holdout_search
 from .tagprop import TagProp
 from .two_pass_knn import TwoPassKNN
 
+Networks: TypeAlias = Literal["none", "fixed", "all"]
+
 SCHEMA = "gpuannot.comparison/1"
 
 #: Runs of the timed part; the median is given.
@@ -49,6 +51,7 @@ class Row:
         method: its name. features: a key of ``KINDS``.
         build: makes the unfitted estimator from the hyper-parameters. grid: their values to try; empty where there are none.
         paper: the row of the paper that it answers to, a key of ``PAPER``; None where the paper has none.
+        network: for a network on ``images``, whether its convolutions are ``fixed`` or ``trained``.
     """
 
     method: str
@@ -56,6 +59,7 @@ class Row:
     build: Callable[..., Baseline | EndToEnd]
     grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     paper: str | None = None
+    network: Literal["fixed", "trained"] | None = None
 
     @property
     def name(self) -> str:
@@ -82,9 +86,14 @@ ROWS: tuple[Row, ...] = (
     Row("TagProp", "vlad-normalised", TagProp, {"metric": ("cosine",), "neighbours": (100, 200, 400)}),
     Row("CMRM", "visual-words", CMRM, {"alpha": (0.001, 0.01, 0.1), "beta": (0.5, 0.8, 0.9)}),
     Row("ridge", "vlad", LinearRidge, {"regularisation": (0.3, 1.0, 3.0), "balance": (0.25, 0.5, 0.75)}),
-    Row("VGG-16, fixed, with a trained last layer", "images", partial(EndToEnd, mode="frozen", crop=False, flip=False)),
-    Row("AlexNet, from scratch", "images", partial(EndToEnd, "alexnet", "scratch"), paper="AlexNet, end to end"),
-    Row("VGG-16, fine-tuned", "images", EndToEnd, paper="VGG-16, end to end"),
+    Row(
+        "VGG-16, fixed, with a trained last layer",
+        "images",
+        partial(EndToEnd, mode="frozen", crop=False, flip=False),
+        network="fixed",
+    ),
+    Row("AlexNet, from scratch", "images", partial(EndToEnd, "alexnet", "scratch"), paper="AlexNet, end to end", network="trained"),
+    Row("VGG-16, fine-tuned", "images", EndToEnd, paper="VGG-16, end to end", network="trained"),
     Row("linear SVM", "vlad-normalised", partial(LinearSVM, tolerance=1e-2), {"cost": (1.0,), "balance": (0.0, 0.5)}),
 )
 
@@ -97,7 +106,7 @@ def compare(
     k: int = 5,
     splits: int = 2,
     rows: Sequence[Row] | None = None,
-    networks: bool = False,
+    networks: Networks = "none",
     cache: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
@@ -111,7 +120,7 @@ def compare(
         splits: hold-outs that each hyper-parameter is judged on; each holds out 500 training images, or a ninth where there are
             fewer than 4,500.
         rows: the systems; None for all of ``ROWS``.
-        networks: whether the rows that train a network on ``images`` run; the fine-tuned ones take days on a CPU.
+        networks: which networks on ``images`` run: ``none``, with ``fixed`` convolutions (minutes on a CPU), or ``all`` (days).
         report: called with each row's result as soon as it is there, unless it did not run.
 
     Returns:
@@ -131,8 +140,9 @@ def compare(
             "features": KINDS[row.features],
             "paper_row": row.paper if row.paper in PAPER and name in PAPER[row.paper] else None,
         }
-        if row.features == "images" and not networks:
-            results.append(result | {"missing": "networks are trained where they are asked for (--networks), best on a GPU"})
+        if row.network and not (networks == "all" or networks == row.network):
+            wanted = "fixed" if row.network == "fixed" else "all"
+            results.append(result | {"missing": f"networks run where they are asked for (--networks {wanted}), best on a GPU"})
             continue
         try:
             train_features, test_features = features.get(row.features)
