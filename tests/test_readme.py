@@ -41,3 +41,17 @@ def test_the_comparison_holds_every_row_and_its_numbers() -> None:
         assert ours == ("not run" if "missing" in row else measures(row["scores"]))
         expected = "" if "missing" in row else f"{row['seconds']['fit']:.1f} s, {1e3 * row['seconds']['annotate_an_image']:.2f} ms"
         assert cost == expected
+
+
+def test_the_costs_are_those_measured() -> None:
+    rows = {(row["method"], row["images"]): row for row in results("baseline-costs")["rows"]}
+    shown = table_after("What each costs as the training images grow")
+    assert [method for method, *_ in shown] == list(dict.fromkeys(method for method, _ in rows))
+    for method, *cost in shown:
+        for images, cell in zip((1000, 4500, 30_000, 100_000), cost, strict=True):
+            row = rows[method, images]
+            if "fit_seconds" in row:
+                kept = f"{row['kept_bytes'] / 1e6:.0f} MB"
+                assert cell == f"{row['fit_seconds']:.1f} s, {row['annotate_ms_an_image']:.2f} ms, {kept}"
+            else:
+                assert cell == f"over {row['given_up_after_seconds']:.0f} s"
