@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,9 @@ def config_from_options(
     for setting in settings or ():
         name, equals, value = setting.partition("=")
         if not equals or name not in fields:
-            raise ValueError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(fields)}")
+            close = difflib.get_close_matches(name, fields, 1) if name not in fields else ()
+            perhaps = f" (is {close[0]} meant?)" if close else ""
+            raise ValueError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(fields)}{perhaps}")
         changes[name] = _value(name, value, str(fields[name].type))
     if weights is not None:
         changes["weights"] = weights
