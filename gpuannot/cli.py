@@ -128,7 +128,7 @@ def fit(
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
     errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
     if images.unlabelled:
-        errors.print(f"{images.unlabelled} images beside those labelled have no label and were left out")
+        errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
     if without:
         errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
     exit_for(failures, done=used)

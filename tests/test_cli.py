@@ -150,7 +150,7 @@ def test_fit_goes_on_without_the_images_that_fail(drawn_scenes: Path, tmp_path: 
     assert "2 inputs failed" in result.stderr
     assert "scene_00000.jpg: no such file" in result.stderr
     assert "scene_00001.jpg: " in result.stderr
-    assert "1 images beside the label file are not named" in result.stderr
+    assert "1 images beside the label file or subfolders are not labelled" in result.stderr
     assert Annotator.load(tmp_path / "m.safetensors", device="cpu").vocabulary
 
 

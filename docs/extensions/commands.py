@@ -1,0 +1,33 @@
+"""``{command-help}``: what ``gpuannot COMMAND -h`` prints, for every command, taken from the command line itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+from typer.testing import CliRunner
+
+from gpuannot.cli import app as cli
+
+WIDTH = {"COLUMNS": "110", "TERMINAL_WIDTH": "110", "NO_COLOR": "1"}
+
+
+class CommandHelp(SphinxDirective):
+    """A section with the help of each command."""
+
+    def run(self) -> list[nodes.Node]:
+        sections: list[nodes.Node] = []
+        for name in sorted(typer.main.get_command(cli).commands):  # type: ignore[attr-defined]
+            section = nodes.section(ids=[nodes.make_id(name)], names=[name])
+            section += nodes.title(text=f"gpuannot {name}")
+            text = CliRunner().invoke(cli, [name, "-h"], env=WIDTH).stdout
+            section += nodes.literal_block(text=text.replace("Usage: root", "Usage: gpuannot").strip("\n"), language="text")
+            sections.append(section)
+        return sections
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.add_directive("command-help", CommandHelp)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
