@@ -29,7 +29,7 @@ types: $(STAMP)
 	$(RUN)/mypy
 
 docs: $(STAMP)
-	$(RUN)/python -m sphinx -q -W --keep-going -j auto docs docs/_build
+	$(RUN)/python -m sphinx -q -W --keep-going docs docs/_build
 
 bench: $(STAMP)
 	$(RUN)/python -m benchmarks.bench_trunk

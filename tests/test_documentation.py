@@ -6,6 +6,7 @@ comment ``<!-- not run: why -->`` before it and is shown as skipped; one that ne
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pkgutil
@@ -179,6 +180,39 @@ def test_links_lead_to_files() -> None:
                 target = str(child.attrs.get("href") or child.attrs.get("src") or "").partition("#")[0]
                 if target and "://" not in target:
                     assert (page.parent / target).exists(), f"{names(page)} links to {target}"
+
+
+def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "extensions"))
+    process = importlib.import_module("docstrings").process
+    lines = [
+        "P(w | J) of ``a | b`` and centers_:",
+        "",
+        "    P(w | J) = 1",
+        "",
+        "Args:",
+        "    images: N images. They may be mixed: yes. k: how many. labels, words: both,",
+        "        with more. last_: the last one_.",
+        "",
+        "Raises:",
+        "    ValueError: k = 0. DataError: no images.",
+    ]
+    process(None, "function", "name", None, None, lines)
+    assert lines == [
+        r"P(w \| J) of ``a | b`` and centers\_::",
+        "",
+        "    P(w | J) = 1",
+        "",
+        "Args:",
+        "    images: N images. They may be mixed: yes.",
+        "    k: how many.",
+        "    labels, words: both, with more.",
+        r"    last_: the last one\_.",
+        "",
+        "Raises:",
+        "    ValueError: k = 0.",
+        "    DataError: no images.",
+    ]
 
 
 #: Modules that are no part of the public interface.

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gpuannot.cli import app as cli
 
-WIDTH = {"COLUMNS": "110", "TERMINAL_WIDTH": "110", "NO_COLOR": "1"}
+WIDTH = {"COLUMNS": "88", "TERMINAL_WIDTH": "88", "NO_COLOR": "1"}
 
 
 class CommandHelp(SphinxDirective):

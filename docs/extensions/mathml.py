@@ -6,16 +6,26 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 
 def inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(convert(node.astext()))
+    translator.body.append(mathml(node, "inline"))
     raise nodes.SkipNode
 
 
 def block(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>\n')
+    translator.body.append(f'<div class="math">{mathml(node, "block")}</div>\n')
     raise nodes.SkipNode
+
+
+def mathml(node: nodes.Element, display: str) -> str:
+    text = convert(node.astext(), display=display)
+    if "\\" in text:  # a command that the converter does not know is passed on as it is
+        logger.warning("an equation has a command that cannot be shown: %s", node.astext(), location=node)
+    return text
 
 
 def setup(app: Any) -> dict[str, bool]:
