@@ -35,13 +35,19 @@ def find_class_folders(root: Path) -> ClassFolders | None:
     several words. Names that start with a dot are skipped.
 
     Raises:
-        DataError: the subfolders are the splits of a data set, not words.
+        DataError: the subfolders are no words: the splits of a data set, or one holds a label file.
     """
     words = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if words and {word.lower() for word in words} <= _SPLITS:
         raise DataError(
             f"{root} holds {' and '.join(words)}, which are splits of a data set and no words; name one of them: {root / words[0]}"
         )
+    for word in words:
+        for name in ("labels.json", "labels.csv"):
+            if (root / word / name).is_file():
+                raise DataError(
+                    f"{root} holds no labels.json or labels.csv, but its subfolder {word} does; name that: {root / word}"
+                )
     images: dict[str, list[str]] = {}
     first_names: dict[str, str] = {}  # by real path, so that links to one image are that image
     failures: list[ImageFailure] = []

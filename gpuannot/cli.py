@@ -127,6 +127,8 @@ def fit(
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
     errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
+    if images.subfolders:
+        errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
         errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
     if without:

@@ -51,6 +51,7 @@ class LabelledImages:
         paths: of the N images. labels: (N, W) CSR of ones. vocabulary: W words.
         missing: images that the label file names and that are not there; they are in none of the other fields.
         unlabelled: number of images beside the label file that it does not name, or beside the subfolders; they are left out.
+        subfolders: whether the words are the names of the images' subfolders.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LabelledImages:
     vocabulary: tuple[str, ...]
     missing: tuple[ImageFailure, ...] = ()
     unlabelled: int = 0
+    subfolders: bool = False
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -144,7 +146,9 @@ def _from_class_folders(folder: Path) -> LabelledImages:
         )
     labels, words = _label_matrix(folder, list(found.images.values()), found.words)
     paths = tuple(folder / name for name in found.images)
-    return LabelledImages(folder.name, tuple(found.images), paths, labels, words, tuple(found.failures), found.beside)
+    return LabelledImages(
+        folder.name, tuple(found.images), paths, labels, words, tuple(found.failures), found.beside, subfolders=True
+    )
 
 
 def _almost(base: Path, name: str) -> str:

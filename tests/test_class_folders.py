@@ -35,7 +35,7 @@ def test_the_name_of_a_subfolder_is_the_word_of_its_images(tmp_path: Path) -> No
     }
     assert images.vocabulary == ("sea", "sky", "Żaba [x]") and images.labels.data.tolist() == [1] * 4
     assert images.paths == tuple(tmp_path / name for name in images.image_names) and all(path.is_file() for path in images.paths)
-    assert images.missing == () and images.unlabelled == 1 and images.name == tmp_path.name
+    assert images.missing == () and images.unlabelled == 1 and images.subfolders
 
 
 def test_an_empty_subfolder_is_a_word_without_images(tmp_path: Path) -> None:
@@ -73,6 +73,13 @@ def test_folders_that_are_no_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"holds Test and train, which are splits .*name one of them: {tmp_path}/Test"):
         load_labelled_images(tmp_path)
     assert load_labelled_images(tmp_path / "train").vocabulary == ("sea", "sky")
+
+
+def test_a_subfolder_with_a_label_file_is_no_word(tmp_path: Path) -> None:
+    pictures(tmp_path, "photos/1.png", "holiday/1.png")
+    (tmp_path / "photos" / "labels.csv").write_text("image,words\n1.png,sea\n")
+    with pytest.raises(DataError, match=rf"but its subfolder photos does; name that: {tmp_path}/photos"):
+        load_labelled_images(tmp_path)
 
 
 def test_one_subfolder_is_not_a_vocabulary(tmp_path: Path) -> None:

@@ -485,6 +485,14 @@ def test_a_label_file_without_a_word_is_named(drawn_scenes: Path, tmp_path: Path
     assert f"{tmp_path}/labels.csv: not one of its 1 images carries a word" in error
 
 
+def test_words_that_are_the_names_of_subfolders_are_printed(drawn_scenes: Path, tmp_path: Path) -> None:
+    for number, word in enumerate(("sea [x]", "sky")):
+        (tmp_path / "data" / word).mkdir(parents=True)
+        shutil.copy(drawn_scenes / "images" / f"scene_{number:05d}.jpg", tmp_path / "data" / word)
+    result = run("fit", tmp_path / "data", "-o", tmp_path / "m.safetensors", *SMALL, "--device", "cpu")
+    assert result.exit_code == 0 and f"subfolders of {tmp_path}/data: sea [x], sky\n" in result.stderr
+
+
 def test_errors_of_the_operating_system_have_a_name_and_no_number(tmp_path: Path) -> None:
     result = run("reproduce", "corel5k", "--data", tmp_path, "-o", tmp_path / "a.json" / "b.json")
     assert "no such folder for the output" in one_line_error(result)
