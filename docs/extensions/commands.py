@@ -19,13 +19,21 @@ class CommandHelp(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         sections: list[nodes.Node] = []
-        for name in sorted(typer.main.get_command(cli).commands):  # type: ignore[attr-defined]
-            section = nodes.section(ids=[nodes.make_id(name)], names=[name])
-            section += nodes.title(text=f"gpuannot {name}")
-            text = CliRunner().invoke(cli, [name, "-h"], env=WIDTH).stdout
+        for name in commands(typer.main.get_command(cli)):
+            section = nodes.section(ids=[nodes.make_id("-".join(name))], names=[" ".join(name)])
+            section += nodes.title(text=f"gpuannot {' '.join(name)}")
+            text = CliRunner().invoke(cli, [*name, "-h"], env=WIDTH).stdout
             section += nodes.literal_block(text=text.replace("Usage: root", "Usage: gpuannot").strip("\n"), language="text")
             sections.append(section)
         return sections
+
+
+def commands(group: Any) -> list[tuple[str, ...]]:
+    """The names of all commands, those of groups with the group's name before theirs."""
+    found: list[tuple[str, ...]] = []
+    for name, command in sorted(group.commands.items()):
+        found += [(name, *below) for below in commands(command)] if hasattr(command, "commands") else [(name,)]
+    return found
 
 
 def setup(app: Any) -> dict[str, bool]:
