@@ -44,7 +44,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes on this machine that share the work, on GPUs one each; needs 'pip install gpuannot[dask]'. See --scheduler.",
+        help="Processes on this machine that share the work, on GPUs one each; the result is the same. Needs gpuannot[dask].",
     ),
 ]
 Scheduler = Annotated[
@@ -95,6 +95,6 @@ Vectors = Annotated[bool, typer.Option("--vectors", help="Folder only: also writ
 Threads = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Folder only: threads that read and decode, of each worker, by default one for each CPU; more for slow storage."
+        min=1, help="Folder only: threads that read and decode, by default one for each CPU, of each worker; more for slow storage."
     ),
 ]

@@ -9,11 +9,13 @@ import logging
 import operator
 import os
 import queue
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -119,10 +121,11 @@ def _local_cluster(workers: int, device: torch.device) -> Iterator[Any]:
     with _quiet(), _environment(max(1, default_workers() // workers)):
         try:
             # No memory limit: one that is too low would have workers killed that the machine has room for.
-            local = kind(
-                n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs=logging.CRITICAL,
-                **options,
-            )  # fmt: skip
+            with _deaf_threads():
+                local = kind(
+                    n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=":0",
+                    silence_logs=logging.CRITICAL, **options,
+                )  # fmt: skip
         except (RuntimeError, OSError) as error:
             raise ClusterError(
                 f"{workers} workers cannot be started ({_first_line(error)}); a script that starts workers does its work under "
@@ -149,6 +152,23 @@ def _environment(threads: int) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def _deaf_threads() -> Iterator[None]:
+    """Threads that start in the ``with`` block, and the processes that those start, get no Ctrl-C, which goes to all of a terminal.
+
+    Workers end when this process ends them; one that comes meanwhile is met at the end of the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # or the first process to be started starts it, and undoes what follows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -128,19 +128,21 @@ def _check_shared(cluster: Cluster, job: BatchJob, folder: PartFolder, number: i
     """Raise ClusterError unless all workers have this version and see the output folder and the inputs."""
     local = (os.path.join(job.base, item.place) for item in folder.inventory.part(number) if item.place and not is_url(item.place))
     image = next((path for path in local if os.access(path, os.R_OK)), None)
-    for address, (version, image_there, written) in cluster.on_each(look_around, job, image).items():
+    found = cluster.on_each(look_around, job, image)
+    limit = time.monotonic() + _SHARED_SECONDS
+    while any(written is None for _, _, written in found.values()) and time.monotonic() < limit:
+        time.sleep(0.5)
+        found |= cluster.on_each(look_around, job, image)
+    for address, (version, image_there, written) in found.items():
         if version != __version__:
             raise ClusterError(f"the worker at {address} has gpuannot {version}, this is {__version__}; install the same")
         if not image_there:
-            raise ClusterError(
-                f"the worker at {address} cannot read {image}, which is there; inputs must be on a file system they share"
-            )
+            raise ClusterError(f"the worker at {address} cannot read {image}; inputs must be where all workers see them")
         if written is None or not _appears(Path(written)):
             raise ClusterError(
                 f"the worker at {address} has another folder, or none, at {job.folder}: the workers write the parts, so the output "
                 "must be on a file system that they and this machine share, under the same path"
             )
-        Path(written).unlink(missing_ok=True)
 
 
 def _appears(path: Path) -> bool:
@@ -173,13 +175,13 @@ def look_around(job: BatchJob, image: str | None) -> tuple[str, bool, str | None
     Raises:
         OutputError: it cannot write there.
     """
-    ticket = Path(job.ticket)
-    if not _appears(ticket):
-        return __version__, image is None or os.access(image, os.R_OK), None
+    ticket, readable = Path(job.ticket), image is None or os.access(image, os.R_OK)
+    if not ticket.exists():
+        return __version__, readable, None
     written = temporary_name(ticket)
     with PartFolder(job.folder).telling():
         written.touch()
-    return __version__, image is None or os.access(image, os.R_OK), str(written)
+    return __version__, readable, str(written)
 
 
 def at_work(job: BatchJob) -> bool:

@@ -240,8 +240,8 @@ def _encoder(job: FitJob, transform: GaussianPCA | None = None, centers: NDArray
             annotator = Annotator(job.config, device=job.device)
             if (annotator.weights.sha256, str(annotator.trunk.dtype)) != (job.weights_sha256, job.dtype):
                 raise ClusterError(
-                    f"the worker at {_address()} has other trunk weights or another dtype ({annotator.trunk.dtype}) than this machine "
-                    f"({job.dtype}): give all the same weights, and state trunk_dtype"
+                    f"the worker at {_address()} has other trunk weights or another dtype ({annotator.trunk.dtype}) than this "
+                    f"machine ({job.dtype}): give all the same weights, and state trunk_dtype"
                 )
             _encoders[key] = annotator
         encoder = copy.copy(_encoders[key])
