@@ -5,6 +5,7 @@ Dask does a task again whose worker died, and what was computed there with it; a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import operator
 import os
@@ -13,6 +14,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -89,6 +91,7 @@ def _client(scheduler: str) -> Any:
     from distributed import Client
 
     try:
+        _knock(scheduler)
         client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False, name="gpuannot")
     except (OSError, ValueError, TypeError) as error:  # no answer, an address that is none
         raise ClusterError(
@@ -101,6 +104,23 @@ def _client(scheduler: str) -> Any:
         client.close()
         raise ClusterError(f"the scheduler at {scheduler} has no workers; start some with 'dask worker {scheduler}'") from error
     return client
+
+
+def _knock(scheduler: str) -> None:
+    """Raise OSError or ValueError unless a Dask process is there: a client would wait for ever for the greeting of another."""
+    from distributed.comm import connect as open_connection
+    from distributed.security import Security
+
+    async def greet() -> None:
+        options = Security().get_connection_args("client")
+        connection = await open_connection(scheduler, timeout=_CONNECT_SECONDS, **options)
+        await connection.close()
+
+    async def greet_in_time() -> None:
+        await asyncio.wait_for(greet(), _CONNECT_SECONDS + 1)
+
+    with ThreadPoolExecutor(1) as thread:  # the caller may be inside an event loop
+        thread.submit(lambda: asyncio.run(greet_in_time())).result()
 
 
 @contextmanager
