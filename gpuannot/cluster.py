@@ -79,12 +79,22 @@ def connect(workers: int | None, scheduler: str | None, device: torch.device) ->
         if scheduler is not None:
             client = _client(scheduler)
             try:
-                yield Cluster(client, own=False)
+                cluster = Cluster(client, own=False)
+                for address, version in cluster.on_each(_version).items():
+                    if version != __version__:
+                        raise ClusterError(
+                            f"the worker at {address} has gpuannot {version}, this is {__version__}; install the same"
+                        )
+                yield cluster
             finally:
                 client.close()
             return
         with _local_cluster(workers or 1, device) as local, Client(local, set_as_default=False) as client:
             yield Cluster(client, own=True)
+
+
+def _version() -> str:
+    return __version__
 
 
 def _client(scheduler: str) -> Any:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from . import __version__
 from .batch_pipeline import BatchDone, Crew, annotate_parts
 from .clock import StageClock
 from .cluster import Cluster, Task, connect
@@ -125,17 +124,15 @@ def _title(folder: PartFolder, number: int) -> Callable[[], str]:
 
 
 def _check_shared(cluster: Cluster, job: BatchJob, folder: PartFolder, number: int) -> None:
-    """Raise ClusterError unless all workers have this version and see the output folder and the inputs."""
+    """Raise ClusterError unless all workers see the output folder and the inputs."""
     local = (os.path.join(job.base, item.place) for item in folder.inventory.part(number) if item.place and not is_url(item.place))
     image = next((path for path in local if os.access(path, os.R_OK)), None)
     found = cluster.on_each(look_around, job, image)
     limit = time.monotonic() + _SHARED_SECONDS
-    while any(written is None for _, _, written in found.values()) and time.monotonic() < limit:
+    while any(written is None for _, written in found.values()) and time.monotonic() < limit:
         time.sleep(0.5)
         found |= cluster.on_each(look_around, job, image)
-    for address, (version, image_there, written) in found.items():
-        if version != __version__:
-            raise ClusterError(f"the worker at {address} has gpuannot {version}, this is {__version__}; install the same")
+    for address, (image_there, written) in found.items():
         if not image_there:
             raise ClusterError(f"the worker at {address} cannot read {image}; inputs must be where all workers see them")
         if written is None or not _appears(Path(written)):
@@ -169,19 +166,19 @@ _loaded: dict[tuple[str, str], Annotator] = {}
 _at_work: Counter[str] = Counter()
 
 
-def look_around(job: BatchJob, image: str | None) -> tuple[str, bool, str | None]:
-    """This worker's version, whether it can read ``image``, and a file that it has written beside the ticket; None without one.
+def look_around(job: BatchJob, image: str | None) -> tuple[bool, str | None]:
+    """Whether this worker can read ``image``, and a file that it has written beside the ticket; None without one.
 
     Raises:
         OutputError: it cannot write there.
     """
     ticket, readable = Path(job.ticket), image is None or os.access(image, os.R_OK)
     if not ticket.exists():
-        return __version__, readable, None
+        return readable, None
     written = temporary_name(ticket)
     with PartFolder(job.folder).telling():
         written.touch()
-    return __version__, readable, str(written)
+    return readable, str(written)
 
 
 def at_work(job: BatchJob) -> bool:

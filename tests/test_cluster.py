@@ -428,6 +428,7 @@ def test_the_bits_of_one_worker(alone: Annotator, learning: tuple[list[Any], lis
     assert_same_fit(alone, learning, workers=1)
 
 
+@pytest.mark.parametrize("alone", [1], indirect=True)
 @pytest.mark.parametrize("step", ["feature_sums", "descriptors_at", "word_sums"])
 def test_a_worker_killed_in_a_fit(
     alone: Annotator, learning: tuple[list[Any], list[list[str]]], local: Any, scheduler: str, step: str
