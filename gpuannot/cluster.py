@@ -268,7 +268,7 @@ class Cluster:
                 watch.seen()
                 task = waiting.popleft()
                 under_way.discard(task)
-                yield task, self._result(task)
+                yield task, self._result(task, watch)
         finally:
             futures = [task.future for task in under_way if task.future is not None]
             with suppress(Exception):  # the scheduler may be gone: then there is nothing to cancel
@@ -282,10 +282,13 @@ class Cluster:
         )
         task.future.add_done_callback(lambda _: done.put(task))
 
-    def _result(self, task: Task) -> Any:
+    def _result(self, task: Task, watch: _Watch) -> Any:
         from distributed import KilledWorker
 
-        status = task.future.status
+        while task.gather and task.future.status in ("pending", "lost"):  # its worker died with the result, and Dask does it again
+            time.sleep(0.1)
+            watch.check()
+        status = task.future.status if task.gather or task.future.status == "error" else "finished"
         if status == "finished":
             return task.future.result() if task.gather else None
         if status != "error":

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,8 @@ def fit_on_cluster(
             fit.words(read, sources, rest, labels, vocabulary)
         finally:
             if not cluster.own:
-                cluster.on_each(forget, job)
+                with suppress(Exception):  # a scheduler that is gone, with its workers, has forgotten
+                    cluster.on_each(forget, job)
 
 
 class _Fit:
