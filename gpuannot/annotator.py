@@ -106,7 +106,10 @@ class Annotator(Encoder):
             with self.new_store(len(learn_from)) as store:
                 self.extract(sources, store, positions=learn_from, progress=progress)
                 self.fit_features(store, matrix, words, progress=progress)
-                self._add_images(sources, rest, matrix, progress)
+                blocks = by_partition(self.vectors_of(sources, rest, progress=progress))
+                sums = tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks)
+            if sums is not None:
+                self.bank_.merge(sums)
         warn_of_failures(len(sources), self.failures_)
         return self
 
@@ -167,7 +170,9 @@ class Annotator(Encoder):
         _check_lengths(len(sources), matrix)
         self.failures_ = []
         self.bank_.add_words(words)
-        self._add_images(sources, np.arange(len(sources)), matrix, progress)
+        self._forget_ranking()
+        for index, vectors in self.vectors_of(sources, np.arange(len(sources)), progress=progress):
+            self.bank_.partial_fit(vectors, matrix[index])
         if len(self.failures_) == len(sources) and sources:
             raise DataError(none_readable(len(sources), self.failures_))
         warn_of_failures(len(sources), self.failures_)
@@ -311,16 +316,6 @@ class Annotator(Encoder):
 
     def _forget_ranking(self) -> None:
         self._ranking = self._device_ranking = None
-
-    def _add_images(
-        self, sources: Sequence[Any], positions: NDArray[np.int64], matrix: sparse.csr_array, progress: bool | None
-    ) -> None:
-        self._forget_ranking()
-        words = self.bank_.vocabulary
-        blocks = by_partition(self.vectors_of(sources, positions, progress=progress))
-        sums = tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks)
-        if sums is not None:
-            self.bank_.merge(sums)
 
     def _require_fit(self) -> None:
         if not hasattr(self, "bank_"):
