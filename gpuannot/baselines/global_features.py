@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import AnnotatorConfig
-from ..encoder import Encoder, Images, as_sequence, none_readable
+from ..encoder import Encoder
 from ..errors import DataError, ImageError
 from ..image_batches import ImageFailure
+from ..image_sources import Images, as_sequence, none_readable
 from ..trunk import layer_names
 from ..weights import load_fully_connected
 
