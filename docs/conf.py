@@ -34,4 +34,4 @@ python_maximum_signature_line_length = 100
 
 # Names of gpuannot must lead somewhere; those of other packages, whose documentation is on the network, need not.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!gpuannot\b).*"), ("py:.*", r".*\._\w+")]
+nitpick_ignore_regex = [("py:.*", r"(?!gpuannot\b).*"), ("py:.*", r".*\.(_\w+|[A-Z])")]

@@ -11,6 +11,7 @@ import json
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,11 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 from command_server import client_script
 from markdown_it import MarkdownIt
 
 import gpuannot
 from gpuannot import Annotator, datasets
+from gpuannot.cli import app
 from gpuannot.scenes import write_scenes
 
 ROOT = Path(__file__).parents[1]
@@ -141,7 +144,7 @@ def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in BLOCKS[page])], ids=names)
 def test_the_blocks_of_a_page_run(page: Path, workplace: Path, commands: str) -> None:
-    if re.search(r"gpuannot fit .*-o model\.safetensors", page.read_text(encoding="utf-8")):
+    if any(re.search(r"gpuannot fit .*-o model\.safetensors", block.text) for block in BLOCKS[page] if block.runs):
         (workplace / "model.safetensors").unlink()  # the page makes its own
     variables: dict[str, Any] = {"__name__": "__main__"}
     for block in BLOCKS[page]:
@@ -165,6 +168,26 @@ def test_the_blocks_of_a_page_run(page: Path, workplace: Path, commands: str) ->
 def test_a_block_that_cannot_run_here(page: Path, block: Block) -> None:
     assert block.not_run
     pytest.skip(block.not_run)
+
+
+def inline_commands(page: Path) -> list[str]:
+    tokens = [child for token in MarkdownIt("commonmark").parse(page.read_text()) for child in token.children or ()]
+    return [child.content for child in tokens if child.type == "code_inline" and child.content.startswith("gpuannot ")]
+
+
+@pytest.mark.parametrize("line", sorted({line for page in PAGES for line in inline_commands(page)}))
+def test_a_command_in_the_text_is_one_that_the_command_line_takes(line: str) -> None:
+    _, *arguments = shlex.split(line)
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    if arguments:
+        command.make_context(line, arguments)  # raises for an option or argument that does not exist
+
+
+def test_the_readme_shows_the_main_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert {found[1] for found in re.finditer(r"gpuannot (\w+)", text)} >= {"fit", "annotate", "evaluate", "reproduce", "info"}
 
 
 def test_every_block_is_marked_with_its_language() -> None:
@@ -217,7 +240,7 @@ def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytes
 
 #: Modules that are no part of the public interface.
 INTERNAL = (
-    r"gpuannot\.(__main__|cli.*|clock|containers|durable|embed_weights|optional|persistence|data|image_sources)",
+    r"gpuannot\.(__main__|blas|cli.*|containers|data|durable|embed_weights|image_sources|optional|persistence)",
     r"gpuannot\.reference",
     r"gpuannot\.scenes\..*",
     r"gpuannot\.baselines\.pixels",

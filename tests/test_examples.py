@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from gpuannot import Annotator
@@ -39,7 +41,7 @@ def model(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_example_is_tested_here() -> None:
     text = Path(__file__).read_text()
-    assert [path.name for path in EXAMPLES.glob("*.py") if f'call("{path.name}"' not in text] == []
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text] == []
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
@@ -84,3 +86,16 @@ def test_add_words(call: Callable[..., list[str]], model: Path, drawn_scenes: Pa
     assert after.bank_.counts[sky] == before.bank_.counts[sky] + 1 and after.bank_.counts[-1] == 2
     both = after.encode(scenes[:2])[1].astype("float64").sum(axis=0)
     assert after.bank_.sums[-1] == pytest.approx(both, rel=1e-12)
+
+
+def test_dask_cluster(tmp_path: Path, drawn_scenes: Path) -> None:
+    scenes = sorted((drawn_scenes / "images").glob("*.jpg"))[:6]
+    for number, scene in enumerate(scenes):
+        place = tmp_path / "labelled" / ("sea", "sky", "tree")[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scene, place)
+    command = [sys.executable, str(EXAMPLES / "dask_cluster.py"), "labelled", "labelled/sea", "words"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "learnt 3 words from 6 images\nwords: 2 images annotated, 0 failed, by " in done.stdout
+    assert pq.read_table(tmp_path / "words").column("path").to_pylist() == [f"labelled/sea/{scenes[at].name}" for at in (0, 3)]
