@@ -194,6 +194,8 @@ class Annotator(Encoder):
         on_error: Literal["skip", "stop"] = "skip",
         max_failures: int | None = None,
         threads: int | None = None,
+        processes: int | None = None,
+        decode: str = "auto",
         progress: bool | None = None,
     ) -> BatchSummary:
         """``annotate`` for any number of images, into parts in the folder ``sink``.
@@ -207,17 +209,22 @@ class Annotator(Encoder):
             resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
             on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
             threads: that read and decode; None is one a CPU. More pays where reading waits for a network.
+            processes: decode in so many processes in place of threads, to the same bytes; 0 is threads, None is processes, one a
+                CPU, beside a GPU on machines with 8 CPUs or more.
+            decode: ``cpu``, or ``gpu`` for JPEGs, whose pixels then differ by a few grey levels; ``auto`` is the GPU where it and
+                a decoder (nvImageCodec, torchvision) are there. A resumed run goes on as it was begun.
 
         Raises:
             ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
                 otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
+            DeviceError: the GPU cannot decode, or decode processes do not start.
             TooManyFailuresError: by ``on_error`` or ``max_failures``.
         """
         from .batch import annotate_batch
 
         return annotate_batch(
             self, source, sink, k, format=format, part_size=part_size, vectors=vectors, resume=resume, overwrite=overwrite,
-            on_error=on_error, max_failures=max_failures, threads=threads, progress=progress,
+            on_error=on_error, max_failures=max_failures, threads=threads, processes=processes, decode=decode, progress=progress,
         )  # fmt: skip
 
     def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from .batch_pipeline import annotate_parts, limiting_stage
 from .clock import StageClock
 from .encoder import progress_bar
 from .errors import TooManyFailuresError
+from .gpu_decode import choose_decoder
 from .image_batches import ImageFailure, default_workers
 from .inputs import Inputs
 from .part_folder import PartFolder, RunSettings, check_format
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 STAGES = ("find", "read", "decode", "trunk", "write")
 
+_MANY_CPUS = 8  # from here on a GPU's decoding threads would wait for the interpreter lock (benchmarks/bench_decode.py)
 _MAX_PART = 2**20  # inputs of a part, all of which are listed in memory at a time
 
 
@@ -36,7 +38,8 @@ class BatchSummary:
         parts: of the whole run. parts_before: those that an earlier run had made whole.
         seconds, images_per_second: of this run. stages: seconds of work by stage; read and decode add up over ``threads`` threads.
         limited_by: the stage that the others waited for, None where nothing was left to do.
-        peak_memory_bytes: of this process; None where the system does not say.
+        threads: that decoded, each in a process of its own where ``processes`` is not 0. decoder: of JPEGs.
+        peak_memory_bytes: of this process, without its decode processes; None where the system does not say.
     """
 
     output: str
@@ -52,6 +55,8 @@ class BatchSummary:
     limited_by: str | None
     stages: dict[str, float]
     threads: int
+    processes: int
+    decoder: str
     peak_memory_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,13 +78,21 @@ def annotate_batch(
     on_error: Literal["skip", "stop"],
     max_failures: int | None,
     threads: int | None,
+    processes: int | None,
+    decode: str,
     progress: bool | None,
 ) -> BatchSummary:
     """:meth:`Annotator.batch`, which says what the arguments mean."""
     annotator.check_k(k)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
-    threads = default_workers() if threads is None else threads
-    for what, value, low, high in (("part_size", part_size, 1, _MAX_PART), ("threads", threads, 1, 1024)):
+    if processes is None:
+        many = annotator.device.type == "cuda" and threads is None and default_workers() >= _MANY_CPUS
+        processes = default_workers() if many else 0
+    if threads is not None and processes:
+        raise ValueError("decoding is done in threads or in processes: choose one")
+    workers = processes or (default_workers() if threads is None else threads)
+    checked = (("part_size", part_size, 1, _MAX_PART), ("processes", processes, 0, 1024), ("threads", workers, 1, 1024))
+    for what, value, low, high in checked:
         if not low <= operator.index(value) <= high:
             raise ValueError(f"{what} is {value}; expected {low} to {high}")
     if max_failures is not None and operator.index(max_failures) < 0:
@@ -89,6 +102,12 @@ def annotate_batch(
     if resume and overwrite:
         raise ValueError("resume goes on with what is there, overwrite replaces it: choose one")
     allowed = 0 if on_error == "stop" else sys.maxsize if max_failures is None else max_failures
+    folder = PartFolder(sink)
+    recorded = folder.recorded() if resume else None
+    decoder, cpu_share = choose_decoder(
+        decode, annotator.device, annotator.config.input_size, annotator.config.interpolation, workers,
+        (recorded.decoder, recorded.cpu_share) if recorded else None,
+    )  # fmt: skip
     settings = RunSettings(
         model_sha256=annotator.to_model_file().sha256,
         k=k,
@@ -98,14 +117,15 @@ def annotate_batch(
         device=annotator.device.type,
         trunk_dtype=str(annotator.trunk.dtype).removeprefix("torch."),
         batch_size=annotator.config.batch_size,
+        decoder=decoder,
+        cpu_share=cpu_share,
     )
     clock, start = StageClock(), time.perf_counter()
-    folder = PartFolder(sink)
     with folder.lock():
         with clock.measure("find"):
             folder.begin(inputs, settings, resume=resume, overwrite=overwrite)
             pending, before, failed = _pending(folder)
-        work = annotate_parts(annotator, folder, pending, threads=threads, clock=clock)
+        work = annotate_parts(annotator, folder, pending, threads=workers, processes=bool(processes), clock=clock)
         total = folder.inventory.count
         with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
             if failed > allowed:
@@ -131,7 +151,9 @@ def annotate_batch(
             images_per_second=round((total - before) / seconds, 2),
             limited_by=limiting_stage(clock) if pending else None,
             stages={stage: round(clock.seconds(stage), 3) for stage in STAGES},
-            threads=threads,
+            threads=workers,
+            processes=processes,
+            decoder=decoder,
             peak_memory_bytes=_peak_memory(),
         )
         folder.write_summary(summary.to_dict())

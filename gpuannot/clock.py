@@ -23,9 +23,12 @@ class StageClock:
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - start
-            with self._lock:
-                self._seconds[stage] += elapsed
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add what was measured elsewhere."""
+        with self._lock:
+            self._seconds[stage] += seconds
 
     def seconds(self, stage: str) -> float:
         with self._lock:

@@ -23,7 +23,7 @@ import pytest
 from hostile_images import DECODES, FAILS, write_hostile_images
 from test_inputs import write_tar
 
-from gpuannot import Annotator, Inputs, image_batches
+from gpuannot import Annotations, Annotator, Inputs, decoding
 from gpuannot.batch_pipeline import annotate_parts, limiting_stage
 from gpuannot.clock import StageClock
 from gpuannot.datasets import load_labelled_images
@@ -79,7 +79,10 @@ def ledger(folder: Path) -> list[dict[str, str]]:
 def test_rows_are_those_of_annotate(fitted: Annotator, pictures: Path, tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"
     summary = fitted.batch(pictures, out, 3, format=format, part_size=PART, vectors=True)
-    expected, (_, vectors) = fitted.annotate(pictures, 3), fitted.encode(pictures)
+    paths = sorted(pictures.iterdir())
+    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]  # the last bits differ with the size of a batch
+    expected = Annotations.joined([fitted.annotate(part, 3) for part in parts], fitted.vocabulary, 3)
+    vectors = np.concatenate([fitted.encode(part)[1] for part in parts])
     rows, model = read(out), fitted.to_model_file().sha256
     assert [row["path"] for row in rows] == list(expected.names) and {row["model"] for row in rows} == {model}
     if format == "csv":
@@ -566,13 +569,13 @@ def test_a_disk_that_cannot_be_written(
 def test_few_images_are_in_flight(fitted: Annotator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "list.txt").write_text(f"{pictures}/scene_00000.jpg\n" * 400)
     decoded: list[str] = []
-    decode = image_batches.decode_image
+    decode = decoding.decode_image
 
     def counting(source: Any, *arguments: Any, **options: Any) -> Any:
         decoded.append(options["name"])
         return decode(source, *arguments, **options)
 
-    monkeypatch.setattr(image_batches, "decode_image", counting)
+    monkeypatch.setattr(decoding, "decode_image", counting)
     out = tmp_path / "out"
     with pytest.raises(TooManyFailuresError):  # lists the inputs, and no more
         fitted.batch([tmp_path / "nowhere.jpg", tmp_path / "list.txt"], out, part_size=8, on_error="stop")
