@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hostile_images import DECODES, FAILS, write_hostile_images
 from test_inputs import write_tar
 
@@ -631,3 +632,34 @@ def test_stream_takes_inputs_of_every_kind(fitted: Annotator, mixed: list[str]) 
     failures = [failure.path for part in from_inputs for failure in part.failures]
     assert sorted(names + failures) == sorted(item.name for item in Inputs(mixed)) and len(failures) == 5
     assert fitted.annotate(mixed[2]).names == tuple(item.name for item in Inputs(mixed[2]))[:-1]
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_no_room_for_a_batch_is_warned_of_once_and_remembered(
+    fitted: Annotator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """A trunk that has memory for ``room`` images, as a GPU may; each image gives the same bits whatever it is batched with."""
+    fitted.save(tmp_path / "m.safetensors")
+    annotator, asked = Annotator.load(tmp_path / "m.safetensors", device="cpu"), []
+    forward = annotator.trunk.forward
+
+    def with_little_memory(images: Any) -> Any:
+        asked.append(len(images))
+        if len(images) > room:
+            raise torch.OutOfMemoryError("no room")
+        return forward(images)
+
+    monkeypatch.setattr(annotator.trunk, "forward", with_little_memory)
+    with pytest.warns(UserWarning) as warned:
+        annotator.batch(pictures, tmp_path / "out", part_size=8)
+    assert [str(warning.message).partition(";")[0] for warning in warned] == [
+        "the GPU has no room for a batch of 4 images and takes it in halves"
+    ]
+    assert asked == {3: [4, *[2] * 12], 1: [4, 2, *[1] * 24]}[room]
+    fitted.batch(pictures, tmp_path / "plenty", part_size=8)
+    assert files(tmp_path / "out") == files(tmp_path / "plenty")
+    asked.clear()
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        annotator.batch(pictures, tmp_path / "none")
+    assert asked == [2, 1] if asked[0] == 2 else asked == [1]
