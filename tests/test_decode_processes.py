@@ -27,6 +27,7 @@ from gpuannot.decode_processes import CHUNK, DecodeProcesses
 from gpuannot.decoding import ImageFailure, Outcome, Task
 from gpuannot.errors import DeviceError
 from gpuannot.image_batches import DecodedBatch, decode_ahead
+from gpuannot.inputs import Input
 
 SIZE = 16
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="decode processes need POSIX")
@@ -209,3 +210,19 @@ def test_batch_gives_the_same_bytes_and_resumes_either_way(drawn_scenes: Path, t
         annotator.batch(drawn_scenes / "images", tmp_path / "x", threads=2, processes=2)
     with pytest.raises(ValueError, match="processes is -1"):
         annotator.batch(drawn_scenes / "images", tmp_path / "x", processes=-1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the resident memory")
+@pytest.mark.parametrize("processes", [False, True])
+def test_many_decodes_keep_no_memory(tmp_path: Path, processes: bool) -> None:
+    """``benchmarks/prove_decode_memory.py`` in short: every kind of file, good and bad, over and over."""
+    paths = list(write_hostile_images(tmp_path, [name for name in (*DECODES, *FAILS) if name != "jpeg with corrupt exif"]).values())
+    inputs = [Input(str(path), "file", str(path)) for path in paths]
+    batches = ([(item.name, item) for item in inputs] for _ in range(40))
+    resident = []
+    for _ in decode_ahead(batches, size=64, workers=1, interpolation="bicubic", processes=processes):
+        pages = [Path(f"/proc/{process}/statm").read_text().split()[1] for process in ("self", *children())]
+        resident.append(sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE"))
+    assert len(resident) == 40
+    # 30 rounds of 36 files: keeping one decoded image of 64 × 64 a file would be 13 MB.
+    assert max(resident[10:]) - max(resident[5:10]) < 6_000_000, resident
