@@ -25,7 +25,7 @@ from .device_store import DeviceStore, new_store
 from .errors import DataError, NotFittedError
 from .feature_store import FeatureStore
 from .image_batches import ImageBatches, ImageFailure
-from .inputs import Inputs, image_name
+from .inputs import Inputs, find_lazily, image_name
 from .trunk import Trunk
 from .vlad import Vlad
 from .weights import TrunkWeights, load_weights
@@ -298,10 +298,7 @@ def as_sequence(images: Images) -> Sequence[Any]:
         DataError: one path or URL, and nothing is there.
     """
     if isinstance(images, (str, Path)):
-        found = list(Inputs(images))
-        if len(found) == 1 and found[0].kind == "failed":
-            raise DataError(f"'{found[0].name}': {found[0].detail}")
-        return found
+        return list(find_lazily(images))
     if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         return list(images)
     return images  # type: ignore[return-value]
@@ -334,7 +331,7 @@ def warn_of_failures(count: int, failures: Sequence[ImageFailure]) -> None:
         )
 
 
-def progress_bar(title: str, total: int, progress: bool | None, initial: int = 0) -> Any:
+def progress_bar(title: str, total: int | None, progress: bool | None, initial: int = 0) -> Any:
     """A bar that appears after two seconds; None shows it on terminals only."""
     return tqdm(desc=title, total=total, initial=initial, unit="img", disable=None if progress is None else not progress, delay=2)
 

@@ -24,7 +24,7 @@ import torch
 from hostile_images import DECODES, FAILS, write_hostile_images
 from test_inputs import write_tar
 
-from gpuannot import Annotations, Annotator, Inputs, decoding
+from gpuannot import Annotations, Annotator, Inputs, decoding, streaming
 from gpuannot.batch_pipeline import annotate_parts, limiting_stage
 from gpuannot.clock import StageClock
 from gpuannot.datasets import load_labelled_images
@@ -663,3 +663,32 @@ def test_no_room_for_a_batch_is_warned_of_once_and_remembered(
     with pytest.raises(torch.OutOfMemoryError):
         annotator.batch(pictures, tmp_path / "none")
     assert asked == [2, 1] if asked[0] == 2 else asked == [1]
+
+
+def test_stream_lists_a_folder_once_and_as_it_goes(
+    fitted: Annotator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "_BATCHES", 2)
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in [*sorted(pictures.iterdir()), "gone.jpg"] * 3))
+    listed = 0
+    find = Inputs.__iter__
+
+    def counting(self: Inputs) -> Iterator[Any]:
+        nonlocal listed
+        for item in find(self):
+            listed += 1
+            yield item
+
+    monkeypatch.setattr(Inputs, "__iter__", counting)
+    found, seen = [], []
+    for part in fitted.stream(str(tmp_path / "list.txt"), 2):
+        found.append(part)
+        seen.append(listed)
+    assert listed == 75 and seen[0] == 2 * BATCH and seen == sorted(seen)
+    whole = fitted.annotate(list(find(Inputs(tmp_path / "list.txt"))), 2)
+    assert np.concatenate([part.positions for part in found]).tolist() == whole.positions.tolist()
+    assert [name for part in found for name in part.names] == list(whole.names)
+    assert [words for part in found for words in part.words] == list(whole.words)
+    assert [failure for part in found for failure in part.failures] == list(whole.failures) and len(whole.failures) == 3
+    with pytest.raises(DataError, match="no such file or folder"):
+        fitted.stream(tmp_path / "nowhere")
