@@ -181,8 +181,8 @@ def measure(title: str, contents: list[bytes], variants: dict[str, Decoder], rep
         rows.append(row)
         one, two = (rates[name][f"threads_{threads}"]["median"] for threads in (1, 2))
         print(
-            f"{title:10} {name:42} {one:7.0f} {two:7.0f} images/s in 1, 2 threads; {processor[name]['median']:6.2f} ms of processor "
-            f"time an image; differs by {difference.mean():.2f} on average, {difference.max()} at most",
+            f"{title:10} {name:42} {one:7.0f} {two:7.0f} images/s in 1, 2 threads; processor {processor[name]['median']:6.2f} ms "
+            f"an image; differs by {difference.mean():.2f} on average, {difference.max()} at most",
             flush=True,
         )
     return rows
