@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,24 @@ def measure(name: str, annotator: Annotator, folder: Path, out: Path, repeats: i
     images = len(list(folder.iterdir()))
     annotator.annotate_tensor(torch.zeros((1, 3, annotator.config.input_size, annotator.config.input_size), dtype=torch.uint8))
 
+    busy: dict[str, list[float]] = {"bare": [], "batch": []}
+
+    def timed(variant: str, call: Callable[[], object]) -> None:
+        start = time.process_time()
+        call()
+        busy[variant].append(time.process_time() - start)
+
     def batch() -> None:
         summary = annotator.batch(folder, out, threads=threads, overwrite=True, progress=False)
         assert summary.rows == images
 
-    calls: dict[str, Callable[[], object]] = {"bare": lambda: bare(annotator, folder, threads), "batch": batch}
+    calls: dict[str, Callable[[], object]] = {
+        "bare": lambda: timed("bare", lambda: bare(annotator, folder, threads)),
+        "batch": lambda: timed("batch", batch),
+    }
     seconds = alternate(calls, repeats=repeats)
     ratios = [batch / bare for bare, batch in zip(seconds["bare"], seconds["batch"], strict=True)]
+    pairs = list(zip(busy["bare"][1:], busy["batch"][1:], strict=True))
     extra = [1e6 * (batch - bare) / images for bare, batch in zip(seconds["bare"], seconds["batch"], strict=True)]
     row = {
         "model": name,
@@ -59,10 +71,14 @@ def measure(name: str, annotator: Annotator, folder: Path, out: Path, repeats: i
         **{f"{variant}_seconds": spread(values) for variant, values in seconds.items()},
         "batch_to_bare": spread(ratios),
         "extra_microseconds_an_image": spread(extra),
+        "processor_batch_to_bare": spread([batch / bare for bare, batch in pairs]),
+        "processor_extra_microseconds_an_image": spread([1e6 * (batch - bare) / images for bare, batch in pairs]),
     }
     print(
         f"{name}: {images} images, bare {row['bare_seconds']['median']:.2f} s, batch {row['batch_seconds']['median']:.2f} s, ratio "
-        f"{row['batch_to_bare']['median']:.3f}, {row['extra_microseconds_an_image']['median']:.0f} µs an image more",
+        f"{row['batch_to_bare']['median']:.3f}, {row['extra_microseconds_an_image']['median']:.0f} µs an image more; in processor "
+        f"time {row['processor_batch_to_bare']['median']:.3f} and "
+        f"{row['processor_extra_microseconds_an_image']['median']:.0f} µs",
         flush=True,
     )
     return row

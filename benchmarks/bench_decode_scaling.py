@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import resource
 import shutil
 import subprocess
 import sys
@@ -69,25 +70,25 @@ def lock_rows(sampler: ctypes.CDLL, sets: dict[str, list[bytes]], seconds: float
         tasks = [Task("image", content) for content in contents]
         shares, locked, spent = [], [], []
         for _ in range(repeats):
-            count, start = 0, time.perf_counter()
+            count, start, busy = 0, time.perf_counter(), time.thread_time()
             sampler.begin()
             while time.perf_counter() - start < seconds:
                 for task in tasks:
                     decode_into(out, task, "bicubic", clock)
                 count += len(tasks)
             shares.append(sampler.end())
-            spent.append((time.perf_counter() - start) / count)
+            spent.append((time.thread_time() - busy) / count)  # processor time: other programs may run beside
             locked.append(shares[-1] * spent[-1])
         row = {
             "images": title,
-            "milliseconds_an_image": spread([1e3 * value for value in spent]),
+            "processor_milliseconds_an_image": spread([1e3 * value for value in spent]),
             "locked_share": spread(shares),
             "locked_milliseconds_an_image": spread([1e3 * value for value in locked]),
             "most_images_per_second_by_threads": spread([1 / value for value in locked]),
         }
         rows.append(row)
         print(
-            f"{title:10} {row['milliseconds_an_image']['median']:.2f} ms an image, the lock is held for "
+            f"{title:10} {row['processor_milliseconds_an_image']['median']:.2f} ms an image, the lock is held for "
             f"{100 * row['locked_share']['median']:.1f}% of it: {row['locked_milliseconds_an_image']['median']:.3f} ms, at most "
             f"{row['most_images_per_second_by_threads']['median']:.0f} images/s by threads of one process",
             flush=True,
@@ -95,10 +96,16 @@ def lock_rows(sampler: ctypes.CDLL, sets: dict[str, list[bytes]], seconds: float
     return rows
 
 
+def processor_seconds() -> float:
+    """Of this process and those that it has started and that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
 def process_rows(folder: Path, sets: dict[str, list[bytes]], workers: int, repeats: int) -> list[dict[str, Any]]:
     rows = []
     for title, contents in sets.items():
-        images = max(256, min(2048, 40_000_000 // (8 * len(contents[0]))))
+        images = max(192, min(2048, 38_000_000 // len(contents[0])))
         inputs = []
         for number, content in enumerate(contents):
             path = folder / f"{title}-{number}.jpg"
@@ -106,7 +113,10 @@ def process_rows(folder: Path, sets: dict[str, list[bytes]], workers: int, repea
             inputs.append(Input(str(path), "file", str(path)))
         batches = [[(item.name, item) for item in np.resize(np.array(inputs, object), 32)] for _ in range(images // 32)]
 
-        def rate(processes: bool, batches: list[Any] = batches) -> float:
+        seconds: dict[str, list[float]] = {"threads": [], "processes": []}
+        busy: dict[str, list[float]] = {"threads": [], "processes": []}
+
+        def run(batches: list[Any], processes: bool) -> float:
             """Seconds from the first batch to the last: a run of hours does not see the start of processes."""
             decoded = decode_ahead(batches, size=SIZE, workers=workers, interpolation="bicubic", processes=processes)
             next(decoded)
@@ -115,7 +125,15 @@ def process_rows(folder: Path, sets: dict[str, list[bytes]], workers: int, repea
                 pass
             return time.perf_counter() - start
 
-        seconds: dict[str, list[float]] = {"threads": [], "processes": []}
+        def rate(processes: bool, batches: list[Any] = batches, busy: dict[str, list[float]] = busy) -> float:
+            start = processor_seconds()
+            run(batches[:workers], processes)
+            middle = processor_seconds()
+            found = run(batches, processes)
+            more = processor_seconds() - middle - (middle - start)  # without the start of processes
+            busy["processes" if processes else "threads"].append(1e3 * more / (32 * (len(batches) - workers)))
+            return found
+
         calls: dict[str, Callable[[], object]] = {
             name: lambda name=name, found=found: found.append(rate(name == "processes")) for name, found in seconds.items()
         }
@@ -127,11 +145,14 @@ def process_rows(folder: Path, sets: dict[str, list[bytes]], workers: int, repea
             "workers": workers,
             **{f"{name}_images_per_second": spread([count / value for value in found[1:]]) for name, found in seconds.items()},
             "processes_to_threads": spread(ratios),
+            **{f"{name}_processor_milliseconds_an_image": spread(found[1:]) for name, found in busy.items()},
         }
         rows.append(row)
         print(
             f"{title:10} {workers} threads {row['threads_images_per_second']['median']:.0f} images/s, {workers} processes "
-            f"{row['processes_images_per_second']['median']:.0f}, ratio {row['processes_to_threads']['median']:.2f}",
+            f"{row['processes_images_per_second']['median']:.0f}, ratio {row['processes_to_threads']['median']:.2f}; processor "
+            f"{row['threads_processor_milliseconds_an_image']['median']:.2f} and "
+            f"{row['processes_processor_milliseconds_an_image']['median']:.2f} ms an image",
             flush=True,
         )
     return rows

@@ -54,8 +54,11 @@ def main(arguments: list[str]) -> None:
             return
         clock = StageClock()
         outcomes = [decode_into(out, task, interpolation, clock) for out, task in zip(pixels, tasks, strict=False)]
-        pickle.dump((outcomes, clock.seconds("read"), clock.seconds("decode")), answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        try:
+            pickle.dump((outcomes, clock.seconds("read"), clock.seconds("decode")), answers, pickle.HIGHEST_PROTOCOL)
+            answers.flush()
+        except BrokenPipeError:  # whoever asked is gone, and with it the answer's reader
+            os._exit(0)
 
 
 if __name__ == "__main__":
