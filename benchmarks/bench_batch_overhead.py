@@ -9,6 +9,7 @@ difference shows the cost of an image in itself.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=default_workers(), help="that decode (default: one for each CPU)")
     parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
-    rows = []
+    rows, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="gpuannot-bench-") as temporary:
         scenes = load_labelled_images(write_scenes(Path(temporary) / "scenes", 64))
         for (name, settings), images in zip(MODELS.items(), (arguments.images, arguments.small_images), strict=True):
@@ -103,7 +104,9 @@ def main() -> None:
             annotator = Annotator(**settings).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
             rows.append(measure(name, annotator, folder, Path(temporary) / "out", arguments.repeats, arguments.threads))
     if arguments.write:
-        print(write_result(arguments.write, "python -m benchmarks.bench_batch_overhead", {"rows": rows}))
+        print(
+            write_result(arguments.write, "python -m benchmarks.bench_batch_overhead", {"load_average_before": load, "rows": rows})
+        )
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="also the first JPEGs of this folder")
     parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     sets = {f"{width}×{height}": drawn((width, height), arguments.images) for width, height in SIZES}
     if arguments.data:
         paths = sorted(path for path in arguments.data.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
@@ -204,7 +205,7 @@ def main() -> None:
         rows += measure(title, contents, variants, arguments.repeats)
     if arguments.write:
         command = "python -m benchmarks.bench_decode" + (" --data FOLDER" if arguments.data else "")
-        print(write_result(arguments.write, command, {"warp": [SIZE, SIZE], "rows": rows}))
+        print(write_result(arguments.write, command, {"load_average_before": load, "warp": [SIZE, SIZE], "rows": rows}))
 
 
 if __name__ == "__main__":

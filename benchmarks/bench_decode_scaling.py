@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -84,13 +86,13 @@ def lock_rows(sampler: ctypes.CDLL, sets: dict[str, list[bytes]], seconds: float
             "processor_milliseconds_an_image": spread([1e3 * value for value in spent]),
             "locked_share": spread(shares),
             "locked_milliseconds_an_image": spread([1e3 * value for value in locked]),
-            "most_images_per_second_by_threads": spread([1 / value for value in locked]),
+            "most_images_per_second_by_threads": 1 / statistics.median(locked),
         }
         rows.append(row)
         print(
             f"{title:10} {row['processor_milliseconds_an_image']['median']:.2f} ms an image, the lock is held for "
             f"{100 * row['locked_share']['median']:.1f}% of it: {row['locked_milliseconds_an_image']['median']:.3f} ms, at most "
-            f"{row['most_images_per_second_by_threads']['median']:.0f} images/s by threads of one process",
+            f"{row['most_images_per_second_by_threads']:.0f} images/s by threads of one process",
             flush=True,
         )
     return rows
@@ -166,7 +168,7 @@ def main() -> None:
     parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     sets = {f"{width}×{height}": drawn((width, height), 16) for width, height in SIZES}
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = {"load_average_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory(prefix="gpuannot-bench-") as name:
         folder = Path(name)
         sampler = lock_sampler(folder)
