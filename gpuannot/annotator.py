@@ -24,11 +24,13 @@ from .encoder import Encoder, Store, Vectors, to_host
 from .errors import DataError, NotFittedError
 from .image_batches import ImageFailure
 from .image_sources import Images, as_sequence, none_readable, source_name, warn_of_failures
+from .inputs import Inputs, find_lazily
 from .labels import label_matrix
 from .model_file import ModelFile
 from .partitions import by_partition, tree_sum
 from .persistence import restore, to_model_file
 from .ranking import DeviceRanking, WordRanking
+from .streaming import stream_inputs
 from .words import WordBank
 
 if TYPE_CHECKING:
@@ -186,13 +188,14 @@ class Annotator(Encoder):
         Raises:
             ValueError: k outside 1…number of words with an image. NotFittedError: before ``fit``.
         """
-        return Annotations.joined(list(self.stream(images, k, progress=progress)), self.vocabulary, k)
+        return Annotations.joined(list(self.stream(as_sequence(images), k, progress=progress)), self.vocabulary, k)
 
     def stream(self, images: Images, k: int = 5, *, progress: bool | None = None) -> Iterator[Annotations]:
-        """``annotate`` batch by batch, in input order: memory does not grow with the number of images."""
-        sources = as_sequence(images)
+        """``annotate`` batch by batch, in input order: memory does not grow with the number of images, nor with a folder's."""
         self.check_k(k)
-        return self._stream(sources, k, progress)
+        if isinstance(images, (str, Path, Inputs)):
+            return stream_inputs(self, find_lazily(images), k, progress)
+        return self._stream(as_sequence(images), k, progress)
 
     def _stream(self, sources: Sequence[Any], k: int, progress: bool | None) -> Iterator[Annotations]:
         failures: list[ImageFailure] = []

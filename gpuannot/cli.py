@@ -19,6 +19,7 @@ from .cli_options import (
     AsJson,
     Column,
     Convention,
+    DecodeOption,
     Device,
     Exclude,
     Glob,
@@ -30,6 +31,7 @@ from .cli_options import (
     PartFormat,
     PartSize,
     Preset,
+    Processes,
     Progress,
     Resume,
     Scheduler,
@@ -156,6 +158,8 @@ def annotate(
     threads: Threads = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    processes: Processes = None,
+    decode: DecodeOption = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -175,6 +179,7 @@ def annotate(
         "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
         "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
         "workers": workers, "scheduler": scheduler,
+        "processes": processes, "decode": decode and decode.value,
     }  # fmt: skip
     given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and cli_annotate.is_folder(to)

@@ -20,6 +20,12 @@ class OnError(StrEnum):
     stop = "stop"
 
 
+class Decode(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
 K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
@@ -97,4 +103,14 @@ Threads = Annotated[
     typer.Option(
         min=1, help="Folder only: threads that read and decode, by default one for each CPU, of each worker; more for slow storage."
     ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Folder only: decode in so many processes instead of threads; by default only beside a GPU with 8 CPUs or more."
+    ),
+]
+DecodeOption = Annotated[
+    Decode | None,
+    typer.Option("--decode", help="Folder only: where JPEGs are decoded; auto (the default) is the GPU where it has a decoder."),
 ]

@@ -70,6 +70,7 @@ class Encoder:
         self._weights: TrunkWeights | None = None
         self._trunk: Trunk | None = None
         self._stages: _DeviceStages | None = None
+        self._room: int | None = None  # images that the GPU has memory for, once it had none for a batch
 
     @property
     def dimension(self) -> int:
@@ -266,19 +267,23 @@ class Encoder:
         failures.extend(batches.failures[seen:])
 
     def _run_trunk(self, images: Tensor) -> Tensor:
-        """Features of a batch; where the GPU has no room for its activations, of its halves."""
+        """Features of a batch; where the GPU has no room for its activations, of its halves, and so with all later batches."""
+        room = self._room
+        if room is not None and len(images) > room:
+            return torch.cat([self._run_trunk(part) for part in images.split(room)])
         try:
             return self.trunk(images)
         except torch.OutOfMemoryError:
             if len(images) < 2:
                 raise
         torch.cuda.empty_cache()
-        warnings.warn(
-            f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
-            stacklevel=2,
-        )
-        half = (len(images) + 1) // 2
-        return torch.cat([self._run_trunk(images[:half]), self._run_trunk(images[half:])])
+        self._room = (len(images) + 1) // 2
+        if room is None:
+            warnings.warn(
+                f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
+                stacklevel=2,
+            )
+        return self._run_trunk(images)
 
     def _vectors(self, features: Tensor) -> Vectors:
         """VLAD vectors (B, m·n) of features (B, P, C)."""
@@ -325,7 +330,7 @@ def to_host(values: Vectors | Tensor) -> NDArray[Any]:
     return values.cpu().numpy() if isinstance(values, Tensor) else values
 
 
-def progress_bar(title: str, total: int, progress: bool | None, initial: int = 0) -> Any:
+def progress_bar(title: str, total: int | None, progress: bool | None, initial: int = 0) -> Any:
     """A bar that appears after two seconds; None shows it on terminals only."""
     return tqdm(desc=title, total=total, initial=initial, unit="img", disable=None if progress is None else not progress, delay=2)
 
