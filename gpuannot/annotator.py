@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .annotations import Annotations
+from .calibration import SampledImages
+from .config import SOLVED_HEADS
 from .encoder import Images, Store, as_sequence, source_name, to_host, warn_of_failures
 from .errors import DataError
 from .heads import new_bank
@@ -48,6 +50,8 @@ class Annotator(WordLearner):
     tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or what :class:`~gpuannot.Inputs` takes as one
     source: a folder, file, list, table, tar shard or URL.
     """
+
+    _sampled: SampledImages | None = None
 
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
@@ -87,8 +91,10 @@ class Annotator(WordLearner):
             self.extract(sources, store, positions=learn_from, progress=progress)
             self.fit_features(store, matrix, words, progress=progress)
             rest = np.setdiff1d(np.arange(len(sources)), learn_from)
-            self._add_images(sources, rest, matrix, progress)
-        self._head.settle(self.bank_)
+            if len(rest):
+                self._add_images(sources, rest, matrix, progress)
+                self._head.settle(self.bank_, self._sampled)
+        self._sampled = None
         warn_of_failures(len(sources), self.failures_)
         return self
 
@@ -111,11 +117,15 @@ class Annotator(WordLearner):
         matrix, words = label_matrix(labels, vocabulary)
         self.learn_codebook(descriptors)
         bank = new_bank(self.config, words, self.dimension, self.device)
+        sample = SampledImages(len(descriptors), self.config.seed) if self.config.head in SOLVED_HEADS else None
         for positions, vectors in self.encode_descriptors(descriptors):
             bank.partial_fit(vectors, matrix[positions])
+            if sample is not None:
+                sample.add(vectors, matrix[positions])
         self.bank_ = bank
-        self._head.settle(bank)
-        return self._changed()
+        self._sampled = sample
+        self._changed()._head.settle(bank, sample)
+        return self
 
     def reseeded(self, seed: int) -> Annotator:
         """An annotator with the same trunk, normalisation and PCA, and another seed; codebook and words are still to be learnt."""

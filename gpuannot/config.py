@@ -13,8 +13,10 @@ from .weights import CONVENTIONS
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
-LINEAR_HEADS = ("centred", "ridge", "lda")
+SOLVED_HEADS = ("ridge", "lda")
+LINEAR_HEADS = ("centred", *SOLVED_HEADS)
 HEADS = ("mean", "demixed", *LINEAR_HEADS)
+CALIBRATIONS = ("none", "spread", "odds")
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ class AnnotatorConfig:
     balance: float = 0.0
     """g in 0…1, of ``ridge`` and ``lda``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent
     it is."""
-    calibration: float = 0.0
-    """γ in 0…1, of ``ridge``: each word's scores are divided by (leave-one-out spread)^γ, which brings words to one scale."""
+    calibration: str = "none"
+    """How ``ridge`` brings the words' scores to one scale: ``none``, ``spread`` (divided by their leave-one-out standard deviation;
+    ``balance`` then does nothing) or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out scores)."""
     seed: int = 0
     """Seeds every random choice: same images, seed and machine, same model."""
     batch_size: int = 32
@@ -101,10 +104,10 @@ class AnnotatorConfig:
             raise ValueError(f"head {self.head!r} is unknown; choose one of {', '.join(HEADS)}")
         if not _is_number(self.regularisation) or not 0 < self.regularisation < math.inf:
             raise ValueError(f"regularisation must be a finite number above 0, got {self.regularisation!r}")
-        for name in ("balance", "calibration"):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a number in 0…1, got {value!r}")
+        if not _is_number(self.balance) or not 0 <= self.balance <= 1:
+            raise ValueError(f"balance must be a number in 0…1, got {self.balance!r}")
+        if self.calibration not in CALIBRATIONS:
+            raise ValueError(f"calibration {self.calibration!r} is unknown; choose one of {', '.join(CALIBRATIONS)}")
         if self.weights_convention not in (None, *CONVENTIONS):
             raise ValueError(f"weights_convention {self.weights_convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
 

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from .config import LINEAR_HEADS, AnnotatorConfig
+from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
+from .config import LINEAR_HEADS, SOLVED_HEADS, AnnotatorConfig
 from .moments import Moments
 from .ranking import LinearRanking, WordRanking
 from .ridge import RidgeSystem
 from .words import WordBank
-
-_SOLVED = ("ridge", "lda")
 
 
 class LinearWords(NamedTuple):
@@ -39,7 +38,7 @@ def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: in
     """
     if config.head == "mean":
         return WordBank(vocabulary, dimension)
-    return WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in _SOLVED))
+    return WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
 
 
 class WordHead:
@@ -50,10 +49,11 @@ class WordHead:
     * ``mean``: μ_j, the paper's equation 4.
     * ``demixed``: the paper's equation 3, I = Σ_j a_j·w_j, solved by ridge regression: (YᵀY + λI)·w = YᵀX, one W × W system.
     * ``centred``: (x − μ)·u_j with u_j the unit vector along μ_j − μ. For one image it orders words as the cosine of both does.
-    * ``ridge``: regression of the 0/1 labels, v_j = A⁻¹C_j and b_j = N_j/N − μ·v_j, which leaves the bias free of the penalty. With
-      ``balance`` g all of a word's targets are multiplied by (N/N_j)^g, which raises rare words. With ``calibration`` γ a word's
-      scores are divided by σ_j^γ, the spread of its scores over the training images, each as if left out of the fit
-      (:meth:`~gpuannot.ridge.RidgeSystem.left_out`).
+    * ``ridge``: regression of the 0/1 labels, v_j = A⁻¹C_j and b_j = N_j/N − μ·v_j, which leaves the bias free of the penalty.
+      ``calibration`` then brings the words to one scale, by their scores over the training images as if each had been left out of
+      the fit (:meth:`~gpuannot.ridge.RidgeSystem.left_out`). ``none``: a word's targets are multiplied by (N/N_j)^g, g being
+      ``balance``, which raises rare words. ``spread``: scores are divided by their standard deviation. ``odds``: the log-odds of
+      the score (:func:`~gpuannot.calibration.gaussian_odds`) + (1 − g)·log(N_j/(N − N_j)).
     * ``lda``: the two-class discriminant of every word, images with it against images without, with their common covariance
       S_j = A/N − p(1 − p)·δδᵀ, p = N_j/N and δ the difference of the two means: x·S_j⁻¹δ − mid·S_j⁻¹δ + (1 − g)·log(p/(1 − p)),
       from the same A by the Sherman–Morrison identity. With g = 0 it is the log-odds of the word.
@@ -62,28 +62,61 @@ class WordHead:
     and forgetting images gives what a fit to all of them with that λ gives.
 
     Args:
-        config: its ``head``, ``metric``, ``regularisation`` and ``balance``.
+        config: its ``head``, ``metric``, ``regularisation``, ``balance`` and ``calibration``.
 
     Attributes:
         penalty: λ, None where the head has none or it is not settled.
+        logistic: what makes confidences of scores; learnt once by :meth:`settle`, and held. None without.
     """
 
     def __init__(self, config: AnnotatorConfig) -> None:
         self.config = config
         self.penalty: float | None = None
+        self.logistic: Logistic | None = None
         self._system: RidgeSystem | None = None
 
-    def settle(self, bank: WordBank) -> None:
-        """Choose λ by the bank's sums."""
-        self._system, self.penalty = None, None
-        if self.config.head in _SOLVED and bank.moments is not None:
-            mean_diagonal = float(bank.moments.total_variance()) / bank.dimension
+    def settle(self, bank: WordBank, sample: SampledImages | None = None) -> None:
+        """Choose λ by the bank's sums, and learn what makes confidences of scores from a sample of its images.
+
+        Args:
+            sample: of the images of the bank; None for no confidences.
+        """
+        self._system, self.penalty, self.logistic = None, None, None
+        if self.config.head in SOLVED_HEADS:
+            mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
         elif self.config.head == "demixed":
             mean_diagonal = float(bank.counts.mean()) if len(bank.counts) else 0.0
         else:
             return
         # Images that are all alike leave nothing to divide by; any λ then gives weights of zero.
         self.penalty = self.config.regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
+        if sample is not None and self.config.head in SOLVED_HEADS:
+            self.logistic = self._fit_logistic(bank, sample)
+
+    def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""
+        if self.logistic is None:
+            return None
+        system, known, scale, shift = self._affine(bank)
+        odds = self._odds(bank, system, known)
+        slope = torch.where(scale > 0, odds.slope / scale, 0.0)
+        offset = odds.offset - slope * shift
+        curve = self.logistic
+        constant = curve.prior * _prior(system, known) + curve.constant
+        parts = curve.odds * slope, curve.odds * offset + constant
+        return parts[0].cpu().numpy().astype(np.float32), parts[1].cpu().numpy().astype(np.float32)
+
+    def _fit_logistic(self, bank: WordBank, sample: SampledImages) -> Logistic | None:
+        """From the words that the images of a sample would be given, each image scored as if it had been left out."""
+        system, known, scale, shift = self._affine(bank)
+        device = system.mean.device
+        truth = sample.labels(device)[:, known]
+        scores = (sample.vectors(device) - system.mean) @ system.solution[known].T
+        scores = (scores - system.leverage * (truth - system.counts[known] / system.images)) / system.kept
+        given = (scores * scale + shift).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
+        odds, prior = self._odds(bank, system, known), _prior(system, known)
+        picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0
+        return fit_logistic(*(part.cpu().numpy().ravel() for part in picked))
 
     def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
         """What ranks the words of :attr:`WordBank.known`, in that order."""
@@ -94,7 +127,7 @@ class WordHead:
 
     def linear(self, bank: WordBank) -> LinearWords:
         """Weights and bias of a linear head."""
-        return {"centred": self._centred, "ridge": self._ridge, "lda": self._lda}[self.config.head](bank)
+        return self._centred(bank) if self.config.head == "centred" else self._solved_linear(bank)
 
     # -- sums that change -------------------------------------------------------------------------------------------------------
 
@@ -140,31 +173,36 @@ class WordHead:
         weights = offsets / torch.where(norm > 0, norm, 1.0)
         return LinearWords(weights, -(weights @ mean))
 
-    def _ridge(self, bank: WordBank) -> LinearWords:
+    def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:
+        """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s = (x − μ)·K_j."""
         system, known = self._solved(bank)
-        share = system.counts[known] / system.images
-        scale = share**-self.config.balance
-        if self.config.calibration:
+        share, others = system.counts[known] / system.images, (system.images - system.counts[known]).clamp(min=0.5)
+        prior = (1 - self.config.balance) * _prior(system, known)
+        if self.config.head == "lda":
+            # δ = C_j·N/(N_j·(N − N_j)), so that (A/N)⁻¹δ is K_j times that and N.
+            to_difference = system.images / (system.counts[known] * others)
+            separation = (system.solution[known] * self._differences(bank, system, known)).sum(dim=1)
+            separation = separation * system.images * to_difference.square()  # δᵀ(A/N)⁻¹δ
+            within = 1 - share * (1 - share) * separation
+            # Half-way between the two means is μ + δ·(½ − p).
+            return system, known, system.images * to_difference / within, prior - (0.5 - share) * separation / within
+        if self.config.calibration == "odds":
+            odds = self._odds(bank, system, known)
+            return system, known, odds.slope, odds.offset + prior
+        if self.config.calibration == "spread":
             spread = system.left_out(self._differences(bank, system, known), known).spread
-            scale = scale / torch.where(spread > 0, scale * spread, 1.0) ** self.config.calibration
-        weights = system.solution[known] * scale[:, None]
-        return LinearWords(weights, share * scale - weights @ system.mean)
+            scale = 1 / torch.where(spread > 0, spread, 1.0)
+        else:
+            scale = share**-self.config.balance
+        return system, known, scale, scale * share
 
-    def _lda(self, bank: WordBank) -> LinearWords:
-        system, known = self._solved(bank)
-        images, counts = system.images, system.counts[known]
-        others = (images - counts).clamp(min=0.5)  # a word that every image carries has weights of 0
-        share = counts / (counts + others)
-        # δ = C_j·N/(N_j·(N − N_j)), so that (A/N)⁻¹δ is K_j times that and N.
-        to_difference = images / (counts * others)
-        direction = system.solution[known] * (images * to_difference)[:, None]
-        difference = self._differences(bank, system, known) * to_difference[:, None]
-        separation = (direction * difference).sum(dim=1)
-        weights = direction / (1 - share * (1 - share) * separation)[:, None]
-        # Half-way between the two means: μ + δ·(½ − p).
-        middle = system.mean + difference * (0.5 - share)[:, None]
-        prior = (1 - self.config.balance) * (counts / others).log()
-        return LinearWords(weights, prior - (weights * middle).sum(dim=1))
+    def _odds(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Odds:
+        return gaussian_odds(system.left_out(self._differences(bank, system, known), known), system.counts[known])
+
+    def _solved_linear(self, bank: WordBank) -> LinearWords:
+        system, known, scale, shift = self._affine(bank)
+        weights = system.solution[known] * scale[:, None]
+        return LinearWords(weights, shift - weights @ system.mean)
 
     def _differences(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Tensor:
         """C_j (len(known), D)."""
@@ -181,6 +219,12 @@ class WordHead:
             self.settle(bank)
         assert self.penalty is not None
         return self.penalty
+
+
+def _prior(system: RidgeSystem, known: Tensor) -> Tensor:
+    """log N_j/(N − N_j)."""
+    counts = system.counts[known]
+    return (counts / (system.images - counts).clamp(min=0.5)).log()
 
 
 def _moments(bank: WordBank) -> Moments:

@@ -4,10 +4,11 @@ The file's tensors are ``matrix`` (C, n) and ``offset`` (n,) of normalisation an
 ``centers`` (m, n), and the word bank's ``sums`` (W, m·n) float64 and ``counts`` (W,) int64. Its metadata has one key, ``gpuannot``,
 a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA-256, and the SHA-256 of all that with the tensors.
 
-With a linear head there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image. With a head that needs
-more sums than the words' there are ``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that carry both)
-and, for ``ridge`` and ``lda``, ``scatter``, the lower triangle of Σxxᵀ row by row, float64. ``sums`` and these are missing in one
-that was saved without sums; it annotates, and cannot learn.
+With a linear head there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
+confidences ``confidence`` (2, W), slope and offset of each word's. With a head that needs more sums than the words' there are
+``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that carry both) and, for ``ridge`` and ``lda``,
+``scatter``, the lower triangle of Σxxᵀ row by row, float64. ``sums`` and these are missing in a model that was saved without sums;
+it annotates, and cannot learn.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .errors import ModelFileError
 SCHEMA = "gpuannot.model/1"
 _SHAPES = {
     "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "counts": "W", "sums": "W D",
-    "weights": "K D", "bias": "K", "total": "D", "cooccurrence": "E 3", "scatter": "T",
+    "weights": "K D", "bias": "K", "confidence": "2 W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
 }  # fmt: skip
 _DTYPES = {
     "explained_variance_ratio": "float64", "sums": "float64", "counts": "int64", "total": "float64", "cooccurrence": "int64",
@@ -123,7 +124,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> None:
-    sizes: dict[str, int] = {"W": len(header.get("vocabulary", ())), "3": 3}
+    sizes: dict[str, int] = {"W": len(header.get("vocabulary", ())), "2": 2, "3": 3}
     needed = (*_ALWAYS, *(("weights", "bias") if "weights" in tensors else ("sums",)))
     if missing := [name for name in needed if name not in tensors]:
         raise ModelFileError(f"{path} lacks the tensor {missing[0]!r}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from . import __version__
+from .calibration import Logistic
 from .codebook import Codebook
 from .config import LINEAR_HEADS, AnnotatorConfig
 from .descriptors import GaussianPCA
@@ -63,6 +64,8 @@ def _of_words(annotator: Annotator, with_sums: bool) -> tuple[dict[str, NDArray[
         ranking = annotator._words_ranking()
         assert isinstance(ranking, LinearRanking)
         tensors.update(weights=ranking.weights, bias=ranking.bias)
+        if (curves := annotator._confidence_curves()) is not None:
+            tensors["confidence"] = curves
         if not with_sums or bank.moments is None:
             return tensors, metadata
     elif not with_sums:
@@ -74,7 +77,7 @@ def _of_words(annotator: Annotator, with_sums: bool) -> tuple[dict[str, NDArray[
         tensors["total"] = bank.moments.total.cpu().numpy()
         if bank.moments.scatter:
             tensors["scatter"] = bank.moments.packed()
-        metadata.update(images=bank.moments.images, penalty=head.penalty)
+        metadata.update(images=bank.moments.images, penalty=head.penalty, logistic=head.logistic)
     return tensors, metadata
 
 
@@ -95,6 +98,9 @@ def _restore_words(annotator: Annotator, model: ModelFile) -> None:
         bank.cooccurrence = sparse.csr_array((images, (first, second)), shape=(len(bank.vocabulary),) * 2)
     annotator.bank_ = bank
     annotator._head.penalty = metadata.get("penalty")
+    if metadata.get("logistic") is not None:
+        annotator._head.logistic = Logistic(*metadata["logistic"])
+    annotator._curves = tensors.get("confidence", False)
     if "weights" in tensors:
         annotator._ranking = LinearRanking(tensors["weights"], tensors["bias"])
 

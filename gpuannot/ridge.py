@@ -95,8 +95,7 @@ class RidgeSystem:
         product = (solution * differences).sum(dim=1)
         score_variance = (product - self.penalty * solution.square().sum(dim=1)) / self.images
         label_variance = share * (1 - share)
-        leverage = self.leverage
-        kept = 1 - leverage
+        leverage, kept = self.leverage, self.kept
         variance = (score_variance - 2 * leverage * product / self.images + leverage**2 * label_variance) / kept**2
         with_word = (product / self.counts[words].clamp(min=1) - leverage * (1 - share)) / kept
         without_word = -with_word * share / (1 - share).clamp(min=0.5 / self.images)
@@ -107,6 +106,11 @@ class RidgeSystem:
     def leverage(self) -> Tensor:
         """Mean leverage of an image, bias included: how much of its own label a prediction holds, ()."""
         return (1 + len(self.mean) - self.penalty * self.trace) / self.images
+
+    @property
+    def kept(self) -> Tensor:
+        """1 − the mean leverage, which a single image, being its own prediction, would leave at 0."""
+        return (1 - self.leverage).clamp(min=1e-9)
 
     def add_words(self, words: int) -> None:
         """Append words that no image carries."""

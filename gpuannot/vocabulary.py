@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import expit
 from torch import Tensor
 
 from .config import AnnotatorConfig
@@ -35,6 +36,8 @@ class WordLearner(Encoder):
     bank_: WordBank
     _ranking: WordRanking | LinearRanking | None = None
     _device_ranking: DeviceRanking | DeviceLinearRanking | None = None
+    _curves: NDArray[np.float32] | Literal[False] | None = None
+    _device_curves: Tensor | None = None
 
     def __init__(self, config: AnnotatorConfig | None = None, *, device: str | torch.device = "auto", **changes: Any) -> None:
         super().__init__(config, device=device, **changes)
@@ -140,8 +143,37 @@ class WordLearner(Encoder):
             self._ranking = self._head.ranking(self.bank_)
         return self._ranking
 
+    def confidence(self, index: Vectors | Tensor, distance: Vectors | Tensor) -> Any:
+        """How likely each word that was given is right, 0…1 float32, by its number and distance as ``annotate_tensor`` gives them.
+
+        Learnt at ``fit`` from the words that training images would be given, each scored as if left out; it holds for words that
+        are among the first few of an image. Arrays give an array, tensors a tensor on their device, without a wait for it. None
+        where the model has no such calibration: with other heads than ``ridge`` and ``lda``, or when all or none of those words
+        were right.
+        """
+        curves = self._confidence_curves()
+        if curves is None:
+            return None
+        if isinstance(distance, Tensor):
+            if self._device_curves is None or self._device_curves.device != distance.device:
+                self._device_curves = torch.from_numpy(curves).to(distance.device)
+            slope, offset = self._device_curves[:, torch.as_tensor(index)]
+            return torch.sigmoid(offset - slope * distance)
+        slope, offset = curves[:, index]
+        return expit(offset - slope * distance)
+
+    def _confidence_curves(self) -> NDArray[np.float32] | None:
+        """Slope and offset of each word's confidence, (2, W); None where there are none."""
+        if self._curves is None:
+            found = self._head.confidence(self.bank_)
+            self._curves = False
+            if found is not None:
+                self._curves = np.zeros((2, len(self.bank_.vocabulary)), np.float32)
+                self._curves[:, self.bank_.known] = found
+        return None if self._curves is False else self._curves
+
     def _changed(self) -> Self:
-        self._ranking = self._device_ranking = None
+        self._ranking = self._device_ranking = self._curves = self._device_curves = None
         return self
 
     # -- sums -------------------------------------------------------------------------------------------------------------------
