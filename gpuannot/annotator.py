@@ -32,6 +32,7 @@ from .vocabulary import Labels, WordLearner, check_lengths
 if TYPE_CHECKING:
     from .batch import BatchSummary
     from .capture import CapturedAnnotation
+    from .explain import Explanation
 
 
 class Annotator(WordLearner):
@@ -246,6 +247,23 @@ class Annotator(WordLearner):
         ranked = [[to_host(part) for part in self._rank(vectors, k)] for _, vectors in self.encode_descriptors(descriptors)]
         index, distance = (np.concatenate(part) for part in zip(*ranked, strict=True))
         return descriptors.positions, index, distance
+
+    def explain(
+        self, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
+    ) -> list[Explanation]:
+        """Where in the images words were seen: each score as the sum of what the patches add to it.
+
+        Images that cannot be read are left out, listed in ``failures_`` and warned of.
+
+        Args:
+            words: these words for every image, given or not; None explains the k words that each is given.
+
+        Raises:
+            ValueError: a word that the vocabulary lacks, or k out of range. DataError: a word without an image.
+        """
+        from .explain import explain
+
+        return explain(self, images, words, k, progress=progress)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
