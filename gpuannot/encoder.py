@@ -1,6 +1,7 @@
 """The learnt map from images to vectors: trunk, normalisation and PCA, visual words, VLAD. It knows nothing of labels.
 
-images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1).
+images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1), and where the config asks for one
+→ joint projection.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from .errors import DataError, NotFittedError
 from .feature_store import FeatureStore
 from .image_batches import ImageBatches, ImageFailure
 from .inputs import Inputs, image_name
-from .trunk import Trunk
+from .layers import DeviceLayerTransforms, LayerCodebooks, LayerTransforms
+from .projection import JointProjection
+from .trunk import Trunk, split_layers
 from .vlad import Vlad
 from .weights import TrunkWeights, load_weights
 
@@ -38,9 +41,9 @@ Vectors: TypeAlias = NDArray[np.float32] | Tensor  # NumPy on the CPU, a device 
 
 
 class _DeviceStages(NamedTuple):
-    transform: DeviceTransform
-    centers: Tensor  # (m, n) float32
-    half_norms: Tensor  # (m,) float32
+    transform: DeviceTransform | DeviceLayerTransforms
+    centers: Tensor  # (m, n) float32, (L, m, n) of several layers
+    half_norms: Tensor  # (m,) float32, (L, m)
 
 
 class PatchContributions(NamedTuple):
@@ -65,7 +68,9 @@ class Encoder:
         changes: fields of the config to change: ``Encoder(n_centers=32)``.
 
     Attributes:
-        transform_: :class:`GaussianPCA`. codebook_: :class:`Codebook`.
+        transform_: :class:`GaussianPCA`, or for several layers :class:`LayerTransforms`.
+        codebook_: :class:`Codebook`, or for several layers :class:`LayerCodebooks`.
+        projection_: :class:`JointProjection`, where ``config.projection`` is not 0.
         failures_: images of the last call that learnt or encoded that could not be read.
 
     ``images`` is, wherever it appears, a sequence of paths, encoded bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8
@@ -73,13 +78,15 @@ class Encoder:
     source: a folder, file, list, table, tar shard or URL.
     """
 
-    transform_: GaussianPCA
-    codebook_: Codebook
+    transform_: GaussianPCA | LayerTransforms
+    codebook_: Codebook | LayerCodebooks
+    projection_: JointProjection
 
     def __init__(self, config: AnnotatorConfig | None = None, *, device: str | torch.device = "auto", **changes: Any) -> None:
         self.config = dataclasses.replace(config or AnnotatorConfig(), **changes)
         self.device = resolve_device(device)
         self.failures_: list[ImageFailure] = []
+        split_layers(self.config.layer)
         self._vlad = Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2)
         self._weights: TrunkWeights | None = None
         self._trunk: Trunk | None = None
@@ -87,8 +94,8 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        """D = m·n, the length of a VLAD vector."""
-        return self.config.n_centers * self.config.n_components
+        """D, the length of an image vector: m·n, or what the projection makes."""
+        return self.new_projection().dimension if self.config.projection else self.config.vlad_dimension
 
     def extract(
         self, images: Images, store: Store, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
@@ -115,20 +122,36 @@ class Encoder:
         patches = self.trunk.positions(self.config.input_size, self.config.input_size)
         return new_store(self.device, images, patches, self.trunk.channels, self.trunk.dtype)
 
-    def learn_transform(self, features: Store, *, progress: bool | None = None) -> GaussianPCA:
+    def new_transform(self) -> GaussianPCA | LayerTransforms:
+        """Normalisation and PCA that have learnt nothing yet."""
+        n = self.config.n_components
+        return GaussianPCA(n) if self.config.layer_count == 1 else LayerTransforms(n, self.trunk.layer_channels)
+
+    def new_codebook(self) -> Codebook | LayerCodebooks:
+        """A codebook that has learnt nothing yet."""
+        m, most, seed = self.config.n_centers, self.config.kmeans_iterations, self.config.seed
+        if self.config.layer_count == 1:
+            return Codebook(m, max_iterations=most, seed=seed)
+        return LayerCodebooks(self.config.layer_count, m, max_iterations=most, seed=seed)
+
+    def new_projection(self) -> JointProjection:
+        """A joint projection that has learnt nothing yet."""
+        return JointProjection(self.config.projection, self.config.quadratic, self.config.quadratic_weight)
+
+    def learn_transform(self, features: Store, *, progress: bool | None = None) -> GaussianPCA | LayerTransforms:
         """Learn normalisation and PCA from stored features (N, P, C).
 
         Raises:
             ValueError: fewer varying channels than components.
         """
-        self.transform_, self._stages = GaussianPCA(self.config.n_components), None
+        self.transform_, self._stages = self.new_transform(), None
         for _, block in _bar(features.blocks(), "normalisation and PCA", len(features), progress):
             self.transform_.accumulate(block.to(self.device) if self._on_gpu else block.float().numpy())
         return self.transform_.finish(self._sample(features) if self._on_gpu else None)
 
     def describe(self, features: Store, folder: str | Path | None = None, *, progress: bool | None = None) -> Store:
         """Stored features (N, P, C) → stored descriptors (N, P, n) float32, in ``folder`` or a temporary place."""
-        n = self.config.n_components
+        n = self.config.layer_count * self.config.n_components
         descriptors = new_store(self.device, len(features), features.patches, n, torch.float32, folder)
         transform = self.transform_.on(self.device, features.dtype) if self._on_gpu else None
         try:
@@ -142,19 +165,36 @@ class Encoder:
             raise
         return descriptors
 
-    def learn_codebook(self, descriptors: Store) -> Codebook:
-        """Learn the visual words from a uniform sample of stored descriptors (N, P, n).
+    def learn_codebook(self, descriptors: Store) -> Codebook | LayerCodebooks:
+        """Learn the visual words from a uniform sample of stored descriptors (N, P, n), then the projection if there is one.
 
         Raises:
             ValueError: fewer distinct descriptors than centres.
         """
         sample = self._sample(descriptors)
         self._stages = None
-        self.codebook_ = Codebook(self.config.n_centers, max_iterations=self.config.kmeans_iterations, seed=self.config.seed)
-        return self.codebook_.fit(sample if self._on_gpu else sample.numpy(), overwrite=True)
+        self.codebook_ = self.new_codebook()
+        self.codebook_.fit(sample if self._on_gpu else sample.numpy(), overwrite=True)
+        if self.config.projection:
+            del sample
+            self.projection_ = self.new_projection().fit(self._vector_sample(descriptors))
+        return self.codebook_
+
+    def _vector_sample(self, descriptors: Store) -> Tensor:
+        """VLAD vectors (S, L·m·n), not projected, of a uniform sample of the images."""
+        chosen = sample_positions(len(descriptors), self.config.projection_sample, self.config.seed)
+        parts, start = [], 0
+        for positions, block in descriptors.blocks():
+            stop = start + len(positions)
+            rows = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)] - start
+            if len(rows):
+                picked = block[torch.from_numpy(rows).to(block.device)].to(self.device)
+                parts.append(torch.as_tensor(self._vlad_vectors(picked)))
+            start = stop
+        return torch.cat(parts)
 
     def encode_descriptors(self, descriptors: Store) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        """Stored descriptors (N, P, n) → positions (B,) and VLAD vectors (B, m·n), block by block."""
+        """Stored descriptors (N, P, n) → positions (B,) and image vectors (B, D), block by block."""
         for positions, block in descriptors.blocks():
             yield positions, self._aggregate(block.to(self.device))
 
@@ -209,9 +249,14 @@ class Encoder:
             features: (P, C), of that image. weights: (k, m·n).
         """
         descriptors = self.transform_.transform(features.float().cpu().numpy())
-        vector, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, weights)
         side = self.config.input_size // self.trunk.stride
-        return PatchContributions(vector, patches, np.zeros(len(weights)), (side, side))
+        if not self.config.projection:
+            vector, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, weights)
+            return PatchContributions(vector, patches, np.zeros(len(weights)), (side, side))
+        encoded = self._vlad.encode(descriptors[None], self.codebook_.centers)[0]
+        vector, pulled, constant = self.projection_.pull_back(encoded, weights)
+        _, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, pulled)
+        return PatchContributions(vector, patches, constant, (side, side))
 
     @property
     def weights(self) -> TrunkWeights:
@@ -273,13 +318,21 @@ class Encoder:
         return torch.cat([self._run_trunk(images[:half]), self._run_trunk(images[half:])])
 
     def _vectors(self, features: Tensor) -> Vectors:
-        """VLAD vectors (B, m·n) of features (B, P, C)."""
+        """Image vectors (B, D) of features (B, P, C)."""
         if self._on_gpu:
             return self._aggregate(self._device_stages().transform(features))
-        return self._vlad.encode(self.transform_.transform(features.float().numpy()), self.codebook_.centers)
+        return self._aggregate(torch.from_numpy(self.transform_.transform(features.float().numpy())))
 
     def _aggregate(self, descriptors: Tensor) -> Vectors:
-        """VLAD vectors (B, m·n) of descriptors (B, P, n)."""
+        """Image vectors (B, D) of descriptors (B, P, n): VLAD, and the projection where there is one."""
+        vectors = self._vlad_vectors(descriptors)
+        if not self.config.projection:
+            return vectors
+        projected = self.projection_.transform(torch.as_tensor(vectors))
+        return projected if self._on_gpu else projected.numpy()
+
+    def _vlad_vectors(self, descriptors: Tensor) -> Vectors:
+        """VLAD vectors (B, L·m·n) of descriptors (B, P, L·n)."""
         if self._on_gpu:
             stages = self._device_stages()
             return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms)
@@ -296,7 +349,8 @@ class Encoder:
 
             centers = self.codebook_.on(self.device)
             transform = self.transform_.on(self.device, self.trunk.dtype)
-            self._stages = _DeviceStages(transform, centers, check_centers(centers))
+            norms = torch.stack([check_centers(words) for words in centers]) if centers.ndim == 3 else check_centers(centers)
+            self._stages = _DeviceStages(transform, centers, norms)
         return self._stages
 
     def _statistics_positions(self, count: int) -> NDArray[np.int64]:
