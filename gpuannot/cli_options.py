@@ -23,7 +23,7 @@ class OnError(StrEnum):
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
 K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
-Preset = Annotated[str, typer.Option(help="Settings to start from: paper.")]
+Preset = Annotated[str, typer.Option(help="Settings to start from: paper, or best.")]
 Weights = Annotated[
     str | None,
     typer.Option(help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'."),

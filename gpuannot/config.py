@@ -61,7 +61,8 @@ class AnnotatorConfig:
     l2: bool = False
     """VLAD normalisation, last step: unit L2 norm for the whole vector."""
     projection: int = 0
-    """d, the principal components kept of the VLAD vectors, then brought to unit length; 0 leaves the vectors as they are."""
+    """d, the principal components kept of the VLAD vectors, then brought to unit length; 0 leaves the vectors as they are. No more are
+    kept than a quarter of the images that they are learnt from."""
     projection_sample: int = 4096
     """Most training images, drawn uniformly, whose vectors the projection is learnt from."""
     quadratic: int = 0
@@ -108,8 +109,6 @@ class AnnotatorConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
                 raise ValueError(f"{name} must be a whole number in 0…{most}, got {value!r}")
-        if 0 < self.projection_sample <= self.projection:
-            raise ValueError(f"projection_sample must be above projection = {self.projection}, got {self.projection_sample}")
         if not _is_number(self.quadratic_weight) or not 0 < self.quadratic_weight < math.inf:
             raise ValueError(f"quadratic_weight must be a finite number above 0, got {self.quadratic_weight!r}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
@@ -171,4 +170,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "best": {
+        "layer": "pool4+conv5_1+conv5_2+conv5_3",
+        "n_components": 128,
+        "n_centers": 32,
+        "signed_sqrt": True,
+        "l2": True,
+        "projection": 1024,
+        "quadratic": 90,
+        "head": "ridge",
+        "regularisation": 0.2,
+        "balance": 1.0,
+        "calibration": "odds",
+    },
+}

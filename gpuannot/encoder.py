@@ -95,7 +95,7 @@ class Encoder:
     @property
     def dimension(self) -> int:
         """D, the length of an image vector: m·n, or what the projection makes."""
-        return self.new_projection().dimension if self.config.projection else self.config.vlad_dimension
+        return self.projection_.dimension if self.config.projection else self.config.vlad_dimension
 
     def extract(
         self, images: Images, store: Store, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None

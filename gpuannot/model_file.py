@@ -6,7 +6,7 @@ a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA
 
 Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``, ``explained_variance_ratio`` (L, n) and ``centers``
 (L, m, n) of each. With a joint projection there are ``projection`` (L·m·n, d) and ``projection_mean`` (L·m·n,), and image vectors
-have D = d + t(t + 1)/2 values, t being the setting ``quadratic``; without, D = L·m·n. Below, read D for m·n.
+have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D = L·m·n. Below, read D for m·n.
 
 With a linear head there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
 confidences ``confidence`` (2, W), slope and offset of each word's. With a head that needs more sums than the words' there are
@@ -154,7 +154,9 @@ def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mappi
     if sizes.get("V", vlad) != vlad:
         raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the VLAD vectors have {vlad}")
     quadratic = header.get("config", {}).get("quadratic", 0) if "projection" in tensors else 0
-    expected_length = sizes.get("d", vlad) + quadratic * (quadratic + 1) // 2
+    kept = sizes.get("d", vlad)
+    quadratic = min(quadratic, kept)
+    expected_length = kept + quadratic * (quadratic + 1) // 2
     if sizes["D"] != expected_length:
         called = "m·n" if "projection" not in tensors and not layered else "the image vectors' length"
         raise ModelFileError(f"{path}: word sums have length {sizes['D']}, expected {called} = {expected_length}")

@@ -22,7 +22,8 @@ class JointProjection:
     stays zero.
 
     Args:
-        n_components: d, the coordinates of u. quadratic: t, at most d; 0 for none. weight: q.
+        n_components: d, the coordinates of u, when there are four times as many vectors to learn from; with fewer a quarter of
+            them, as components of few vectors are those vectors' own. quadratic: t, at most d; 0 for none. weight: q.
 
     Attributes:
         mean_: μ (D,) float32. matrix_: P (D, d) float32.
@@ -32,9 +33,20 @@ class JointProjection:
     matrix_: NDArray[np.float32]
 
     def __init__(self, n_components: int, quadratic: int = 0, weight: float = 0.5) -> None:
-        self.n_components, self.quadratic, self.weight = n_components, quadratic, weight
+        self.most_components, self.most_quadratic, self.weight = n_components, quadratic, weight
         self._device: tuple[torch.device, Tensor, Tensor] | None = None
         self._pairs: Tensor | None = None
+
+    @property
+    def n_components(self) -> int:
+        """d."""
+        self._require_fit()
+        return self.matrix_.shape[1]
+
+    @property
+    def quadratic(self) -> int:
+        """t."""
+        return min(self.most_quadratic, self.n_components)
 
     @property
     def dimension(self) -> int:
@@ -45,27 +57,30 @@ class JointProjection:
         """Learn μ and P from vectors (S, D) float32, on their device.
 
         Raises:
-            ValueError: too few vectors, too few directions in which they vary, or non-finite values.
+            ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
         """
         if not bool(torch.isfinite(vectors).all()):
             raise ValueError("the image vectors hold NaN or infinite values")
+        keep = min(self.most_components, len(vectors) // 4)
+        if not keep:
+            raise ValueError(f"a projection of image vectors needs at least 4 images, got {len(vectors)}")
         mean = vectors.mean(dim=0, dtype=torch.float64).float()
         centred = vectors - mean
         tall = len(centred) > centred.shape[1]
         # The smaller of the two systems has the same eigenvalues.
         values, found = torch.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
-        values, found = values.flip(0)[: self.n_components], found.flip(1)[:, : self.n_components]
+        values, found = values.flip(0)[:keep], found.flip(1)[:, :keep]
         varying = int((values > 1e-6 * values[:1].clamp(min=1e-30)).sum())
-        if varying < self.n_components:
+        if varying < keep:
             raise ValueError(
-                f"projection = {self.n_components}: the vectors of {len(vectors)} images vary in {varying} directions only; "
-                "give more images or choose a smaller projection"
+                f"projection = {self.most_components}: the vectors of {len(vectors)} images vary in {varying} directions only, not "
+                f"in {keep}; leave out copies of images or choose a smaller projection"
             )
         matrix = found if tall else centred.T @ (found / values.sqrt())
         # The sign of a component is arbitrary; a fixed one makes models that can be compared.
         matrix = matrix * matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
         self.mean_, self.matrix_ = mean.cpu().numpy(), np.ascontiguousarray(matrix.cpu().numpy())
-        self._device = None
+        self._device = self._pairs = None
         return self
 
     def transform(self, vectors: Tensor) -> Tensor:
@@ -123,9 +138,12 @@ class JointProjection:
             self._pairs = torch.triu_indices(self.quadratic, self.quadratic, device=device)
         return self._pairs
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _require_fit(self) -> None:
         if not hasattr(self, "matrix_"):
             raise NotFittedError("this JointProjection has learnt nothing yet; call fit first")
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        self._require_fit()
         if self._device is None or self._device[0] != device:
             self._device = device, torch.from_numpy(self.mean_).to(device), torch.from_numpy(self.matrix_).to(device)
         return self._device[1:]
