@@ -61,8 +61,8 @@ class AnnotatorConfig:
     l2: bool = False
     """VLAD normalisation, last step: unit L2 norm for the whole vector."""
     projection: int = 0
-    """d, the principal components kept of the VLAD vectors, then brought to unit length; 0 leaves the vectors as they are. No more are
-    kept than a quarter of the images that they are learnt from."""
+    """d, the principal components kept of the VLAD vectors, then brought to unit length; 0 leaves the vectors as they are.
+    No more are kept than a quarter of the images that they are learnt from."""
     projection_sample: int = 4096
     """Most training images, drawn uniformly, whose vectors the projection is learnt from."""
     quadratic: int = 0

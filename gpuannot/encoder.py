@@ -24,7 +24,7 @@ from .descriptors import DeviceTransform, GaussianPCA
 from .device import resolve_device
 from .device_store import DeviceStore, new_store
 from .errors import DataError, NotFittedError
-from .feature_store import FeatureStore
+from .feature_store import FeatureStore, StorePart
 from .image_batches import ImageBatches, ImageFailure
 from .inputs import Inputs, image_name
 from .layers import DeviceLayerTransforms, LayerCodebooks, LayerTransforms
@@ -37,6 +37,7 @@ Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | In
 
 
 Store: TypeAlias = FeatureStore | DeviceStore
+Stored: TypeAlias = Store | StorePart
 Vectors: TypeAlias = NDArray[np.float32] | Tensor  # NumPy on the CPU, a device tensor on a GPU
 
 
@@ -138,7 +139,7 @@ class Encoder:
         """A joint projection that has learnt nothing yet."""
         return JointProjection(self.config.projection, self.config.quadratic, self.config.quadratic_weight)
 
-    def learn_transform(self, features: Store, *, progress: bool | None = None) -> GaussianPCA | LayerTransforms:
+    def learn_transform(self, features: Stored, *, progress: bool | None = None) -> GaussianPCA | LayerTransforms:
         """Learn normalisation and PCA from stored features (N, P, C).
 
         Raises:
@@ -165,7 +166,7 @@ class Encoder:
             raise
         return descriptors
 
-    def learn_codebook(self, descriptors: Store) -> Codebook | LayerCodebooks:
+    def learn_codebook(self, descriptors: Stored) -> Codebook | LayerCodebooks:
         """Learn the visual words from a uniform sample of stored descriptors (N, P, n), then the projection if there is one.
 
         Raises:
@@ -180,7 +181,7 @@ class Encoder:
             self.projection_ = self.new_projection().fit(self._vector_sample(descriptors))
         return self.codebook_
 
-    def _vector_sample(self, descriptors: Store) -> Tensor:
+    def _vector_sample(self, descriptors: Stored) -> Tensor:
         """VLAD vectors (S, L·m·n), not projected, of a uniform sample of the images."""
         chosen = sample_positions(len(descriptors), self.config.projection_sample, self.config.seed)
         parts, start = [], 0
@@ -198,7 +199,7 @@ class Encoder:
         for positions, block in descriptors.blocks():
             yield positions, self._aggregate(block.to(self.device))
 
-    def _sample(self, store: Store) -> Tensor:
+    def _sample(self, store: Stored) -> Tensor:
         """A uniform sample (S, C) of all rows of a store, in the store's order and dtype, on this encoder's device."""
         sample = sample_positions(len(store) * store.patches, self.config.codebook_sample, self.config.seed)
         rows = torch.empty((len(sample), store.channels), dtype=store.dtype, device=self.device)

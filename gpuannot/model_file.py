@@ -6,7 +6,8 @@ a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA
 
 Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``, ``explained_variance_ratio`` (L, n) and ``centers``
 (L, m, n) of each. With a joint projection there are ``projection`` (L·m·n, d) and ``projection_mean`` (L·m·n,), and image vectors
-have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D = L·m·n. Below, read D for m·n.
+have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D = L·m·n. Read D for
+m·n below.
 
 With a linear head there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
 confidences ``confidence`` (2, W), slope and offset of each word's. With a head that needs more sums than the words' there are
