@@ -37,10 +37,12 @@ from .cli_options import (
     Settings,
     Sources,
     Threads,
+    Threshold,
     Vectors,
     Weights,
 )
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
+from .cli_words import app as words_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +58,7 @@ output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys
 
 
 app.command()(explain)
+app.add_typer(words_app, name="words")
 
 
 class Benchmark(StrEnum):
@@ -132,6 +135,7 @@ def annotate(
     model: Model,
     inputs: Sources,
     k: K = 5,
+    threshold: Threshold = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -158,7 +162,8 @@ def annotate(
     device: Device = "auto",
     progress: Progress = None,
 ) -> None:
-    """Give words to images: a row an image with its path, its words (nearest first), their distances and the model's hash.
+    """Give words to images: a row an image with its path, its words (nearest first), their distances, with the heads ridge and lda
+    their confidences, and the model's hash.
 
     Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output file in
     OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and timings.
@@ -179,15 +184,15 @@ def annotate(
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if to is not None and folder:
         done, failed, shown = cli_annotate.to_folder(
-            annotator, search, k, to, as_json, errors, overwrite=overwrite, progress=progress, **given
+            annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)
     if to is None:
-        failures = cli_annotate.to_terminal(annotator, sources, k, as_json, progress)
+        failures = cli_annotate.to_terminal(annotator, sources, k, threshold, as_json, progress)
     else:
-        failures = cli_annotate.to_file(annotator, sources, k, Path(to), overwrite, as_json, progress, errors)
+        failures = cli_annotate.to_file(annotator, sources, k, threshold, Path(to), overwrite, as_json, progress, errors)
     exit_for(failures, done=len(sources) - len(failures))
 
 
@@ -197,6 +202,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = 5,
+    threshold: Threshold = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -215,7 +221,7 @@ def evaluate(
 
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
-    annotations = annotator.annotate(images.paths, k, progress=progress)
+    annotations = annotator.annotate(images.paths, k, threshold=threshold, progress=progress)
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
         exit_for(failures, done=0)
