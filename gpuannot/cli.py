@@ -19,6 +19,7 @@ from .cli_explain import explain
 from .cli_options import (
     AsJson,
     Column,
+    ConfigFile,
     Convention,
     Device,
     Exclude,
@@ -42,6 +43,7 @@ from .cli_options import (
     Weights,
 )
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
+from .cli_tune import tune
 from .cli_words import app as words_app
 
 app = typer.Typer(
@@ -58,6 +60,7 @@ output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys
 
 
 app.command()(explain)
+app.command()(tune)
 app.add_typer(words_app, name="words")
 
 
@@ -90,10 +93,11 @@ def fit(
         Path, typer.Argument(help="A label file (.json or .csv), or a folder with labels.json or labels.csv.", show_default=False)
     ],
     model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
-    preset: Preset = "paper",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     weights: Weights = None,
     weights_convention: Convention = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -108,7 +112,7 @@ def fit(
     from .cli_settings import config_from_options
     from .datasets import load_labelled_images
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
     if model.exists() and not overwrite:
         raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
     _check_folder_of(model)
@@ -243,12 +247,13 @@ def evaluate(
 def reproduce(
     benchmark: Annotated[Benchmark, typer.Argument(help="The data set.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Its folder: train.json, test.json, vocabulary.txt, images/.", show_default=False)],
-    preset: Preset = "paper",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     seeds: Annotated[int, typer.Option(min=1, help="Codebook seeds to run; several give mean ± standard deviation.")] = 1,
     k: K = 5,
     weights: Weights = None,
     weights_convention: Convention = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for features (0.2 MB an image); by default the user's cache folder.")
@@ -274,7 +279,7 @@ def reproduce(
     from .cli_settings import config_from_options
     from .reproduce import reproduce as run
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
     if to is not None:
         _check_folder_of(to)
     if table:
@@ -297,7 +302,7 @@ def reproduce(
         for line in comparison_report(result):
             output.print(line)
     else:
-        output.print(reproduction_table(result, preset))
+        output.print(reproduction_table(result, config_file.name if config_file is not None else preset or "paper"))
         output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
 
 
@@ -307,7 +312,8 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for scenes and results.")] = Path("demo"),
     train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 400,
     test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
-    seed: Seed = 0,
+    preset: Preset = None,
+    seed: Seed = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -315,7 +321,7 @@ def demo(
     """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
     from .demo import run_demo
 
-    result = run_demo(folder, train=train, test=test, seed=seed, device=device, progress=progress)
+    result = run_demo(folder, train=train, test=test, seed=seed or 0, preset=preset or "paper", device=device, progress=progress)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
