@@ -155,6 +155,8 @@ def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mappi
     if sizes.get("V", vlad) != vlad:
         raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the VLAD vectors have {vlad}")
     quadratic = header.get("config", {}).get("quadratic", 0) if "projection" in tensors else 0
+    if ("projection" in tensors) != ("projection_mean" in tensors):
+        raise ModelFileError(f"{path} has only one of the tensors 'projection' and 'projection_mean'")
     kept = sizes.get("d", vlad)
     quadratic = min(quadratic, kept)
     expected_length = kept + quadratic * (quadratic + 1) // 2

@@ -65,7 +65,7 @@ def _of_encoder(annotator: Annotator) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def _restore_encoder(annotator: Annotator, tensors: dict[str, NDArray[Any]]) -> None:
+def _restore_encoder(path: str | Path, annotator: Annotator, tensors: dict[str, NDArray[Any]]) -> None:
     transform, codebook = annotator.new_transform(), annotator.new_codebook()
     if isinstance(transform, LayerTransforms):
         transform.restore(tensors)
@@ -78,6 +78,8 @@ def _restore_encoder(annotator: Annotator, tensors: dict[str, NDArray[Any]]) -> 
     else:
         codebook.centers_ = tensors["centers"]
     annotator.transform_, annotator.codebook_ = transform, codebook
+    if bool(annotator.config.projection) != ("projection" in tensors):
+        raise ModelFileError(f"{path}: its settings and its tensors disagree on whether there is a projection")
     if annotator.config.projection:
         annotator.projection_ = annotator.new_projection()
         annotator.projection_.matrix_, annotator.projection_.mean_ = tensors["projection"], tensors["projection_mean"]
@@ -149,6 +151,6 @@ def restore(
         raise ModelFileError(
             f"{path} was fitted with other trunk weights than {config.weights!r}; give the right ones (weights=…, or --weights)"
         )
-    _restore_encoder(annotator, dict(model.tensors))
+    _restore_encoder(path, annotator, dict(model.tensors))
     _restore_words(annotator, model)
     return annotator
