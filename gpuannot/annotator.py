@@ -114,9 +114,14 @@ class Annotator(WordLearner):
             return self.fit_descriptors(descriptors, labels, vocabulary)
 
     def fit_descriptors(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
-        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
-        matrix, words = label_matrix(labels, vocabulary)
+        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook, projection and words."""
         self.learn_codebook(descriptors)
+        self.learn_projection(descriptors)
+        return self.fit_words(descriptors, labels, vocabulary)
+
+    def fit_words(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
+        """``fit`` from stored descriptors, when all that is learnt without labels is there: the words."""
+        matrix, words = label_matrix(labels, vocabulary)
         bank = new_bank(self.config, words, self.dimension, self.device)
         sample = SampledImages(len(descriptors), self.config.seed) if self.config.head in SOLVED_HEADS else None
         for positions, vectors in self.encode_descriptors(descriptors):

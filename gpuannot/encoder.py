@@ -167,7 +167,7 @@ class Encoder:
         return descriptors
 
     def learn_codebook(self, descriptors: Stored) -> Codebook | LayerCodebooks:
-        """Learn the visual words from a uniform sample of stored descriptors (N, P, n), then the projection if there is one.
+        """Learn the visual words from a uniform sample of stored descriptors (N, P, n).
 
         Raises:
             ValueError: fewer distinct descriptors than centres.
@@ -176,10 +176,18 @@ class Encoder:
         self._stages = None
         self.codebook_ = self.new_codebook()
         self.codebook_.fit(sample if self._on_gpu else sample.numpy(), overwrite=True)
-        if self.config.projection:
-            del sample
-            self.projection_ = self.new_projection().fit(self._vector_sample(descriptors))
         return self.codebook_
+
+    def learn_projection(self, descriptors: Stored) -> JointProjection | None:
+        """Learn the projection from the VLAD vectors of a uniform sample of images, by their stored descriptors; None without one.
+
+        Raises:
+            ValueError: as :meth:`JointProjection.fit`.
+        """
+        if not self.config.projection:
+            return None
+        self.projection_ = self.new_projection().fit(self._vector_sample(descriptors))
+        return self.projection_
 
     def _vector_sample(self, descriptors: Stored) -> Tensor:
         """VLAD vectors (S, L·m·n), not projected, of a uniform sample of the images."""

@@ -240,6 +240,7 @@ class _Search:
         encoder.learn_transform(StorePart(self.features, learn), progress=False)
         with encoder.describe(self.features, progress=False) as descriptors:
             encoder.learn_codebook(StorePart(descriptors, learn))
+            encoder.learn_projection(StorePart(descriptors, learn))
             return np.concatenate([to_host(vectors) for _, vectors in encoder.encode_descriptors(descriptors)])
 
 
