@@ -177,6 +177,23 @@ def test_contributions_add_up_to_the_score(fitted: Annotator, scenes: LabelledIm
         np.testing.assert_allclose(explanation.contributions.sum(axis=1) + explanation.bias, explanation.scores, atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_words_of_the_cpu(fitted: Annotator, tmp_path: Path) -> None:
+    on_gpu = Annotator.load(fitted.save(tmp_path / "model.safetensors"), device="cuda")
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    on_gpu.annotate_tensor(images[:1].cuda(), 2)  # puts the model on the device
+    device_images = images.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        index, _ = on_gpu.annotate_tensor(device_images, 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected, _ = fitted.annotate_tensor(images, 2)
+    assert float((index.cpu() == expected).float().mean()) >= 0.99
+    replayed, _ = on_gpu.capture(tuple(images.shape), 2)(device_images)  # type: ignore[arg-type]
+    assert torch.equal(replayed, index)
+
+
 @pytest.mark.parametrize("name", ["projection", "projection_mean"])
 def test_a_file_whose_projection_does_not_fit(fitted: Annotator, tmp_path: Path, name: str) -> None:
     content = fitted.to_model_file()
