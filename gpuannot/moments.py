@@ -89,13 +89,13 @@ class Moments:
 
     def centred_scatter(self) -> Tensor:
         """Σ(x − μ)(x − μ)ᵀ, (D, D), in memory of its own."""
-        scatter = self._scatter().clone()
+        scatter = self._scatter().clone().addr_(self.total, self.mean, alpha=-1)
         for start in range(0, self.dimension, _COLUMNS):  # the other triangle
             stop = start + _COLUMNS
             block = scatter[start:stop, start:stop]
             block.copy_(block.tril() + block.tril(-1).T)
             scatter[start:stop, stop:] = scatter[stop:, start:stop].T
-        return scatter.addr_(self.total, self.mean, alpha=-1)
+        return scatter
 
     def total_variance(self) -> Tensor:
         """tr Σ(x − μ)(x − μ)ᵀ = Σ‖x − μ‖², ()."""
