@@ -159,7 +159,7 @@ def _inverse(system: Tensor) -> Tensor:
     torch.cholesky_inverse takes several times as long on a CPU.
     """
     size = len(system)
-    factor = torch.linalg.cholesky(system, out=system)
+    factor = torch.linalg.cholesky(system)
     half = torch.linalg.solve_triangular(factor, torch.eye(size, dtype=system.dtype, device=system.device), upper=False)
     for start in range(0, size, _COLUMNS):  # L⁻¹ is 0 above the diagonal, and the product is symmetric
         stop = min(start + _COLUMNS, size)
