@@ -21,7 +21,6 @@ from scipy import sparse
 from benchmarks.common import spread, write_result
 from gpuannot import Annotator, AnnotatorConfig
 from gpuannot.baselines.search import holdout_split
-from gpuannot.calibration import SampledImages
 from gpuannot.datasets import load_benchmark
 from gpuannot.encoder import to_host
 from gpuannot.feature_cache import cached_features
@@ -118,11 +117,11 @@ def _reliability(
 ) -> dict[str, Any]:
     """Confidence against the share of right words, on a hold-out of 500 training images."""
     learn, held = holdout_split(len(vectors), 500, seed=0)
-    bank, sample = new_bank(config, vocabulary, vectors.shape[1], device), SampledImages(len(learn), config.seed)
-    bank.partial_fit(vectors[learn], labels[learn])
-    sample.add(vectors[learn], labels[learn])
+    bank = new_bank(config, vocabulary, vectors.shape[1], device).partial_fit(vectors[learn], labels[learn])
+    assert bank.sample is not None, "only the heads that are solved give confidences"
+    bank.sample.add(learn, vectors[learn], labels[learn])
     head = WordHead(config)
-    head.settle(bank, sample)
+    head.settle(bank)
     place, distance = head.ranking(bank).nearest(vectors[held], 5)
     index = bank.known[place]
     right = np.take_along_axis(labels[held].toarray(), index, axis=1) > 0

@@ -38,7 +38,9 @@ def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: in
     """
     if config.head == "mean":
         return WordBank(vocabulary, dimension)
-    return WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
+    bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
+    bank.sample = SampledImages(config.seed) if config.head in SOLVED_HEADS else None
+    return bank
 
 
 class WordHead:
@@ -75,12 +77,8 @@ class WordHead:
         self.logistic: Logistic | None = None
         self._system: RidgeSystem | None = None
 
-    def settle(self, bank: WordBank, sample: SampledImages | None = None) -> None:
-        """Choose λ by the bank's sums, and learn what makes confidences of scores from a sample of its images.
-
-        Args:
-            sample: of the images of the bank; None for no confidences.
-        """
+    def settle(self, bank: WordBank) -> None:
+        """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
         self._system, self.penalty, self.logistic = None, None, None
         if self.config.head in SOLVED_HEADS:
             mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
@@ -90,8 +88,8 @@ class WordHead:
             return
         # Images that are all alike leave nothing to divide by; any λ then gives weights of zero.
         self.penalty = self.config.regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
-        if sample is not None and self.config.head in SOLVED_HEADS:
-            self.logistic = self._fit_logistic(bank, sample)
+        if bank.sample is not None and len(bank.sample):
+            self.logistic = self._fit_logistic(bank, bank.sample)
 
     def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""

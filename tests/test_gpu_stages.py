@@ -10,7 +10,6 @@ import torch
 from scipy import sparse
 
 from gpuannot import AnnotatorConfig
-from gpuannot.calibration import SampledImages
 from gpuannot.codebook import Codebook, kmeans_torch
 from gpuannot.descriptors import DeviceTransform, GaussianPCA
 from gpuannot.heads import WordHead, new_bank
@@ -172,13 +171,14 @@ def test_heads(rng: np.random.Generator, head: str) -> None:
     config = AnnotatorConfig(head=head, calibration="odds")
     rankings, confidences = [], []
     for device in ("cpu", CUDA):
-        bank, sample, made = new_bank(config, words, 200, device), SampledImages(280, 0), WordHead(config)
+        bank, made = new_bank(config, words, 200, device), WordHead(config)
         given = torch.from_numpy(vectors).to(device) if device != "cpu" else vectors
         for start in range(0, 280, 77):
             part = slice(start, min(start + 77, 280))
             bank.partial_fit(given[part], labels[part])
-            sample.add(given[part], labels[part])
-        made.settle(bank, sample)
+            if bank.sample is not None:
+                bank.sample.add(np.arange(300)[part], given[part], labels[part])
+        made.settle(bank)
         made.ranking(bank)
         bank.partial_fit(given[280:], labels[280:])
         made.changed(given[280:], labels[280:], 1)

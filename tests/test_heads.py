@@ -419,11 +419,11 @@ def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> No
     vectors, labels = data(150)
     config = AnnotatorConfig(**changes)
     bank = new_bank(config, WORDS, D, "cpu").partial_fit(vectors, labels)
-    sample = SampledImages(150, 0)
-    sample.add(vectors[:100], labels[:100])
-    sample.add(torch.from_numpy(vectors[100:]), labels[100:])
+    bank.sample = SampledImages(0)
+    bank.sample.add(np.arange(100), vectors[:100], labels[:100])
+    bank.sample.add(np.arange(100, 150), torch.from_numpy(vectors[100:]), labels[100:])
     head = WordHead(config)
-    head.settle(bank, sample)
+    head.settle(bank)
     dense = labels.toarray().astype(np.float64)
     left_out = left_out_scores(vectors.astype(np.float64), dense, head.penalty)[:, :5]
     weights, bias = (part.numpy() for part in head.linear(bank))
@@ -442,16 +442,25 @@ def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> No
     np.testing.assert_allclose(1 / (1 + np.exp(-(curves[0] * scores + curves[1]))), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [1, 5, SAMPLE_IMAGES + 1])
-def test_the_sample_is_uniform_and_of_its_size(count: int) -> None:
-    vectors, labels = np.arange(count, dtype=np.float32)[:, None], sparse.csr_array(np.ones((count, 1), np.float32))
-    one, other = SampledImages(count, 3), SampledImages(count, 3)
-    one.add(vectors, labels)
-    for start in range(0, count, 7):
-        other.add(vectors[start : start + 7], labels[start : start + 7])
-    chosen = one.vectors(torch.device("cpu"))
-    assert torch.equal(chosen, other.vectors(torch.device("cpu"))) and len(chosen) == min(count, SAMPLE_IMAGES)
-    assert torch.equal(chosen[:, 0], chosen[:, 0].unique()) and len(one.labels(torch.device("cpu"))) == len(chosen)
+@pytest.mark.parametrize("count", [0, 1, 5, SAMPLE_IMAGES, SAMPLE_IMAGES + 700])
+def test_the_sample_is_uniform_and_the_same_in_any_parts(count: int) -> None:
+    positions, labels = np.arange(count), sparse.csr_array(np.ones((count, 1), np.float32))
+    vectors = positions.astype(np.float32)[:, None]
+    one, other, part = SampledImages(3), SampledImages(3), SampledImages(3)
+    one.add(positions, vectors, labels)
+    for start in range(0, count, 97):
+        into = part if start < count // 3 else other
+        into.add(positions[start : start + 97], torch.from_numpy(vectors[start : start + 97]), labels[start : start + 97])
+    other.merge(part)
+    assert len(one) == len(other) == min(count, SAMPLE_IMAGES)
+    if count:
+        cpu = torch.device("cpu")
+        chosen = one.vectors(cpu)[:, 0]
+        assert torch.equal(chosen, other.vectors(cpu)[:, 0]) and len(one.labels(cpu)) == len(chosen) == len(chosen.unique())
+        assert abs(float(chosen.mean()) - (count - 1) / 2) <= 3 * count / np.sqrt(12 * len(chosen))
+        seeded = SampledImages(4)
+        seeded.add(positions, vectors, labels)
+        assert count <= SAMPLE_IMAGES or not torch.equal(seeded.vectors(cpu).sort(dim=0).values[:, 0], chosen.sort().values)
 
 
 # ---- ranking
