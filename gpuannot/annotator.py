@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .annotations import Annotations, check_threshold
-from .calibration import SampledImages
-from .config import SOLVED_HEADS
-from .encoder import Images, Store, as_sequence, source_name, to_host, warn_of_failures
+from .batch import annotate_batch
+from .blas import one_thread
+from .encoder import Store, Vectors, to_host
 from .errors import DataError
 from .heads import new_bank
 from .image_batches import ImageFailure
-from .inputs import Inputs
+from .image_sources import Images, as_sequence, source_name, warn_of_failures
 from .labels import label_matrix
 from .model_file import ModelFile
+from .partitions import by_partition, tree_sum
 from .persistence import restore, to_model_file
 from .vocabulary import Labels, WordLearner, check_lengths
+from .words import WordBank
 
 if TYPE_CHECKING:
-    from .batch import BatchSummary
     from .capture import CapturedAnnotation
     from .explain import Explanation
 
@@ -52,8 +53,6 @@ class Annotator(WordLearner):
     source: a folder, file, list, table, tar shard or URL.
     """
 
-    _sampled: SampledImages | None = None
-
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
     def fit(
@@ -63,6 +62,8 @@ class Annotator(WordLearner):
         *,
         vocabulary: Sequence[str] | None = None,
         progress: bool | None = None,
+        workers: int | None = None,
+        scheduler: str | None = None,
     ) -> Annotator:
         """Learn normalisation, PCA, codebook and word vectors.
 
@@ -76,8 +77,11 @@ class Annotator(WordLearner):
             labels: the words of each image, or an (N, W) matrix of 0 and 1.
             vocabulary: all words, in the order in which annotations number them; None takes the words that occur, sorted.
             progress: show a bar; None shows one on terminals.
+            workers: processes on this machine that share the work, as in :meth:`batch`; the model has the same bits for any number.
+            scheduler: address of a Dask scheduler whose workers do it; they must see the images under the same paths.
 
         Raises:
+            ClusterError: as :meth:`batch`.
             DataError: labels that do not fit the images or the vocabulary, no label at all, or not one readable image.
             ValueError: fewer descriptors than centres, or fewer varying channels than components.
         """
@@ -87,15 +91,27 @@ class Annotator(WordLearner):
         if not matrix.nnz:
             raise DataError("no image carries a word: there is nothing to learn")
         learn_from = self._statistics_positions(len(sources))
+        rest = np.setdiff1d(np.arange(len(sources)), learn_from)
         self.failures_ = []
-        with self.new_store(len(learn_from)) as store:
-            self.extract(sources, store, positions=learn_from, progress=progress)
-            self.fit_features(store, matrix, words, progress=progress)
-            rest = np.setdiff1d(np.arange(len(sources)), learn_from)
-            if len(rest):
-                self._add_images(sources, rest, matrix, progress)
-                self._head.settle(self.bank_, self._sampled)
-        self._sampled = None
+        if workers is not None or scheduler is not None:
+            from .cluster_fit import fit_on_cluster
+
+            if self.config.projection or self.config.layer_count > 1:
+                raise ValueError(
+                    "workers fit one layer without a projection; fit these settings in one process (workers can annotate with them)"
+                )
+            fit_on_cluster(self, sources, matrix, words, learn_from, rest, workers, scheduler, progress)
+            self._settle()
+        else:
+            with self.new_store(len(learn_from)) as store:
+                self.extract(sources, store, positions=learn_from, progress=progress)
+                self.fit_features(store, matrix, words, progress=progress)
+                blocks = by_partition(self.vectors_of(sources, rest, progress=progress))
+                sums = tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks)
+            if sums is not None:
+                self.bank_.merge(sums)
+                self._settle()
+        self.bank_.sample = None
         warn_of_failures(len(sources), self.failures_)
         return self
 
@@ -108,7 +124,7 @@ class Annotator(WordLearner):
             features: of some or all images of a data set.
             labels: of the whole data set, (N, W); the features' positions pick the rows.
         """
-        vars(self).pop("bank_", None)  # if this fails half-way, nothing may rank by what an earlier fit learnt
+        self._forget_bank()
         self.learn_transform(features, progress=progress)
         with self.describe(features, progress=progress) as descriptors:
             return self.fit_descriptors(descriptors, labels, vocabulary)
@@ -122,16 +138,26 @@ class Annotator(WordLearner):
     def fit_words(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
         """``fit`` from stored descriptors, when all that is learnt without labels is there: the words."""
         matrix, words = label_matrix(labels, vocabulary)
-        bank = new_bank(self.config, words, self.dimension, self.device)
-        sample = SampledImages(len(descriptors), self.config.seed) if self.config.head in SOLVED_HEADS else None
-        for positions, vectors in self.encode_descriptors(descriptors):
-            bank.partial_fit(vectors, matrix[positions])
-            if sample is not None:
-                sample.add(vectors, matrix[positions])
-        self.bank_ = bank
-        self._sampled = sample
-        self._changed()._head.settle(bank, sample)
+        blocks = by_partition(self.encode_descriptors(descriptors))
+        self.set_bank(words, tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks))
+        self._settle()
         return self
+
+    def word_sums(self, vectors: Iterable[tuple[NDArray[np.int64], Vectors]], labels: Any, vocabulary: Sequence[str]) -> WordBank:
+        """The word vectors' sums over a partition: positions (B,) and VLAD vectors (B, m·n), and ``labels[positions]`` (B, W)."""
+        bank = new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
+        with one_thread():
+            for positions, part in vectors:
+                rows = labels[positions]
+                bank.partial_fit(part, rows)
+                if bank.sample is not None:
+                    bank.sample.add(positions, part, rows)
+        return bank
+
+    def set_bank(self, vocabulary: Sequence[str], sums: WordBank | None) -> None:
+        """Take the word vectors from the sums of all partitions; None leaves every word without an image."""
+        self.bank_ = sums or new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
+        self._changed()
 
     def reseeded(self, seed: int) -> Annotator:
         """An annotator with the same trunk, normalisation and PCA, and another seed; codebook and words are still to be learnt."""
@@ -191,47 +217,7 @@ class Annotator(WordLearner):
         confidence = self.confidence(index, distance)
         return Annotations(names, positions, index, distance, self.vocabulary, tuple(failures), confidence=confidence)
 
-    def batch(
-        self,
-        source: Inputs | str | Path | Iterable[str | Path],
-        sink: str | Path,
-        k: int = 5,
-        *,
-        format: str = "parquet",
-        part_size: int = 4096,
-        vectors: bool = False,
-        threshold: float | None = None,
-        resume: bool = False,
-        overwrite: bool = False,
-        on_error: Literal["skip", "stop"] = "skip",
-        max_failures: int | None = None,
-        threads: int | None = None,
-        progress: bool | None = None,
-    ) -> BatchSummary:
-        """``annotate`` for any number of images, into parts in the folder ``sink``.
-
-        Every input gets a row in a part or an entry with stage and reason in the ledger (``sink/_failures``). A part is whole or
-        absent; ``resume`` goes on after any stop and ends with the same bytes as an undisturbed run on this machine.
-
-        Args:
-            source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
-            format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
-            threshold: as in :meth:`annotate`.
-            resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
-            on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
-            threads: that read and decode; None is one a CPU. More pays where reading waits for a network.
-
-        Raises:
-            ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
-                otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
-            TooManyFailuresError: by ``on_error`` or ``max_failures``.
-        """
-        from .batch import annotate_batch
-
-        return annotate_batch(
-            self, source, sink, k, format=format, part_size=part_size, vectors=vectors, threshold=threshold, resume=resume,
-            overwrite=overwrite, on_error=on_error, max_failures=max_failures, threads=threads, progress=progress,
-        )  # fmt: skip
+    batch = annotate_batch
 
     def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         """The k nearest words of a decoded batch.
@@ -349,3 +335,11 @@ class Annotator(WordLearner):
             WeightsError: the weights cannot be read.
         """
         return restore(cls, path, weights, weights_convention, device)
+
+    def _settle(self) -> None:
+        """What the head learns once, when all images of a fit are in."""
+        self._changed()._head.settle(self.bank_)
+
+    def _forget_bank(self) -> None:
+        """If a fit fails half-way, nothing may rank by what an earlier one learnt."""
+        vars(self).pop("bank_", None)

@@ -22,36 +22,60 @@ _PRIOR_IMAGES = 2.0
 
 
 class SampledImages:
-    """A uniform sample of the images that go by in a fit, by their vectors and labels.
+    """A uniform sample of the images of a fit, by their vectors and labels: :data:`SAMPLE_IMAGES` of them, or all.
+
+    Every image has a random number of its own, by its position in the data set, and those of the lowest are kept: so it does not
+    matter in what batches they come, and samples of parts merge to that of the whole.
 
     Args:
-        images: how many will go by. seed: chooses which are kept, at most :data:`SAMPLE_IMAGES`.
+        seed: of the random numbers.
     """
 
-    def __init__(self, images: int, seed: int) -> None:
-        generator = np.random.default_rng(np.random.SeedSequence((seed, 2)))
-        self._chosen = np.sort(generator.choice(images, size=min(SAMPLE_IMAGES, images), replace=False))
-        self._seen = 0
-        self._vectors: list[Tensor] = []
-        self._labels: list[sparse.csr_array] = []
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._keys = np.empty(0, np.uint64)
+        self._vectors: Tensor | None = None
+        self._labels: sparse.csr_array | None = None
 
-    def add(self, vectors: NDArray[np.float32] | Tensor, labels: sparse.csr_array) -> None:
-        """The next images: vectors (B, D), labels (B, W)."""
-        last = self._seen + len(vectors)
-        rows = self._chosen[np.searchsorted(self._chosen, self._seen) : np.searchsorted(self._chosen, last)] - self._seen
-        self._seen = last
-        if len(rows):
-            tensor = torch.as_tensor(vectors)
-            self._vectors.append(tensor[torch.from_numpy(rows).to(tensor.device)])
-            self._labels.append(labels[rows])
+    def add(self, positions: NDArray[np.int64], vectors: NDArray[np.float32] | Tensor, labels: sparse.csr_array) -> None:
+        """Images at ``positions`` (B,) of the data set: vectors (B, D), labels (B, W)."""
+        if len(positions):
+            self._add(_random_numbers(positions, self._seed), torch.as_tensor(vectors), labels)
+
+    def merge(self, other: SampledImages) -> None:
+        """Add the sample of another part of the data set."""
+        if other._vectors is not None and other._labels is not None:
+            self._add(other._keys, other._vectors, other._labels)
+
+    def _add(self, keys: NDArray[np.uint64], vectors: Tensor, labels: sparse.csr_array) -> None:
+        if self._vectors is not None:
+            keys = np.concatenate([self._keys, keys])
+            vectors = torch.cat([self._vectors, vectors])
+            labels = sparse.csr_array(sparse.vstack([self._labels, labels]))
+        chosen = np.argsort(keys, kind="stable")[:SAMPLE_IMAGES]
+        self._keys, self._vectors, self._labels = keys[chosen], vectors[torch.from_numpy(chosen).to(vectors.device)], labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def vectors(self, device: torch.device) -> Tensor:
-        """(S, D) float64."""
-        return torch.cat(self._vectors).to(device, torch.float64)
+        """(S, D) float64, in an order that the batches do not change."""
+        assert self._vectors is not None
+        return self._vectors.to(device, torch.float64)
 
     def labels(self, device: torch.device) -> Tensor:
         """(S, W) float64 0/1."""
-        return torch.from_numpy(sparse.vstack(self._labels).toarray()).to(device, torch.float64)
+        assert self._labels is not None
+        return torch.from_numpy(self._labels.toarray()).to(device, torch.float64)
+
+
+def _random_numbers(positions: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A number for each position that looks random: the mixing function of SplitMix64."""
+    with np.errstate(over="ignore"):
+        mixed = positions.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 class Odds(NamedTuple):

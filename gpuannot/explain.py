@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .encoder import Images, as_sequence, source_name, to_host, warn_of_failures
+from .encoder import to_host
 from .errors import DataError
+from .image_sources import Images, as_sequence, source_name, warn_of_failures
 from .images import decode_image
 from .output import utf8
 from .ranking import LinearRanking

@@ -19,7 +19,7 @@ from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logist
 from .config import LINEAR_HEADS, SOLVED_HEADS, AnnotatorConfig
 from .moments import Moments
 from .ranking import LinearRanking, WordRanking
-from .ridge import RidgeSystem
+from .ridge import LeftOut, RidgeSystem
 from .words import WordBank
 
 
@@ -38,7 +38,9 @@ def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: in
     """
     if config.head == "mean":
         return WordBank(vocabulary, dimension)
-    return WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
+    bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
+    bank.sample = SampledImages(config.seed) if config.head in SOLVED_HEADS else None
+    return bank
 
 
 class WordHead:
@@ -75,12 +77,8 @@ class WordHead:
         self.logistic: Logistic | None = None
         self._system: RidgeSystem | None = None
 
-    def settle(self, bank: WordBank, sample: SampledImages | None = None) -> None:
-        """Choose λ by the bank's sums, and learn what makes confidences of scores from a sample of its images.
-
-        Args:
-            sample: of the images of the bank; None for no confidences.
-        """
+    def settle(self, bank: WordBank) -> None:
+        """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
         self._system, self.penalty, self.logistic = None, None, None
         if self.config.head in SOLVED_HEADS:
             mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
@@ -90,8 +88,8 @@ class WordHead:
             return
         # Images that are all alike leave nothing to divide by; any λ then gives weights of zero.
         self.penalty = self.config.regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
-        if sample is not None and self.config.head in SOLVED_HEADS:
-            self.logistic = self._fit_logistic(bank, sample)
+        if bank.sample is not None and len(bank.sample):
+            self.logistic = self._fit_logistic(bank, bank.sample)
 
     def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""
@@ -175,13 +173,12 @@ class WordHead:
     def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:
         """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s = (x − μ)·K_j."""
         system, known = self._solved(bank)
-        share, others = system.counts[known] / system.images, (system.images - system.counts[known]).clamp(min=0.5)
-        prior = (1 - self.config.balance) * _prior(system, known)
+        counts = system.counts[known]
+        share, prior = counts / system.images, (1 - self.config.balance) * _prior(system, known)
         if self.config.head == "lda":
             # δ = C_j·N/(N_j·(N − N_j)), so that (A/N)⁻¹δ is K_j times that and N.
-            to_difference = system.images / (system.counts[known] * others)
-            separation = (system.solution[known] * self._differences(bank, system, known)).sum(dim=1)
-            separation = separation * system.images * to_difference.square()  # δᵀ(A/N)⁻¹δ
+            to_difference = system.images / (counts * (system.images - counts).clamp(min=0.5))
+            separation = system.products(_sums(bank, system))[known] * system.images * to_difference.square()  # δᵀ(A/N)⁻¹δ
             within = 1 - share * (1 - share) * separation
             # Half-way between the two means is μ + δ·(½ − p).
             return system, known, system.images * to_difference / within, prior - (0.5 - share) * separation / within
@@ -189,24 +186,20 @@ class WordHead:
             odds = self._odds(bank, system, known)
             return system, known, odds.slope, odds.offset + prior
         if self.config.calibration == "spread":
-            spread = system.left_out(self._differences(bank, system, known), known).spread
+            spread = system.left_out(_sums(bank, system)).spread[known]
             scale = 1 / torch.where(spread > 0, spread, 1.0)
         else:
             scale = share**-self.config.balance
         return system, known, scale, scale * share
 
     def _odds(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Odds:
-        return gaussian_odds(system.left_out(self._differences(bank, system, known), known), system.counts[known])
+        scores = LeftOut(*(part[known] for part in system.left_out(_sums(bank, system))))
+        return gaussian_odds(scores, system.counts[known])
 
     def _solved_linear(self, bank: WordBank) -> LinearWords:
         system, known, scale, shift = self._affine(bank)
-        weights = system.solution[known] * scale[:, None]
-        return LinearWords(weights, shift - weights @ system.mean)
-
-    def _differences(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Tensor:
-        """C_j (len(known), D)."""
-        sums = torch.from_numpy(bank.sums).to(system.mean.device)[known]
-        return sums - system.counts[known, None] * system.mean
+        solution = system.solution if len(known) == len(system.solution) else system.solution[known]
+        return LinearWords(solution * scale[:, None], shift - scale * (solution @ system.mean))
 
     def _solved(self, bank: WordBank) -> tuple[RidgeSystem, Tensor]:
         if self._system is None:
@@ -218,6 +211,10 @@ class WordHead:
             self.settle(bank)
         assert self.penalty is not None
         return self.penalty
+
+
+def _sums(bank: WordBank, system: RidgeSystem) -> Tensor:
+    return torch.from_numpy(bank.sums).to(system.mean.device)
 
 
 def _prior(system: RidgeSystem, known: Tensor) -> Tensor:

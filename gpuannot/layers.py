@@ -42,6 +42,12 @@ class LayerTransforms:
             part.accumulate(features[..., columns])
         return self
 
+    def merge(self, other: LayerTransforms) -> LayerTransforms:
+        """Add the running sums of another, as if its features had been accumulated here."""
+        for part, added in zip(self.parts, other.parts, strict=True):
+            part.merge(added)
+        return self
+
     def finish(self, sample: Tensor | None = None) -> LayerTransforms:
         """Learn each layer's map; arguments and errors as :meth:`GaussianPCA.finish`."""
         for part, columns in zip(self.parts, self._columns(sum(self.channels)), strict=True):

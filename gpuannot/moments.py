@@ -61,9 +61,7 @@ class Moments:
         self.images += sign * len(rows)
         self.total += sign * rows.sum(dim=0)
         if self.scatter:
-            self._waiting.append((rows, sign))
-        if sum(len(waiting) for waiting, _ in self._waiting) >= _WAITING_ROWS:
-            self._flush()
+            self._wait([(rows, sign)])
         if not self.images:  # nothing is left but rounding
             self._clear()
         return self
@@ -74,8 +72,9 @@ class Moments:
             raise ValueError("moments of another dimension, or with Σxxᵀ and without, cannot be added")
         self.images += other.images
         self.total += other.total.to(self.device)
-        if self.scatter:
-            self._scatter().add_(other._scatter().to(self.device))
+        if other._lower is not None:
+            self._scatter().add_(other._lower.to(self.device))
+        self._wait([(rows.to(self.device), sign) for rows, sign in other._waiting])
         return self
 
     def copy(self) -> Moments:
@@ -89,13 +88,13 @@ class Moments:
 
     def centred_scatter(self) -> Tensor:
         """Σ(x − μ)(x − μ)ᵀ, (D, D), in memory of its own."""
-        scatter = self._scatter().clone()
+        scatter = self._scatter().clone().addr_(self.total, self.mean, alpha=-1)
         for start in range(0, self.dimension, _COLUMNS):  # the other triangle
             stop = start + _COLUMNS
             block = scatter[start:stop, start:stop]
             block.copy_(block.tril() + block.tril(-1).T)
             scatter[start:stop, stop:] = scatter[stop:, start:stop].T
-        return scatter.addr_(self.total, self.mean, alpha=-1)
+        return scatter
 
     def total_variance(self) -> Tensor:
         """tr Σ(x − μ)(x − μ)ᵀ = Σ‖x − μ‖², ()."""
@@ -123,6 +122,11 @@ class Moments:
         if self._lower is None:
             self._lower = torch.zeros((self.dimension, self.dimension), dtype=torch.float64, device=self.device)
         return self._lower
+
+    def _wait(self, batches: list[tuple[Tensor, int]]) -> None:
+        self._waiting += batches
+        if sum(len(rows) for rows, _ in self._waiting) >= _WAITING_ROWS:
+            self._flush()
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []

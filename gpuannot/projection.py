@@ -89,8 +89,12 @@ class JointProjection:
 
     def unit(self, vectors: Tensor) -> Tensor:
         """u (B, d) of VLAD vectors (B, D)."""
-        mean, matrix = self._on(vectors.device)
-        projected = (vectors - mean) @ matrix
+        if vectors.device.type == "cpu":  # NumPy's product, whose number of threads, and so rounding, blas.one_thread settles
+            self._require_fit()
+            projected = torch.from_numpy((vectors.numpy() - self.mean_) @ self.matrix_)
+        else:
+            mean, matrix = self._on(vectors.device)
+            projected = (vectors - mean) @ matrix
         norm = torch.linalg.vector_norm(projected, dim=1, keepdim=True)
         return projected / torch.where(norm > 0, norm, 1.0)
 

@@ -73,7 +73,7 @@ class RidgeSystem:
         projected = self._times_inverse(basis)  # U·A⁻¹
         inner = torch.linalg.inv(torch.diag(1.0 / gamma) + basis @ projected.T)
         correction = (self.solution @ basis.T + change @ (basis @ projected.T)) @ inner
-        self.solution = self.solution + (change - correction) @ projected
+        self.solution.addmm_(change - correction, projected)
         self.trace = self.trace - (inner * (projected @ projected.T)).sum()
         self._apart.append((inner, projected))
         self.images, self.mean = images, self.mean + shift / images
@@ -82,23 +82,28 @@ class RidgeSystem:
                 self._inverse.addmm_(projected.T, inner @ projected, alpha=-1)
             self._apart.clear()
 
-    def left_out(self, differences: Tensor, words: Tensor) -> LeftOut:
-        """Statistics of the scores s = (x − μ)·K_j of ``words``, generalised leave-one-out, from the sums alone.
+    def products(self, sums: Tensor) -> Tensor:
+        """K_j·C_j, (W,), from the word sums (W, D)."""
+        return torch.linalg.vecdot(self.solution, sums) - self.counts * (self.solution @ self.mean)
+
+    def left_out(self, sums: Tensor) -> LeftOut:
+        """Statistics of the scores s = (x − μ)·K_j of all words, generalised leave-one-out, from the sums alone.
 
         A linear smoother's prediction without image i is (s_i − h_i·y_i)/(1 − h_i), with h_i that image's leverage. With the mean
         leverage h = (1 + tr A⁻¹Σ(x − μ)(x − μ)ᵀ)/N in its place, means and variances of s without the image follow from var(s),
         cov(s, y) and var(y), as in generalised cross-validation.
 
         Args:
-            differences: C_j (len(words), D).
+            sums: Σ_{I ∈ S_j} x (W, D), of the bank.
         """
-        share, solution = self.counts[words] / self.images, self.solution[words]
-        product = (solution * differences).sum(dim=1)
-        score_variance = (product - self.penalty * solution.square().sum(dim=1)) / self.images
+        share = self.counts / self.images
+        product = self.products(sums)
+        squared = torch.linalg.vecdot(self.solution, self.solution)
+        score_variance = (product - self.penalty * squared) / self.images
         label_variance = share * (1 - share)
         leverage, kept = self.leverage, self.kept
         variance = (score_variance - 2 * leverage * product / self.images + leverage**2 * label_variance) / kept**2
-        with_word = (product / self.counts[words].clamp(min=1) - leverage * (1 - share)) / kept
+        with_word = (product / self.counts.clamp(min=1) - leverage * (1 - share)) / kept
         without_word = -with_word * share / (1 - share).clamp(min=0.5 / self.images)
         return LeftOut(variance.clamp(min=0).sqrt(), with_word, without_word)
 
@@ -154,7 +159,7 @@ def _inverse(system: Tensor) -> Tensor:
     torch.cholesky_inverse takes several times as long on a CPU.
     """
     size = len(system)
-    factor = torch.linalg.cholesky(system, out=system)
+    factor = torch.linalg.cholesky(system)
     half = torch.linalg.solve_triangular(factor, torch.eye(size, dtype=system.dtype, device=system.device), upper=False)
     for start in range(0, size, _COLUMNS):  # L⁻¹ is 0 above the diagonal, and the product is symmetric
         stop = min(start + _COLUMNS, size)

@@ -12,10 +12,12 @@ from scipy import sparse
 from scipy.special import expit
 from torch import Tensor
 
+from .blas import one_thread
 from .config import AnnotatorConfig
-from .encoder import Encoder, Images, Vectors, as_sequence, none_readable, to_host, warn_of_failures
+from .encoder import Encoder, Vectors, to_host
 from .errors import DataError, NotFittedError
 from .heads import WordHead
+from .image_sources import Images, as_sequence, none_readable, warn_of_failures
 from .labels import label_matrix
 from .ranking import DeviceLinearRanking, DeviceRanking, LinearRanking, WordRanking
 from .words import WordBank
@@ -135,7 +137,8 @@ class WordLearner(Encoder):
             if self._device_ranking is None:
                 self._device_ranking = ranking.on(self.device, self.bank_.known)
             return self._device_ranking.nearest(vectors, k)
-        index, distance = ranking.nearest(vectors, k)
+        with one_thread():
+            index, distance = ranking.nearest(vectors, k)
         return self.bank_.known[index].astype(np.int64), distance
 
     def _words_ranking(self) -> WordRanking | LinearRanking:
@@ -214,8 +217,7 @@ class WordLearner(Encoder):
             given = torch.as_tensor(sources).to(self.device, torch.float32)
             yield positions, given if self._on_gpu else given.numpy()
             return
-        for index, features in self._features(sources, positions, "word vectors", progress):
-            yield index, self._vectors(features)
+        yield from self.vectors_of(sources, positions, progress=progress)
 
     def _whole(
         self, images: Images, labels: Labels | None, words: list[str] | None, progress: bool | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .moments import Moments
 from .reference import words as _reference
+
+if TYPE_CHECKING:
+    from .calibration import SampledImages
 
 
 class WordBank:
@@ -30,9 +33,11 @@ class WordBank:
     Attributes:
         sums: (W, D) float64. counts: (W,) int64, the images that carry each word.
         moments: as given. cooccurrence: YᵀY (W, W) int64 CSR, how many images carry both words; None where moments are.
+        sample: of the images, while a fit goes on whose head learns from one; only :meth:`merge` looks at it.
     """
 
     cooccurrence: sparse.csr_array | None = None
+    sample: SampledImages | None = None
 
     def __init__(self, vocabulary: Sequence[str], dimension: int, moments: Moments | None = None) -> None:
         self.vocabulary = tuple(vocabulary)
@@ -69,7 +74,7 @@ class WordBank:
         labels = self.checked_labels(vectors, labels)
         sums, counts = _sums_of(vectors, labels)
         if isinstance(sums, Tensor):
-            self._device_sums = sums if self._device_sums is None else self._device_sums + sums
+            self._add_on_device(sums)
         else:
             self._sums += sums
         self.counts += counts
@@ -77,6 +82,9 @@ class WordBank:
             self.moments.add(vectors)
             self.cooccurrence = self.cooccurrence + _pairs(labels)
         return self
+
+    def _add_on_device(self, sums: Tensor) -> None:
+        self._device_sums = sums if self._device_sums is None else self._device_sums + sums
 
     def forget(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> WordBank:
         """Take out images that were added before, by their vectors (B, D) and labels (B, W).
@@ -114,9 +122,18 @@ class WordBank:
             self.moments.merge(other.moments)
             assert self.cooccurrence is not None
             self.cooccurrence = self.cooccurrence + other.cooccurrence
-        self.sums += other.sums
+        if self.sample is not None and other.sample is not None:
+            self.sample.merge(other.sample)
+        if other._device_sums is None:
+            self.sums += other.sums
+        else:
+            self._add_on_device(other._device_sums)
+            self._sums += other._sums
         self.counts += other.counts
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_sums": self.sums, "_device_sums": None}
 
     # -- words ------------------------------------------------------------------------------------------------------------------
 
