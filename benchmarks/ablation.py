@@ -56,14 +56,14 @@ def configs() -> dict[str, AnnotatorConfig]:
     return found
 
 
-def ablation(data: str, cache: str | None, seeds: int) -> list[dict[str, Any]]:
-    """A row for each step of Corel5k, with F1, N+ and seconds of each seed."""
+def ablation(data: str, cache: str | None, seeds: int, only: str = "") -> list[dict[str, Any]]:
+    """A row for each step of Corel5k with ``only`` in its name, with F1, N+ and seconds of each seed."""
     train, test = load_benchmark("corel5k", data)
     rows: list[dict[str, Any]] = []
     with ExitStack() as open_stores:
         stores: dict[Any, tuple[Annotator, Store, Store, float]] = {}
         books: dict[Any, tuple[Any, float]] = {}
-        for step, config in configs().items():
+        for step, config in ((step, config) for step, config in configs().items() if only in step):
             key = tuple(getattr(config, name) for name in _OF_DESCRIPTORS)
             if key not in stores:
                 stores[key] = _described(config, train, test, cache, open_stores)
@@ -77,6 +77,7 @@ def ablation(data: str, cache: str | None, seeds: int) -> list[dict[str, Any]]:
                     books[book] = _timed(lambda: annotator.learn_codebook(train_store))  # noqa: B023 - called at once
                 annotator.codebook_, clustering = books[book]
                 runs.append(_run(annotator, train_store, test_store, train, test, prepared + clustering))
+                print(f"  seed {seed}: F1 {100 * runs[-1]['f1']:.2f}, N+ {runs[-1]['n_plus']}", flush=True)
             rows.append({"step": step, "changed": {name: getattr(config, name) for name in STEPS[step]}, "runs": runs})
             _print(rows[-1])
     return rows
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--cache", help="folder for features (default: the user's cache folder)")
     parser.add_argument("--train", type=int, default=400, help="scenes to learn from (default: %(default)s)")
     parser.add_argument("--test", type=int, default=200, help="scenes to score (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="steps with this in their name (default: all)")
     parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     if arguments.what != "scenes" and arguments.data is None:
@@ -215,8 +217,9 @@ def main() -> None:
         print(content)
         command = "python -m benchmarks.ablation costs FOLDER"
     else:
-        content = {"dataset": "corel5k", "rows": ablation(arguments.data, arguments.cache, arguments.seeds)}
+        content = {"dataset": "corel5k", "rows": ablation(arguments.data, arguments.cache, arguments.seeds, arguments.only)}
         command = f"python -m benchmarks.ablation corel5k FOLDER --seeds {arguments.seeds}"
+        command += f" --only {arguments.only!r}" if arguments.only else ""
     if arguments.write:
         content["k"] = K
         print(write_result(arguments.write, command, content))
