@@ -77,6 +77,7 @@ def annotate_batch(
     format: str = "parquet",
     part_size: int = 4096,
     vectors: bool = False,
+    threshold: float | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
@@ -96,6 +97,7 @@ def annotate_batch(
     Args:
         source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
         format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
+        threshold: as in :meth:`Annotator.annotate`.
         resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
         on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
         threads: that read and decode, of each worker; None is one a CPU. More pays where reading waits for a network.
@@ -152,6 +154,8 @@ def annotate_batch(
         format=check_format(format),
         part_size=part_size,
         vectors=vectors,
+        threshold=threshold,
+        confidence=annotator.has_confidence,
         device=annotator.device.type,
         trunk_dtype=str(annotator.trunk.dtype).removeprefix("torch."),
         batch_size=annotator.config.batch_size,

@@ -117,6 +117,18 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
     return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
 
 
+def named_images(source: str | Path) -> list[Path]:
+    """Where the images are, or would be, that a label file names.
+
+    Raises:
+        DataError: no label file, or not in one of the two forms.
+    """
+    path = _label_file(Path(source))
+    samples = (_read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path))[0]
+    base = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    return [base / name if isfile(base / name) else path.parent / name for name, _ in samples]
+
+
 def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Sequence[str], images: bool) -> LabelledImages:
     path = folder / f"{split}.json"
     samples, _ = _read_json(path)

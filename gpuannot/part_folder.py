@@ -56,6 +56,8 @@ class RunSettings:
     batch_size: int
     decoder: str = "pillow"
     cpu_share: float = 0.0
+    confidence: bool = False
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,7 @@ class PartWriter:
             model_sha256=settings.model_sha256,
             overwrite=True,
             vectors=dimension if settings.vectors else None,
+            confidence=settings.confidence,
         )
         self._failures: list[ImageFailure] = []
 
