@@ -136,6 +136,20 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
     return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
 
 
+def named_images(source: str | Path) -> list[Path]:
+    """Where the images are, or would be, that a label file names.
+
+    Raises:
+        DataError: no label file, or not in one of the forms.
+    """
+    path = _label_file(Path(source))
+    if path.is_dir():
+        return list(_from_class_folders(path).paths)
+    samples = (_read_csv(path) if path.suffix.lower() in _TABLES else _read_json(path))[0]
+    base = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    return [base / name if isfile(base / name) else path.parent / name for name, _ in samples]
+
+
 def _from_class_folders(folder: Path) -> LabelledImages:
     found = find_class_folders(folder)
     if found is None:

@@ -30,6 +30,7 @@ def run_demo(
     test: int = 100,
     k: int = 5,
     seed: int = 0,
+    preset: str = "paper",
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def run_demo(
     write_scenes(folder / "test", test, seed=seed + 1, progress=bool(progress))
     clock.mark("draw")
     training, testing = load_labelled_images(folder / "train"), load_labelled_images(folder / "test")
-    annotator = Annotator(AnnotatorConfig.preset("paper", seed=seed), device=device)
+    annotator = Annotator(AnnotatorConfig.preset(preset, seed=seed), device=device)
     annotator.fit(training.paths, training.labels, vocabulary=training.vocabulary, progress=progress)
     annotator.save(folder / "model.safetensors")
     clock.mark("fit")
@@ -61,7 +62,12 @@ def run_demo(
     clock.mark("annotate")
     scores = evaluate(annotations.index, testing.labels)
     for name in ("annotations.csv", "annotations.parquet"):
-        with AnnotationWriter(folder / name, model_sha256=annotator.to_model_file().sha256, overwrite=True) as writer:
+        with AnnotationWriter(
+            folder / name,
+            model_sha256=annotator.to_model_file().sha256,
+            overwrite=True,
+            confidence=annotator.has_confidence,
+        ) as writer:
             writer.write(annotations)
             writer.commit()
     contact_sheet(annotations, testing).save(folder / "contact_sheet.png")

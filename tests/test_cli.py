@@ -29,7 +29,7 @@ from gpuannot.cli import app
 from gpuannot.weights import load_weights
 
 SMALL = [f"--set={setting}" for setting in ("layer=pool2", "input_size=32", "n_components=8", "n_centers=4")]
-COMMANDS = ("fit", "annotate", "evaluate", "reproduce", "demo", "info")
+COMMANDS = ("fit", "annotate", "evaluate", "reproduce", "tune", "demo", "info")
 
 
 weights_once = functools.cache(load_weights)
@@ -198,6 +198,13 @@ def test_info() -> None:
         (["fit", "nowhere"], "no such file or folder"),
         (["fit", "{scenes}/images"], "no labels.json or labels.csv"),
         (["fit", "{scenes}", "--preset", "best of all"], "preset 'best of all' is unknown; choose one of paper"),
+        (["fit", "{scenes}", "--config", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["fit", "{scenes}", "--config", "{scenes}/labels.json"], "is not a file of settings"),
+        (["fit", "{scenes}", "--config", "{scenes}/labels.json", "--preset", "best"], "give one of them"),
+        (["tune", "{scenes}", "--vary", "balance"], "expected NAME=VALUE,VALUE"),
+        (["tune", "{scenes}", "--vary", "balance=some"], "expected a number"),
+        (["tune", "{scenes}", "--vary", "layer=conv5_1", "-o", "{tmp}/c.json"], "layer cannot be searched; choose from"),
+        (["tune", "{scenes}", "-o", "{model}"], "exists; choose another name with --output"),
         (["fit", "{scenes}", "--set", "n_centres=3"], "expected NAME=VALUE with NAME one of"),
         (["fit", "{scenes}", "--set", "n_centres=3"], "(is n_centers meant?)"),
         (
