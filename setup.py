@@ -44,11 +44,13 @@ setup(
         "cuda12": ["torch>=2.6,<2.11", "torchvision", "cupy-cuda12x>=13.6", "cuml-cu12>=25.10,<26.4"],
         "baselines": ["scikit-image>=0.22", "PyWavelets>=1.5"],
         "dask": ["dask>=2024.8", "distributed>=2024.8"],
+        "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "latex2mathml>=3.77"],
         "test": [
             "pytest>=8",
             "ruff>=0.15",
             "mypy>=1.15",
             "hypothesis>=6.100",
+            "markdown-it-py>=3",
             "scikit-image>=0.22",
             "PyWavelets>=1.5",
             "dask>=2024.8",

@@ -94,7 +94,12 @@ def _main(
 @errors_to_exit_code
 def fit(
     data: Annotated[
-        Path, typer.Argument(help="A label file (.json or .csv), or a folder with labels.json or labels.csv.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A label file (.json or .csv), a folder with labels.json or labels.csv, or a folder with a subfolder of images "
+            "for each word.",
+            show_default=False,
+        ),
     ],
     model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
     preset: Preset = None,
@@ -113,16 +118,23 @@ def fit(
 
     JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}. CSV: columns 'image' and
     'words', several words separated by ';'. Image names are paths relative to the label file or to its subfolder 'images'.
+
+    Then: gpuannot annotate model.safetensors IMAGES
     """
     from .annotator import Annotator
     from .cli_settings import config_from_options
     from .datasets import load_labelled_images
 
     config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
+    if model.is_dir() or model.suffix != ".safetensors":
+        better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
+        raise ValueError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
     if model.exists() and not overwrite:
         raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
     _check_folder_of(model)
     images = load_labelled_images(data)
+    if not images.labels.nnz:
+        raise ValueError(f"{data}: not one of its {len(images)} images carries a word, so there is nothing to learn")
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -134,8 +146,10 @@ def fit(
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
     errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
+    if images.subfolders:
+        errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
-        errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
+        errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
     if without:
         errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
     exit_for(failures, done=used)
@@ -198,6 +212,8 @@ def annotate(
     folder = to is not None and cli_annotate.is_folder(to)
     if given and not folder:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
+    if resume and overwrite:
+        raise ValueError("--resume goes on with what is there, --overwrite replaces it: choose one")
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if to is not None and folder:
@@ -296,6 +312,8 @@ def reproduce(
     config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
     if to is not None:
         _check_folder_of(to)
+    if not table and (only or networks != Networks.none):
+        raise ValueError(f"--{'only' if only else 'networks'} chooses among the systems of --table: add --table")
     if table:
         if seeds != 1:
             raise ValueError("--table runs one seed: leave out --seeds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def config_from_options(
     for setting in settings or ():
         name, equals, value = setting.partition("=")
         if not equals or name not in _KINDS:
-            raise ValueError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(_KINDS)}")
+            raise ValueError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(_KINDS)}{_perhaps(name)}")
         changes[name] = _value(f"--set {setting}", value, _KINDS[name])
     if weights is not None:
         changes["weights"] = weights
@@ -53,11 +54,16 @@ def search_space(options: Sequence[str] | None) -> dict[str, list[Any]] | None:
     for option in options or ():
         name, equals, values = option.partition("=")
         if not equals or name not in _KINDS:
-            raise ValueError(f"--vary {option}: expected NAME=VALUE,VALUE with NAME one of {', '.join(_KINDS)}")
+            raise ValueError(f"--vary {option}: expected NAME=VALUE,VALUE with NAME one of {', '.join(_KINDS)}{_perhaps(name)}")
         if name in space:
             raise ValueError(f"--vary {option}: {name} is named twice; give all its values at once")
         space[name] = [_value(f"--vary {option}", value, _KINDS[name]) for value in values.split(",")]
     return space or None
+
+
+def _perhaps(name: str) -> str:
+    close = difflib.get_close_matches(name, _KINDS, 1) if name not in _KINDS else ()
+    return f" (is {close[0]} meant?)" if close else ""
 
 
 def _value(option: str, text: str, kind: str) -> Any:

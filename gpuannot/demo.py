@@ -16,6 +16,7 @@ from .annotations import Annotations
 from .annotator import Annotator
 from .config import AnnotatorConfig
 from .datasets import LabelledImages, load_labelled_images
+from .errors import DataError
 from .labels import label_matrix
 from .metrics import Scores, evaluate
 from .output import AnnotationWriter
@@ -42,9 +43,11 @@ def run_demo(
         The content of ``scores.json``: our scores, those of giving every image the k most frequent words, and seconds a step.
 
     Raises:
-        DataError: ``folder`` holds scenes already.
+        DataError: ``folder`` is a file, or holds something.
     """
     folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is there already; the demo draws its images into a new folder: gpuannot demo NAME")
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     write_scenes(folder / "train", train, seed=seed, progress=bool(progress))

@@ -95,8 +95,10 @@ class ModelFile:
                 with tensors that do not fit together.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ModelFileError(f"{path}: no such model file, but a folder; the model comes first, then images")
         if not path.is_file():
-            raise ModelFileError(f"{path}: no such model file")
+            raise ModelFileError(f"{path}: no such model file; gpuannot fit writes one")
         try:
             with safe_open(path, framework="np") as file:
                 metadata = dict(file.metadata() or {})
