@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__
+from . import __version__, cli_report
 from .cli_exit import errors, errors_to_exit_code, exit_for
 from .cli_options import (
     AsJson,
@@ -39,6 +39,7 @@ from .cli_options import (
     Vectors,
     Weights,
 )
+from .cli_report import ReportTo, reporting
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
 
 app = typer.Typer(
@@ -148,6 +149,7 @@ def annotate(
     on_error: OnErrorOption = None,
     max_failures: MaxFailures = None,
     threads: Threads = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -162,6 +164,8 @@ def annotate(
     from . import cli_annotate
     from .annotator import Annotator
     from .inputs import Inputs
+    from .report import report_files
+    from .report_writer import check_report_path
 
     of_folders = {
         "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
@@ -171,19 +175,26 @@ def annotate(
     folder = to is not None and cli_annotate.is_folder(to)
     if given and not folder:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
+    if report is not None:
+        check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if to is not None and folder:
         done, failed, shown = cli_annotate.to_folder(
             annotator, search, k, to, as_json, errors, overwrite=overwrite, progress=progress, **given
         )
+        if report is not None and done:
+            report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
+            errors.print(f"{plain(report)}: written")
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)
-    if to is None:
-        failures = cli_annotate.to_terminal(annotator, sources, k, as_json, progress)
-    else:
-        failures = cli_annotate.to_file(annotator, sources, k, Path(to), overwrite, as_json, progress, errors)
+    with reporting(report, annotator, sources, title=f"Words of {inputs[0]}", overwrite=overwrite) as passing:
+        parts = passing(annotator.stream(sources, k, progress=progress))
+        if to is None:
+            failures = cli_annotate.to_terminal(annotator, parts, as_json)
+        else:
+            failures = cli_annotate.to_file(annotator, parts, Path(to), overwrite, as_json, errors)
     exit_for(failures, done=len(sources) - len(failures))
 
 
@@ -193,6 +204,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = 5,
+    report: ReportTo = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -204,6 +216,7 @@ def evaluate(
     Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means, N+ the
     number of words given correctly at least once.
     """
+    from .annotations import Annotations
     from .annotator import Annotator
     from .datasets import load_labelled_images
     from .labels import label_matrix
@@ -211,7 +224,9 @@ def evaluate(
 
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
-    annotations = annotator.annotate(images.paths, k, progress=progress)
+    with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
+        parts = list(passing(annotator.stream(images.paths, k, progress=progress)))
+    annotations = Annotations.joined(parts, annotator.vocabulary, k)
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
         exit_for(failures, done=0)
@@ -252,6 +267,7 @@ def reproduce(
     ] = Networks.none,
     only: Annotated[list[str] | None, typer.Option(help="With --table: only systems with this in their name; repeatable.")] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -270,6 +286,8 @@ def reproduce(
     if table:
         if seeds != 1:
             raise ValueError("--table runs one seed: leave out --seeds")
+        if report is not None:
+            raise ValueError("--report shows the words of one system: leave out --table")
         from .baselines.comparison import compare, rows_named
 
         result = compare(
@@ -277,7 +295,7 @@ def reproduce(
             cache=cache, device=device, progress=progress,
         )  # fmt: skip
     else:
-        result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
+        result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, report=report, device=device, progress=progress)
     text = json.dumps(result, indent=2)
     if to is not None:
         to.write_text(text + "\n")
@@ -298,6 +316,7 @@ def demo(
     train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 400,
     test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
     seed: Seed = 0,
+    report: ReportTo = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -305,7 +324,7 @@ def demo(
     """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
     from .demo import run_demo
 
-    result = run_demo(folder, train=train, test=test, seed=seed, device=device, progress=progress)
+    result = run_demo(folder, train=train, test=test, seed=seed, report=report, device=device, progress=progress)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
@@ -348,6 +367,9 @@ def info(as_json: AsJson = False) -> None:
     for name, value in found["settings"].items():
         table.add_row("", f"{name} = {value}")
     output.print(table)
+
+
+app.command()(cli_report.report)
 
 
 def main() -> None:

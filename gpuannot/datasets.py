@@ -117,6 +117,23 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
     return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
 
 
+def find_label_file(source: str | Path) -> Path | None:
+    """The label file that ``source`` is or, as a folder, holds; None for images, lists and tables without a column of words.
+
+    Raises:
+        DataError: a folder with two label files.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _label_file(path) if any((path / name).is_file() for name in ("labels.json", "labels.csv")) else None
+    if path.suffix.lower() == ".json":
+        return path
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return None
+    columns = {name.strip().lower() for name in next(csv.reader(io.StringIO(_read_text(path), newline="")), [])}
+    return path if columns & set(_NAME_COLUMNS) and columns & set(_WORD_COLUMNS) else None
+
+
 def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Sequence[str], images: bool) -> LabelledImages:
     path = folder / f"{split}.json"
     samples, _ = _read_json(path)

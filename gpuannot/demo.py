@@ -19,6 +19,7 @@ from .datasets import LabelledImages, load_labelled_images
 from .labels import label_matrix
 from .metrics import Scores, evaluate
 from .output import AnnotationWriter
+from .report_writer import ReportWriter, check_report_path
 from .scenes import WORDS, write_scenes
 
 
@@ -29,13 +30,14 @@ def run_demo(
     test: int = 100,
     k: int = 5,
     seed: int = 0,
+    report: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Draw ``train`` + ``test`` scenes into ``folder`` and run the whole method on them.
 
     Writes ``train/`` and ``test/`` (scenes and labels), ``model.safetensors``, ``annotations.csv``, ``annotations.parquet``,
-    ``contact_sheet.png`` and ``scores.json``.
+    ``contact_sheet.png`` and ``scores.json``; and a page to look at where ``report`` names one.
 
     Returns:
         The content of ``scores.json``: our scores, those of giving every image the k most frequent words, and seconds a step.
@@ -44,6 +46,8 @@ def run_demo(
         DataError: ``folder`` holds scenes already.
     """
     folder = Path(folder)
+    if report is not None and Path(report).parent != folder:  # the folder is about to be made
+        check_report_path(report)
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     write_scenes(folder / "train", train, seed=seed, progress=bool(progress))
@@ -62,6 +66,12 @@ def run_demo(
             writer.write(annotations)
             writer.commit()
     contact_sheet(annotations, testing).save(folder / "contact_sheet.png")
+    if report is not None:
+        with ReportWriter(
+            report, annotator.vocabulary, len(testing), truth=testing.labels, annotator=annotator, title="Drawn scenes"
+        ) as page:
+            page.add(annotations, [testing.paths[position] for position in annotations.positions])
+            page.commit(run=[("Seconds", dict(clock.seconds))])
     clock.mark("write")
     result = {
         "images": {"train": train, "test": test},

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from .annotations import Annotations
 from .annotator import Annotator
 from .config import AnnotatorConfig
-from .datasets import load_benchmark
+from .datasets import LabelledImages, load_benchmark
 from .environment import record
 from .feature_cache import cached_features
 from .metrics import evaluate
+from .report_writer import ReportWriter, check_report_path
 
 SCHEMA = "gpuannot.reproduce/1"
 
@@ -51,6 +53,7 @@ def reproduce(
     seeds: int = 1,
     k: int = 5,
     cache: str | Path | None = None,
+    report: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +63,7 @@ def reproduce(
         name: ``corel5k``, ``iaprtc12`` or ``espgame``. data: its folder.
         seeds: how many codebooks; each seed draws its own K-means sample and start.
         cache: folder for features; None is the user's cache folder.
+        report: an HTML page to write about the test images, as the first seed annotates them.
 
     Returns:
         A dictionary ready for JSON: settings, environment, each seed's scores, their mean, standard deviation, minimum and maximum,
@@ -70,6 +74,8 @@ def reproduce(
     """
     if seeds < 1:
         raise ValueError(f"seeds = {seeds} must be at least 1")
+    if report is not None:
+        check_report_path(report)
     config = config or AnnotatorConfig()
     train, test = load_benchmark(name, data)
     first = Annotator(config, device=device)
@@ -91,10 +97,13 @@ def reproduce(
                 began = time.perf_counter()
                 annotator.fit_descriptors(train_descriptors, train.labels, train.vocabulary)
                 fitted = time.perf_counter()
-                positions, index, _ = annotator.annotate_descriptors(test_descriptors, k)
+                positions, index, distance = annotator.annotate_descriptors(test_descriptors, k)
                 seconds["fit"] += fitted - began
                 seconds["annotate"] += time.perf_counter() - fitted
                 scores = evaluate(index, test.labels[positions])
+                if report is not None and seed == config.seed:
+                    names = tuple(str(test.paths[position]) for position in positions)
+                    _write_report(report, annotator, test, Annotations(names, positions, index, distance, test.vocabulary))
                 runs.append({"seed": seed, "model_sha256": annotator.to_model_file().sha256, **scores.to_dict()})
     return {
         "schema": SCHEMA,
@@ -109,6 +118,13 @@ def reproduce(
         "summary": _summary(runs),
         "paper": {method: rows[name] for method, rows in PAPER.items() if name in rows},
     }
+
+
+def _write_report(path: str | Path, annotator: Annotator, test: LabelledImages, annotations: Annotations) -> None:
+    title = f"{test.name}, seed {annotator.config.seed}"
+    with ReportWriter(path, test.vocabulary, len(test), truth=test.labels, annotator=annotator, title=title) as page:
+        page.add(annotations, [test.paths[position] for position in annotations.positions])
+        page.commit()
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
