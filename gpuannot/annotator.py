@@ -9,33 +9,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor
 
 from .annotations import Annotations
-from .encoder import Encoder, Images, Store, Vectors, as_sequence, none_readable, source_name, to_host, warn_of_failures
-from .errors import DataError, NotFittedError
+from .calibration import SampledImages
+from .config import SOLVED_HEADS
+from .encoder import Images, Store, as_sequence, source_name, to_host, warn_of_failures
+from .errors import DataError
+from .heads import new_bank
 from .image_batches import ImageFailure
 from .inputs import Inputs
 from .labels import label_matrix
 from .model_file import ModelFile
 from .persistence import restore, to_model_file
-from .ranking import DeviceRanking, WordRanking
-from .words import WordBank
+from .vocabulary import Labels, WordLearner, check_lengths
 
 if TYPE_CHECKING:
     from .batch import BatchSummary
     from .capture import CapturedAnnotation
+    from .explain import Explanation
 
-Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
 
-
-class Annotator(Encoder):
+class Annotator(WordLearner):
     """Learns words from labelled images and gives words to others.
 
     Args:
@@ -52,9 +52,7 @@ class Annotator(Encoder):
     source: a folder, file, list, table, tar shard or URL.
     """
 
-    bank_: WordBank
-    _ranking: WordRanking | None = None
-    _device_ranking: DeviceRanking | None = None
+    _sampled: SampledImages | None = None
 
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
@@ -85,7 +83,7 @@ class Annotator(Encoder):
         """
         sources = as_sequence(images)
         matrix, words = label_matrix(labels, vocabulary)
-        _check_lengths(len(sources), matrix)
+        check_lengths(len(sources), matrix)
         if not matrix.nnz:
             raise DataError("no image carries a word: there is nothing to learn")
         learn_from = self._statistics_positions(len(sources))
@@ -94,7 +92,10 @@ class Annotator(Encoder):
             self.extract(sources, store, positions=learn_from, progress=progress)
             self.fit_features(store, matrix, words, progress=progress)
             rest = np.setdiff1d(np.arange(len(sources)), learn_from)
-            self._add_images(sources, rest, matrix, progress)
+            if len(rest):
+                self._add_images(sources, rest, matrix, progress)
+                self._head.settle(self.bank_, self._sampled)
+        self._sampled = None
         warn_of_failures(len(sources), self.failures_)
         return self
 
@@ -116,11 +117,15 @@ class Annotator(Encoder):
         """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
         matrix, words = label_matrix(labels, vocabulary)
         self.learn_codebook(descriptors)
-        bank = WordBank(words, self.dimension)
+        bank = new_bank(self.config, words, self.dimension, self.device)
+        sample = SampledImages(len(descriptors), self.config.seed) if self.config.head in SOLVED_HEADS else None
         for positions, vectors in self.encode_descriptors(descriptors):
             bank.partial_fit(vectors, matrix[positions])
+            if sample is not None:
+                sample.add(vectors, matrix[positions])
         self.bank_ = bank
-        self._forget_ranking()
+        self._sampled = sample
+        self._changed()._head.settle(bank, sample)
         return self
 
     def reseeded(self, seed: int) -> Annotator:
@@ -130,26 +135,10 @@ class Annotator(Encoder):
         return other
 
     def partial_fit(self, images: Images, labels: Labels, *, progress: bool | None = None) -> Annotator:
-        """Add labelled images, and any new words they bring, to the word vectors.
-
-        Normalisation, PCA and codebook stay as ``fit`` learnt them; the word vectors become those of one ``fit`` over all images.
-        New words are appended to the vocabulary, so known words keep their numbers. Without an earlier ``fit`` this is ``fit``.
-
-        Raises:
-            DataError: as ``fit``.
-        """
+        """:meth:`WordLearner.partial_fit`; without an earlier ``fit`` this is ``fit``."""
         if not hasattr(self, "bank_"):
             return self.fit(images, labels, progress=progress)
-        sources = as_sequence(images)
-        matrix, words = label_matrix(labels, self.bank_.vocabulary, extend=True)
-        _check_lengths(len(sources), matrix)
-        self.failures_ = []
-        self.bank_.add_words(words)
-        self._add_images(sources, np.arange(len(sources)), matrix, progress)
-        if len(self.failures_) == len(sources) and sources:
-            raise DataError(none_readable(len(sources), self.failures_))
-        warn_of_failures(len(sources), self.failures_)
-        return self
+        return super().partial_fit(images, labels, progress=progress)
 
     # -- annotating -------------------------------------------------------------------------------------------------------------
 
@@ -259,6 +248,23 @@ class Annotator(Encoder):
         index, distance = (np.concatenate(part) for part in zip(*ranked, strict=True))
         return descriptors.positions, index, distance
 
+    def explain(
+        self, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
+    ) -> list[Explanation]:
+        """Where in the images words were seen: each score as the sum of what the patches add to it.
+
+        Images that cannot be read are left out, listed in ``failures_`` and warned of.
+
+        Args:
+            words: these words for every image, given or not; None explains the k words that each is given.
+
+        Raises:
+            ValueError: a word that the vocabulary lacks, or k out of range. DataError: a word without an image.
+        """
+        from .explain import explain
+
+        return explain(self, images, words, k, progress=progress)
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """The words, in the order that annotations number them."""
@@ -276,18 +282,23 @@ class Annotator(Encoder):
 
     # -- files ------------------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, sums: bool = True) -> Path:
         """Write the fitted annotator to one ``.safetensors`` file.
 
-        Raises:
-            NotFittedError: before ``fit``. ModelFileError: the file cannot be written.
-        """
-        return self.to_model_file().write(path)
+        Args:
+            sums: with the sums that words are learnt from, so that the loaded model can go on learning: for the heads ``ridge`` and
+                ``lda`` 4·D² bytes, D = m·n. Without them, a model with a linear head annotates and can no longer change.
 
-    def to_model_file(self) -> ModelFile:
+        Raises:
+            NotFittedError: before ``fit``. ModelFileError: the file cannot be written. ValueError: ``sums=False`` with the heads
+                ``mean`` and ``demixed``, which rank by the sums.
+        """
+        return self.to_model_file(sums=sums).write(path)
+
+    def to_model_file(self, *, sums: bool = True) -> ModelFile:
         """The fitted annotator's tensors and metadata, as :meth:`save` writes them; its ``sha256`` is the model's identity."""
         self._require_fit()
-        return to_model_file(self)
+        return to_model_file(self, sums=sums)
 
     @classmethod
     def load(
@@ -308,33 +319,3 @@ class Annotator(Encoder):
             WeightsError: the weights cannot be read.
         """
         return restore(cls, path, weights, weights_convention, device)
-
-    def _rank(self, vectors: Vectors, k: int) -> tuple[Vectors, Vectors]:
-        """Nearest words of VLAD vectors (T, m·n), where those are: index (T, k) int64 into the vocabulary, distance (T, k)."""
-        if self._ranking is None:
-            self._ranking = WordRanking(self.bank_.vectors(), self.config.metric)
-        if isinstance(vectors, Tensor):
-            if self._device_ranking is None:
-                self._device_ranking = self._ranking.on(self.device, self.bank_.known)
-            return self._device_ranking.nearest(vectors, k)
-        index, distance = self._ranking.nearest(vectors, k)
-        return self.bank_.known[index].astype(np.int64), distance
-
-    def _forget_ranking(self) -> None:
-        self._ranking = self._device_ranking = None
-
-    def _add_images(
-        self, sources: Sequence[Any], positions: NDArray[np.int64], matrix: sparse.csr_array, progress: bool | None
-    ) -> None:
-        self._forget_ranking()
-        for index, features in self._features(sources, positions, "word vectors", progress):
-            self.bank_.partial_fit(self._vectors(features), matrix[index])
-
-    def _require_fit(self) -> None:
-        if not hasattr(self, "bank_"):
-            raise NotFittedError("this Annotator has learnt nothing yet; call fit(images, labels), or Annotator.load(path), first")
-
-
-def _check_lengths(images: int, labels: sparse.csr_array) -> None:
-    if images != labels.shape[0]:
-        raise DataError(f"{images} images but labels for {labels.shape[0]}; give the labels of each image, in the same order")

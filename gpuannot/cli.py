@@ -15,6 +15,7 @@ from rich.table import Table
 
 from . import __version__, cli_report
 from .cli_exit import errors, errors_to_exit_code, exit_for
+from .cli_explain import explain
 from .cli_options import (
     AsJson,
     Column,
@@ -53,6 +54,9 @@ app = typer.Typer(
 )
 # A table sent to a file or a pipe has no terminal to fit.
 output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160)
+
+
+app.command()(explain)
 
 
 class Benchmark(StrEnum):

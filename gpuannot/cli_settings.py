@@ -36,9 +36,10 @@ def _value(name: str, text: str, kind: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"--set {name}={text}: expected true or false")
         return text.lower() == "true"
-    if kind == "int":
-        try:
-            return int(text)
-        except ValueError:
-            raise ValueError(f"--set {name}={text}: expected a whole number") from None
+    for number, called, convert in (("int", "a whole number", int), ("float", "a number", float)):
+        if kind == number:
+            try:
+                return convert(text)
+            except ValueError:
+                raise ValueError(f"--set {name}={text}: expected {called}") from None
     return text

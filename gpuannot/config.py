@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from .weights import CONVENTIONS
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
+SOLVED_HEADS = ("ridge", "lda")
+LINEAR_HEADS = ("centred", *SOLVED_HEADS)
+HEADS = ("mean", "demixed", *LINEAR_HEADS)
+CALIBRATIONS = ("none", "spread", "odds")
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,19 @@ class AnnotatorConfig:
     l2: bool = False
     """VLAD normalisation, last step: unit L2 norm for the whole vector."""
     metric: str = "l2"
-    """Distance from an image vector to a word vector: ``l2`` (the paper) or ``cosine`` (1 − cosine similarity)."""
+    """Distance from an image vector to a word vector, for the heads that make word vectors: ``l2`` (the paper) or ``cosine`` (1 −
+    cosine similarity)."""
+    head: str = "mean"
+    """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, or the linear scores ``centred``, ``ridge`` or
+    ``lda``; see :class:`~gpuannot.heads.WordHead`. ``ridge`` and ``lda`` keep D² sums, D = m·n."""
+    regularisation: float = 1.0
+    """λ of ``demixed``, ``ridge`` and ``lda``, above 0, as a multiple of the mean diagonal of the system that is solved."""
+    balance: float = 0.0
+    """g in 0…1, of ``ridge`` and ``lda``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent
+    it is."""
+    calibration: str = "none"
+    """How ``ridge`` brings the words' scores to one scale: ``none``, ``spread`` (divided by their leave-one-out standard deviation;
+    ``balance`` then does nothing) or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out scores)."""
     seed: int = 0
     """Seeds every random choice: same images, seed and machine, same model."""
     batch_size: int = 32
@@ -83,6 +100,14 @@ class AnnotatorConfig:
             raise ValueError(f"interpolation {self.interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
         if self.metric not in METRICS:
             raise ValueError(f"metric {self.metric!r} is unknown; choose one of {', '.join(METRICS)}")
+        if self.head not in HEADS:
+            raise ValueError(f"head {self.head!r} is unknown; choose one of {', '.join(HEADS)}")
+        if not _is_number(self.regularisation) or not 0 < self.regularisation < math.inf:
+            raise ValueError(f"regularisation must be a finite number above 0, got {self.regularisation!r}")
+        if not _is_number(self.balance) or not 0 <= self.balance <= 1:
+            raise ValueError(f"balance must be a number in 0…1, got {self.balance!r}")
+        if self.calibration not in CALIBRATIONS:
+            raise ValueError(f"calibration {self.calibration!r} is unknown; choose one of {', '.join(CALIBRATIONS)}")
         if self.weights_convention not in (None, *CONVENTIONS):
             raise ValueError(f"weights_convention {self.weights_convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
 
@@ -112,6 +137,10 @@ class AnnotatorConfig:
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain Python values."""
         return dataclasses.asdict(self)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}}

@@ -43,6 +43,19 @@ class _DeviceStages(NamedTuple):
     half_norms: Tensor  # (m,) float32
 
 
+class PatchContributions(NamedTuple):
+    """Linear scores of one image, split over its patches: ``patches.sum(axis=1) + constant`` is ``weights @ vector``.
+
+    ``vector`` (m·n,), ``patches`` (k, H'·W') row by row over the image, ``constant`` (k,) of what no patch has a part in, float64;
+    ``grid`` is (H', W').
+    """
+
+    vector: NDArray[np.float64]
+    patches: NDArray[np.float64]
+    constant: NDArray[np.float64]
+    grid: tuple[int, int]
+
+
 class Encoder:
     """Learns how to turn images into VLAD vectors, and does it.
 
@@ -188,6 +201,17 @@ class Encoder:
             np.concatenate([np.empty(0, np.int64), *(positions for positions, _ in parts)]),
             np.concatenate([vectors, *(vectors for _, vectors in parts)]),
         )
+
+    def patch_contributions(self, features: Tensor, weights: NDArray[np.floating]) -> PatchContributions:
+        """How the patches of one image make linear scores w·x of its vector x.
+
+        Args:
+            features: (P, C), of that image. weights: (k, m·n).
+        """
+        descriptors = self.transform_.transform(features.float().cpu().numpy())
+        vector, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, weights)
+        side = self.config.input_size // self.trunk.stride
+        return PatchContributions(vector, patches, np.zeros(len(weights)), (side, side))
 
     @property
     def weights(self) -> TrunkWeights:

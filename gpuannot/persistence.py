@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import sparse
 
 from . import __version__
+from .calibration import Logistic
 from .codebook import Codebook
-from .config import AnnotatorConfig
+from .config import LINEAR_HEADS, AnnotatorConfig
 from .descriptors import GaussianPCA
 from .errors import ModelFileError
 from .model_file import ModelFile
+from .moments import Moments
+from .ranking import LinearRanking
 from .words import WordBank
 
 if TYPE_CHECKING:
@@ -22,17 +28,17 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound="Annotator")
 
 
-def to_model_file(annotator: Annotator) -> ModelFile:
+def to_model_file(annotator: Annotator, *, sums: bool = True) -> ModelFile:
     """What :meth:`Annotator.save` writes."""
     preprocessing = annotator.weights.preprocessing
+    words, more = _of_words(annotator, sums)
     return ModelFile(
         tensors={
             "matrix": annotator.transform_.matrix_,
             "offset": annotator.transform_.offset_,
             "explained_variance_ratio": annotator.transform_.explained_variance_ratio_,
             "centers": annotator.codebook_.centers,
-            "sums": annotator.bank_.sums,
-            "counts": annotator.bank_.counts,
+            **words,
         },
         metadata={
             "gpuannot_version": __version__,
@@ -44,8 +50,59 @@ def to_model_file(annotator: Annotator) -> ModelFile:
                 "order": "RGB",
             },
             "trunk_sha256": annotator.weights.sha256,
+            **more,
         },
     )  # fmt: skip
+
+
+def _of_words(annotator: Annotator, with_sums: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and metadata of the word bank and its head."""
+    bank, head = annotator.bank_, annotator._head
+    tensors: dict[str, NDArray[Any]] = {"counts": bank.counts}
+    metadata: dict[str, Any] = {}
+    if annotator.config.head in LINEAR_HEADS:
+        ranking = annotator._words_ranking()
+        assert isinstance(ranking, LinearRanking)
+        tensors.update(weights=ranking.weights, bias=ranking.bias)
+        if (curves := annotator._confidence_curves()) is not None:
+            tensors["confidence"] = curves
+        if not with_sums or bank.moments is None:
+            return tensors, metadata
+    elif not with_sums:
+        raise ValueError(f"the head {annotator.config.head!r} ranks by its sums: such a model cannot be saved without them")
+    tensors["sums"] = bank.sums
+    if bank.moments is not None and bank.cooccurrence is not None:
+        pairs = sparse.coo_array(bank.cooccurrence)
+        tensors["cooccurrence"] = np.stack([pairs.row, pairs.col, pairs.data], axis=1).astype(np.int64)
+        tensors["total"] = bank.moments.total.cpu().numpy()
+        if bank.moments.scatter:
+            tensors["scatter"] = bank.moments.packed()
+        metadata.update(images=bank.moments.images, penalty=head.penalty, logistic=head.logistic)
+    return tensors, metadata
+
+
+def _restore_words(annotator: Annotator, model: ModelFile) -> None:
+    tensors, metadata = model.tensors, model.metadata
+    known = tensors["sums"] if "sums" in tensors else tensors["weights"]
+    bank = WordBank(metadata["vocabulary"], known.shape[1])
+    bank.counts = tensors["counts"]
+    if "sums" in tensors:
+        bank.sums = tensors["sums"]
+    if "total" in tensors:
+        moments = Moments(bank.dimension, annotator.device, scatter="scatter" in tensors)
+        moments.images, moments.total = metadata["images"], torch.tensor(tensors["total"], device=annotator.device)
+        if moments.scatter:
+            moments.unpack(tensors["scatter"])
+        first, second, images = tensors["cooccurrence"].T
+        bank.moments = moments
+        bank.cooccurrence = sparse.csr_array((images, (first, second)), shape=(len(bank.vocabulary),) * 2)
+    annotator.bank_ = bank
+    annotator._head.penalty = metadata.get("penalty")
+    if metadata.get("logistic") is not None:
+        annotator._head.logistic = Logistic(*metadata["logistic"])
+    annotator._curves = tensors.get("confidence", False)
+    if "weights" in tensors:
+        annotator._ranking = LinearRanking(tensors["weights"], tensors["bias"])
 
 
 def restore(
@@ -70,6 +127,5 @@ def restore(
     annotator.transform_.explained_variance_ratio_ = tensors["explained_variance_ratio"]
     annotator.codebook_ = Codebook(config.n_centers, max_iterations=config.kmeans_iterations, seed=config.seed)
     annotator.codebook_.centers_ = tensors["centers"]
-    annotator.bank_ = WordBank(model.metadata["vocabulary"], tensors["sums"].shape[1])
-    annotator.bank_.sums, annotator.bank_.counts = tensors["sums"], tensors["counts"]
+    _restore_words(annotator, model)
     return annotator

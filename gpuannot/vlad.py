@@ -34,6 +34,17 @@ class Vlad:
             descriptors, centers, mass=self.mass, intra=self.intra, signed_sqrt=self.signed_sqrt, l2=self.l2
         ).astype(np.float32, copy=False)
 
+    def patch_contributions(
+        self,
+        descriptors: NDArray[np.float32],  # (P, n)
+        centers: NDArray[np.float32],  # (m, n)
+        weights: NDArray[np.floating],  # (k, m·n)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The vector of one image and what each patch adds to w·vector: :func:`gpuannot.reference.vlad.patch_contributions`."""
+        return _reference.patch_contributions(
+            descriptors, centers, weights, mass=self.mass, intra=self.intra, signed_sqrt=self.signed_sqrt, l2=self.l2
+        )
+
     def encode_cuda(
         self,
         descriptors: Tensor,  # (B, P, n) float32, float16 or bfloat16, CUDA

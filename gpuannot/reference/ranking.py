@@ -1,4 +1,4 @@
-"""The k nearest words of each image (the paper's equation 6)."""
+"""The k nearest words of each image (the paper's equation 6), or the k that a linear head scores highest."""
 
 from __future__ import annotations
 
@@ -51,6 +51,46 @@ def nearest_words(
             index[start + offset] = candidates[best]
             distance[start + offset] = np.sqrt(squared[best])
     return index, distance
+
+
+def best_words(
+    vectors: NDArray[np.floating],  # (T, D)
+    weights: NDArray[np.floating],  # (W, D)
+    bias: NDArray[np.floating],  # (W,)
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k words of the highest score x·v + b for each image, highest first, ties to the lowest word index.
+
+    Candidates come from a matrix product; their order and score from float64, so that words of equal weights and bias tie exactly.
+
+    Returns:
+        index (T, k) int64 and score (T, k) float64.
+
+    Raises:
+        ValueError: k outside 1…W, or a non-finite value.
+    """
+    words = len(weights)
+    if not 1 <= k <= words:
+        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        raise ValueError("the word weights hold NaN or infinite values")
+    norm_bound = float(np.sqrt(np.einsum("ij,ij->i", weights, weights).max()))
+    bias_bound = float(np.abs(bias).max())
+    index = np.empty((len(vectors), k), dtype=np.int64)
+    best = np.empty((len(vectors), k))
+    for start in range(0, len(vectors), _BLOCK):
+        rows = vectors[start : start + _BLOCK]
+        if not np.isfinite(rows).all():
+            raise ValueError("the image vectors hold NaN or infinite values")
+        negative = -(rows @ weights.T + bias)
+        for offset, (row, score) in enumerate(zip(rows, negative, strict=True)):
+            epsilon = float(np.finfo(row.dtype).eps)
+            rounding = 10 * np.sqrt(len(row)) * epsilon * (norm_bound * float(np.linalg.norm(row)) + bias_bound)
+            candidates = _candidates(score, k, rounding)
+            exact = (weights[candidates].astype(np.float64) * row).sum(axis=1) + bias[candidates]
+            chosen = np.argsort(-exact, kind="stable")[:k]
+            index[start + offset], best[start + offset] = candidates[chosen], exact[chosen]
+    return index, best
 
 
 def _rounding(row: NDArray[np.floating], norm_bound: float) -> float:
