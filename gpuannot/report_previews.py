@@ -43,15 +43,13 @@ def preview(source: ImageSource | Input | Loaded, name: str, side: int) -> tuple
 
 
 def heat_levels(contributions: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """What each patch adds to each word's score, (k, P), as levels 0…255 of that word: 0 where it adds least, 255 where most.
+    """What each patch adds to each word's score, (k, P), as levels 0…255 of that word: 255 where most, 0 where nothing or less.
 
-    So a heatmap says where within an image a word was seen, not how strongly. A word to which every patch adds the same has no
-    place and gets 0 everywhere.
+    So a heatmap says where within an image a word was seen, not how strongly, and not what spoke against it.
     """
-    low = contributions.min(axis=1, keepdims=True)
-    span = contributions.max(axis=1, keepdims=True) - low
-    scaled = np.divide(contributions - low, span, out=np.zeros(contributions.shape), where=span > 0)
-    return np.asarray(np.rint(255 * scaled), dtype=np.uint8)
+    positive = np.maximum(contributions, 0)
+    most = positive.max(axis=1, keepdims=True)
+    return np.asarray(np.rint(255 * np.divide(positive, most, out=np.zeros(positive.shape), where=most > 0)), dtype=np.uint8)
 
 
 class TextBlocks:

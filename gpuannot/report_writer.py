@@ -32,6 +32,7 @@ from .report_previews import TextBlocks, heat_levels, preview, preview_side
 
 if TYPE_CHECKING:
     from .annotator import Annotator
+    from .explain import Explanation
 
 SCHEMA = "gpuannot.report/1"
 LIMIT = 10_000  # images a page shows; browsers open it in a second or two
@@ -80,7 +81,7 @@ class ReportWriter:
         self.clock = StageClock()
         self._images, self._limit = images, limit
         self._truth, self._annotator = truth, annotator
-        self._explains = heatmaps and hasattr(annotator, "explain")
+        self._explains = heatmaps and annotator is not None
         self._side = preview_side(min(images, limit))
         self._names: list[str] = []
         self._aspects: list[float] = []
@@ -129,7 +130,8 @@ class ReportWriter:
                 self._add_previews(chosen[some])
             if self._explains:
                 with self.clock.measure("heatmaps"):
-                    self._add_heatmaps([source for _, source in chosen[some]], annotations.index[shown][some])
+                    names, again = zip(*chosen[some], strict=True)
+                    self._add_heatmaps(names, list(again), annotations.index[shown][some])
 
     def _is_shown(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """``limit`` of all positions, evenly spaced."""
@@ -148,13 +150,21 @@ class ReportWriter:
                 self._previews.append(found[0])
                 self._aspects.append(found[1])
 
-    def _add_heatmaps(self, sources: list[Any], index: NDArray[np.int64]) -> None:
-        explain = getattr(self._annotator, "explain")  # noqa: B009
-        for explained, words in zip(explain(sources, k=index.shape[1]), index, strict=True):
-            self._grid = explained.grid
-            place = {word: row for row, word in enumerate(np.asarray(explained.index).tolist())}
-            rows = [place[word] for word in words.tolist() if word in place]
-            self._heat.append(heat_levels(np.asarray(explained.contributions)[rows]).tobytes())
+    def _add_heatmaps(self, names: Sequence[str], sources: list[Any], index: NDArray[np.int64]) -> None:
+        assert self._annotator is not None
+        explained: Sequence[Explanation | None] = self._annotator.explain(sources, k=index.shape[1], progress=False)
+        if len(explained) < len(names):  # an image that could be read a moment ago, and no more
+            by_name = {each.name: each for each in explained if each is not None}
+            explained = [by_name.get(name) for name in names]
+        for found, words in zip(explained, report_data.padded(index), strict=True):
+            if found is None:
+                self._heat.append(None)
+                continue
+            self._grid = found.grid
+            place = {word: row for row, word in enumerate(found.index.tolist())}
+            levels = heat_levels(found.contributions)
+            rows = [levels[place[word]] if word in place else np.zeros_like(levels[0]) for word in words]
+            self._heat.append(b"".join(row.tobytes() for row in rows))
 
     def commit(self, *, run: Sequence[tuple[str, dict[str, Any]]] = ()) -> Path:
         """Write the page.

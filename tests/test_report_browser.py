@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 from report_pages import HOSTILE_NAME, HOSTILE_WORDS, pictures, write_page
+from test_batch import CHANGES
+
+from gpuannot import Annotator
+from gpuannot.datasets import load_labelled_images
+from gpuannot.report import report_images
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install gpuannot[test]")
 
@@ -262,6 +267,69 @@ def test_what_was_given_in_place_of_a_missed_word(read: Any, page: Path) -> None
     assert Select(reader.one("#state")).first_selected_option.text == "missed"
     reader.one("#tokens button").click()
     assert reader.count == "13 of 130 images" and not reader.one("#tokens").is_displayed()
+
+
+@pytest.fixture(scope="module")
+def heated(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn scenes with heatmaps."""
+    scenes = load_labelled_images(drawn_scenes)
+    annotator = Annotator(device="cpu", **CHANGES).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
+    path = tmp_path_factory.mktemp("heated") / "report.html"
+    report_images(annotator, scenes, path, 3, progress=False)
+    return path
+
+
+def lit(reader: Reader, picture: Any) -> int:
+    """How many pixels of a picture the heatmap colours; 0 where none is shown."""
+    found = reader.script(
+        "const c = arguments[0].querySelector('canvas');"
+        "if (!c || !arguments[0].classList.contains('lit')) return 0;"
+        "const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', { willReadFrequently: true });"
+        "copy.drawImage(c, 0, 0);"
+        "return copy.getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v > 100).length",
+        picture,
+    )
+    return int(found)
+
+
+def test_a_word_shows_where_it_was_seen(read: Any, heated: Path) -> None:
+    reader = read(heated)
+    card = reader.one(".card")
+    picture = card.find_element(By.CSS_SELECTOR, ".picture")
+    buttons = card.find_elements(By.CSS_SELECTOR, ".words button")
+    reader.script("return arguments[0].querySelector('img').decode()", picture)
+
+    def point_at(element: Any) -> None:
+        ActionChains(reader.browser).move_to_element(element).perform()
+
+    assert lit(reader, picture) == 0
+    point_at(buttons[1])
+    assert lit(reader, picture) > 0
+    point_at(reader.one("h1"))
+    assert lit(reader, picture) == 0
+    buttons[1].click()
+    point_at(reader.one("h1"))
+    assert lit(reader, picture) > 0 and [each.get_attribute("aria-pressed") for each in buttons] == ["false", "true", "false"]
+    reader.press(Keys.ESCAPE)
+    assert lit(reader, picture) == 0 and buttons[1].get_attribute("aria-pressed") == "false"
+    reader.press(Keys.ARROW_UP)  # by the keyboard alone
+    assert reader.focused == buttons[0] and lit(reader, picture) > 0
+
+
+def test_a_heatmap_in_the_dialog(read: Any, heated: Path) -> None:
+    reader = read(heated)
+    reader.all(".card .open")[2].click()
+    picture, dialog = reader.one("#detail-picture"), reader.one("#detail")
+    reader.script("return arguments[0].querySelector('img').decode()", picture)
+    assert reader.one("#detail-scale").is_displayed()
+    reader.press(Keys.ENTER)  # the first word has the focus
+    assert lit(reader, picture) > 0 and reader.focused.get_attribute("aria-pressed") == "true"
+    reader.press(Keys.ESCAPE)
+    assert lit(reader, picture) == 0 and dialog.get_attribute("open")
+    reader.press(Keys.ARROW_RIGHT)
+    assert reader.one("#detail-place").text == "4 of 24" and reader.all("#detail-words [aria-pressed=true]") == []
+    reader.press(Keys.ESCAPE, Keys.ESCAPE)
+    assert dialog.get_attribute("open") is None and "scene_00003.jpg" in reader.focused.get_attribute("aria-label")
 
 
 def test_hostile_text_shows_as_text(read: Any, tmp_path: Path) -> None:

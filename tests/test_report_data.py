@@ -103,8 +103,8 @@ def test_the_folder_of_all(names: list[str], expected: str) -> None:
 
 
 def test_heat_levels() -> None:
-    levels = heat_levels(np.array([[-3.0, -1.0, -2.0], [5.0, 5.0, 5.0]]))
-    assert levels.dtype == np.uint8 and levels.tolist() == [[0, 255, 128], [0, 0, 0]]
+    levels = heat_levels(np.array([[-3.0, 4.0, 1.0], [5.0, 5.0, 5.0], [-1.0, 0.0, -2.0]], np.float32))
+    assert levels.dtype == np.uint8 and levels.tolist() == [[0, 255, 64], [255, 255, 255], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("items", [0, 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])

@@ -31,7 +31,7 @@ function drawHeatmap(canvas, levels, width, height) {
   const [rows, columns] = data.grid;
   const small = el("canvas", { width: columns, height: rows });
   const pixels = new ImageData(columns, rows);
-  levels.forEach((level, patch) => pixels.data.set([...heatColour(level / 255), 215 - 0.35 * level], 4 * patch));
+  levels.forEach((level, patch) => pixels.data.set([...heatColour(level / 255), 24 + 0.76 * level], 4 * patch));
   small.getContext("2d").putImageData(pixels, 0, 0);
   canvas.width = width;
   canvas.height = height;

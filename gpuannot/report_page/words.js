@@ -135,10 +135,10 @@ function startConfusion() {
                 "button",
                 {
                   type: "button",
-                  "aria-label": `${words[other]}, in ${count(times, "image")}: show`,
+                  title: `Show the ${count(times, "image")}`,
                   click: () => showImagesWith(word, "missed", [{ word: other, state: "wrong" }]),
                 },
-                words[other],
+                `${words[other]} `,
                 el("b", {}, `×${times}`),
               ),
             ),
