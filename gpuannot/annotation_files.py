@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .annotations import Annotations
 from .errors import DataError
@@ -19,7 +20,7 @@ from .output import FORMATS, utf8
 from .part_folder import PartFolder
 
 _ROWS_AT_A_TIME = 512
-_LISTS = ("words", "distances", "confidences")
+_VALUES = ("distances", "confidences")
 
 
 class AnnotationFiles:
@@ -28,8 +29,8 @@ class AnnotationFiles:
     The rows are read twice: at once for the vocabulary, and by each iteration, some hundred at a time.
 
     Args:
-        path: a ``.parquet``, ``.jsonl`` or ``.csv`` file with columns ``path`` and ``words`` and maybe ``distances`` and ``model``;
-            or a folder of such files, as a batch run writes.
+        path: a ``.parquet``, ``.jsonl`` or ``.csv`` file with columns ``path`` and ``words`` and maybe ``distances``,
+            ``confidences`` and ``model``; or a folder of such files, as a batch run writes.
         vocabulary: that of the model that gave the words, to number them as it does; None takes the words that occur, sorted.
 
     Attributes:
@@ -46,11 +47,12 @@ class AnnotationFiles:
         self.paths: list[str] = []
         occurring: set[str] = set()
         models: set[str] = set()
-        self._k = 0
+        self._k, self._confident = 0, True
         for row in self._rows():
             self.paths.append(row["path"])
             occurring.update(row["words"])
             self._k = max(self._k, len(row["words"]))
+            self._confident = self._confident and len(row["confidences"]) == len(row["words"])
             if row.get("model"):
                 models.add(row["model"])
         if not self.paths:
@@ -66,14 +68,18 @@ class AnnotationFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[tuple[Annotations, list[Input]]]:
-        """Annotations, with positions that count the rows, and the input of each. Failures of a batch run come with the first."""
+    def __iter__(self) -> Iterator[tuple[Annotations, list[Input], NDArray[np.float32] | None]]:
+        """Annotations, with positions that count the rows, the input of each, and confidences (T, k) where all rows have them.
+
+        What is not there, because an image was given fewer words than others, is −1 or NaN. Failures of a batch run come first.
+        """
         rows, start = self._rows(), 0
         inputs = iter(self._run.inventory) if self._run is not None else None
         failures = tuple(self.failures())
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             sources = [self._input(row["path"], inputs) for row in some]
-            yield self._annotations(some, start, failures), sources
+            confidence = self._filled(some, "confidences") if self._confident else None
+            yield self._annotations(some, start, failures), sources, confidence
             start, failures = start + len(some), ()
 
     def failures(self) -> Iterator[ImageFailure]:
@@ -83,12 +89,17 @@ class AnnotationFiles:
 
     def _annotations(self, rows: list[dict[str, Any]], start: int, failures: tuple[ImageFailure, ...]) -> Annotations:
         index = np.full((len(rows), self._k), -1, np.int64)
-        distance = np.full((len(rows), self._k), np.nan, np.float32)
         for number, row in enumerate(rows):
             index[number, : len(row["words"])] = [self._column[word] for word in row["words"]]
-            distance[number, : len(row["distances"])] = row["distances"]
         names = tuple(row["path"] for row in rows)
-        return Annotations(names, np.arange(start, start + len(rows)), index, distance, self.vocabulary, failures)
+        positions = np.arange(start, start + len(rows))
+        return Annotations(names, positions, index, self._filled(rows, "distances"), self.vocabulary, failures)
+
+    def _filled(self, rows: list[dict[str, Any]], name: str) -> NDArray[np.float32]:
+        values = np.full((len(rows), self._k), np.nan, np.float32)
+        for number, row in enumerate(rows):
+            values[number, : len(row[name])] = row[name]
+        return values
 
     def _input(self, path: str, inputs: Iterator[Input] | None) -> Input:
         """The input that a row is about. A batch run lists its inputs in the order of its rows, which lack those that failed."""
@@ -123,15 +134,16 @@ def _part_order(path: Path) -> tuple[int, str]:
 
 
 def _checked(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
-    words, distances = row.get("words"), row.get("distances")
-    path = row.get("path")
+    path, words = row.get("path"), row.get("words")
     if not isinstance(path, str) or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(f"{file}, row {number}: expected a 'path' and a list of 'words', got columns {', '.join(map(str, row))}")
     if len(set(words)) < len(words):
         raise DataError(f"{file}, row {number}: a word is listed twice: {', '.join(words)}")
-    if distances is not None and len(distances) != len(words):
-        raise DataError(f"{file}, row {number}: {len(words)} words but {len(distances)} distances")
-    return {**row, "distances": distances or []}
+    values = {name: row.get(name) or [] for name in _VALUES}
+    for name, found in values.items():
+        if len(found) not in (0, len(words)):
+            raise DataError(f"{file}, row {number}: {len(words)} words but {len(found)} {name}")
+    return {**row, **values}
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -140,7 +152,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as file:
-            wanted = [name for name in file.schema_arrow.names if name in ("path", "model", *_LISTS)]
+            wanted = [name for name in file.schema_arrow.names if name in ("path", "words", "model", *_VALUES)]
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
                 yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
@@ -164,9 +176,10 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(csv.DictReader(file)):
             read: dict[str, Any] = dict(row)
             try:
-                for name in _LISTS:
-                    if row.get(name) is not None:
-                        read[name] = split_cell(row[name]) if name == "words" else [float(x) for x in row[name].split(";") if x]
+                if row.get("words") is not None:
+                    read["words"] = split_cell(row["words"])
+                for name in _VALUES:
+                    read[name] = [float(value) for value in (row.get(name) or "").split(";") if value]
             except ValueError as error:
                 raise DataError(f"{path}, row {number}: {error}") from error
             yield read

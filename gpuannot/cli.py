@@ -338,6 +338,8 @@ def demo(
     output.print(scores_table(scores, {"always the 5 most frequent words": guess}))
     output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
     output.print("look at:")
+    if report is not None:
+        output.print(f"  {plain(report)}  [dim]every test scene, its words, and where each was seen: open it in a browser[/]")
     for name, meaning in (
         ("contact_sheet.png", "the first test scenes with the words they were given"),
         ("annotations.csv", "the words of every test scene (also as .parquet)"),

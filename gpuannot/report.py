@@ -101,8 +101,8 @@ def report_files(
         ) as report,
         progress_bar("report", len(found), progress) as bar,
     ):  # fmt: skip
-        for annotations, sources in found:
-            report.add(annotations, sources)
+        for annotations, sources, confidence in found:
+            report.add(annotations, sources, confidence)
             bar.update(len(annotations))
         report.commit(run=[("Annotations", {"from": str(source), "model, SHA-256": found.model})])
 

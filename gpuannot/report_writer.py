@@ -20,12 +20,13 @@ from scipy import sparse
 from . import report_data
 from .annotations import Annotations
 from .clock import StageClock
+from .config import LINEAR_HEADS
 from .containers import Containers
 from .durable import publish, temporary_name
 from .environment import record
 from .errors import DataError, ImageError
 from .image_batches import ImageFailure, default_workers
-from .inputs import Input
+from .inputs import Input, Loaded
 from .output import utf8
 from .report_page import render
 from .report_previews import TextBlocks, heat_levels, preview, preview_side
@@ -111,27 +112,38 @@ class ReportWriter:
             self.add(part, [sources[position] for position in part.positions])
             yield part
 
-    def add(self, annotations: Annotations, sources: Sequence[Any]) -> None:
-        """Take annotations, and the source (path, bytes, pixels, `Input`) of each of their images."""
+    def add(self, annotations: Annotations, sources: Sequence[Any], confidence: NDArray[np.floating] | None = None) -> None:
+        """Take annotations, and the source (path, bytes, pixels, `Input`) of each of their images.
+
+        ``confidence`` (T, k) of each word; None takes it from the annotator, where that has one, else distances stand in its place.
+        """
         self._failed += len(annotations.failures)
         self._failures.extend(annotations.failures[: max(0, _LISTED - len(self._failures))])
-        confidence = getattr(annotations, "confidence", None)
-        self._confident = self._confident or confidence is not None
+        if confidence is None and self._annotator is not None:
+            index: Any = annotations.index
+            confidence = self._annotator.confidence(index, annotations.distance)
+        self._confident = confidence is not None
         shown = self._is_shown(annotations.positions)
         self._index.append(annotations.index)
-        self._values.append(annotations.distance if confidence is None else confidence)
+        values = annotations.distance if confidence is None else confidence
+        self._values.append(np.where(annotations.index == report_data.NO_WORD, np.nan, values))
         self._positions.append(annotations.positions)
         self._shown.append(shown)
-        chosen = [(annotations.names[row], sources[row]) for row in np.flatnonzero(shown).tolist()]
-        self._names.extend(utf8(name) for name, _ in chosen)
-        for start in range(0, len(chosen), _AT_A_TIME):
-            some = slice(start, start + _AT_A_TIME)
+        rows = np.flatnonzero(shown)
+        self._names.extend(utf8(annotations.names[row]) for row in rows)
+        for start in range(0, len(rows), _AT_A_TIME):
+            some = rows[start : start + _AT_A_TIME].tolist()
+            names = [annotations.names[row] for row in some]
             with self.clock.measure("previews"):
-                self._add_previews(chosen[some])
-            if self._explains:
+                # A member of a compressed shard is read once, in its turn.
+                ready = [
+                    self._containers.ready(each) if isinstance(each, Input) else each for each in (sources[row] for row in some)
+                ]
+                self._add_previews(names, ready)
+            if self._explains and annotations.index.shape[1]:
                 with self.clock.measure("heatmaps"):
-                    names, again = zip(*chosen[some], strict=True)
-                    self._add_heatmaps(names, list(again), annotations.index[shown][some])
+                    again = [each.content if isinstance(each, Loaded) else each for each in ready]
+                    self._add_heatmaps(names, again, annotations.index[some])
 
     def _is_shown(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """``limit`` of all positions, evenly spaced."""
@@ -139,9 +151,8 @@ class ReportWriter:
             return np.ones(len(positions), dtype=bool)
         return np.asarray((positions + 1) * self._limit // self._images > positions * self._limit // self._images)
 
-    def _add_previews(self, chosen: list[tuple[str, Any]]) -> None:
-        ready = [self._containers.ready(source) if isinstance(source, Input) else source for _, source in chosen]
-        made = self._pool.map(lambda pair: preview(pair[1], pair[0][0], self._side), zip(chosen, ready, strict=True))
+    def _add_previews(self, names: Sequence[str], sources: Sequence[Any]) -> None:
+        made = self._pool.map(lambda name, source: preview(source, name, self._side), names, sources)
         for found in made:
             if isinstance(found, ImageError):
                 self._unpreviewed += 1
@@ -150,7 +161,7 @@ class ReportWriter:
                 self._previews.append(found[0])
                 self._aspects.append(found[1])
 
-    def _add_heatmaps(self, names: Sequence[str], sources: list[Any], index: NDArray[np.int64]) -> None:
+    def _add_heatmaps(self, names: Sequence[str], sources: Sequence[Any], index: NDArray[np.int64]) -> None:
         assert self._annotator is not None
         explained: Sequence[Explanation | None] = self._annotator.explain(sources, k=index.shape[1], progress=False)
         if len(explained) < len(names):  # an image that could be read a moment ago, and no more
@@ -201,7 +212,7 @@ class ReportWriter:
             "table": report_data.table(totals, self._training()),
             "scores": None if truth is None else report_data.scores(totals),
             "confusion": None if truth is None else report_data.confusion(given, truth),
-            "measure": "confidence" if self._confident else "distance",
+            "measure": self._measure(),
             "annotated": len(index),
             "failed": self._failed,
             "failures": [[utf8(failure.path), failure.stage, failure.reason] for failure in self._failures],
@@ -217,6 +228,12 @@ class ReportWriter:
             },
             "run": [[title, [[name, _plain(value)] for name, value in facts.items()]] for title, facts in self._facts(run)],
         }
+
+    def _measure(self) -> str:
+        """What the values of words are; of all but confidences, smaller is better."""
+        if self._confident:
+            return "confidence"
+        return "negative score" if self._annotator is not None and self._annotator.config.head in LINEAR_HEADS else "distance"
 
     def _training(self) -> NDArray[np.int64] | None:
         """Training images of each word; words that the model does not know have none."""

@@ -205,6 +205,19 @@ def test_heatmaps_are_what_the_annotator_explains(annotator: Annotator, drawn_sc
     assert data_of(tmp_path / "plain.html")["grid"] is None and 'id="h0"' not in (tmp_path / "plain.html").read_text()
 
 
+@pytest.mark.parametrize(("head", "measure"), [("ridge", "confidence"), ("centred", "negative score"), ("mean", "distance")])
+def test_values_are_named_for_what_they_are(drawn_scenes: Path, tmp_path: Path, head: str, measure: str) -> None:
+    scenes = load_labelled_images(drawn_scenes)
+    annotator = Annotator(device="cpu", head=head, **CHANGES).fit(
+        scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False
+    )
+    report_images(annotator, scenes, tmp_path / "r.html", 3, heatmaps=False, progress=False)
+    data, found = data_of(tmp_path / "r.html"), annotator.annotate(scenes.paths, 3, progress=False)
+    confidence = annotator.confidence(found.index, found.distance)
+    assert data["measure"] == measure and (confidence is not None) == (measure == "confidence")
+    assert np.allclose(data["images"]["values"], found.distance if confidence is None else confidence, rtol=1e-3)
+
+
 def test_an_image_that_goes_before_it_is_explained(annotator: Annotator, drawn_scenes: Path, tmp_path: Path) -> None:
     paths = [Path(shutil.copy(drawn_scenes / "images" / f"scene_0000{number}.jpg", tmp_path)) for number in range(3)]
     annotations = annotator.annotate(paths, 2, progress=False)
@@ -259,15 +272,17 @@ def test_from_annotations(annotator: Annotator, drawn_scenes: Path, tmp_path: Pa
     assert run("report", out, "-o", plain).exit_code == 0 and data_of(plain)["scores"] is None
 
 
-def test_from_images_of_tar_shards(model: Path, drawn_scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", ["s.tar", "s.tar.gz"])
+def test_from_images_of_tar_shards(model: Path, drawn_scenes: Path, tmp_path: Path, shard: str) -> None:
     from test_inputs import write_tar
 
     image = (drawn_scenes / "images" / "scene_00000.jpg").read_bytes()
-    write_tar(tmp_path / "s.tar", {"x.jpg": image, "bad.jpg": b"", "y.jpg": image})
+    write_tar(tmp_path / shard, {"x.jpg": image, "bad.jpg": b"", "y.jpg": image})
     out = tmp_path / "parts"
-    assert run("annotate", model, tmp_path / "s.tar", "-o", out, "--report", tmp_path / "r.html").exit_code == 1
+    assert run("annotate", model, tmp_path / shard, "-o", out, "--report", tmp_path / "r.html").exit_code == 1
     data = data_of(tmp_path / "r.html")
     assert data["images"]["names"] == ["x.jpg", "y.jpg"] and (data["failed"], data["unpreviewed"]) == (1, 0)
+    assert re.search(r'id="h0">\n?[A-Za-z0-9+/=]+\n[A-Za-z0-9+/=]+\n</script>', (tmp_path / "r.html").read_text())
     assert run("report", out, "-o", tmp_path / "again.html").exit_code == 0
     assert data_of(tmp_path / "again.html")["images"]["given"] == [
         [data_of(tmp_path / "again.html")["words"].index(data["words"][word]) for word in words]
@@ -357,9 +372,9 @@ def test_evaluate_with_a_report(model: Path, drawn_scenes: Path, tmp_path: Path)
 
 def test_demo_with_a_report(tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
-    result = run("demo", tmp_path / "new", "--train", "4", "--test", "2", "--json", "--report", page)
-    assert result.exit_code == 0, result.stderr
-    expected, data = json.loads(result.stdout)["scores"], data_of(page)
+    result = run("demo", tmp_path / "new", "--train", "4", "--test", "2", "--report", page)
+    assert result.exit_code == 0 and f"look at:\n  {page}  every test scene" in result.stdout
+    expected, data = json.loads((tmp_path / "new" / "scores.json").read_text())["scores"], data_of(page)
     assert data["scores"] == pytest.approx({name: expected[name] for name in data["scores"]})
     assert data["run"][0][0] == "Seconds"
 

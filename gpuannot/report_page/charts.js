@@ -91,6 +91,7 @@ function drawScatter() {
             type: "logarithmic",
             title: { display: true, text: what },
             ticks: {
+              maxRotation: 0,
               callback: (value) =>
                 Number.isInteger(Math.log10(value)) || /^[25]/.test(String(value)) ? value.toLocaleString("en") : "",
             },

@@ -103,12 +103,13 @@ function startFilters() {
     applyFilters();
   });
   byId("legend").replaceChildren(
+    ...(hasHeatmaps ? [el("span", {}, "point at a word: where it was seen")] : []),
     ...(knowsTruth
       ? Object.entries(MARKS).map(([state, { text }]) =>
           el("span", {}, el("span", { class: `mark ${state}`, "aria-hidden": "true" }, MARKS[state].sign), ` ${text}`),
         )
       : []),
-    el("span", {}, byConfidence ? "% confidence" : "number: distance, nearest first"),
+    el("span", {}, byConfidence ? "% confidence" : `number: ${data.measure}, smallest first`),
   );
   applyFilters();
 }
