@@ -56,8 +56,9 @@ function showFacts() {
 
 function showPart() {
   const parts = [...document.querySelectorAll("main > section")];
-  const wanted = parts.find((part) => `#${part.id}` === location.hash) ?? parts[0];
-  if (location.hash && !parts.some((part) => `#${part.id}` === location.hash)) return; // a skip link's target
+  const named = parts.find((part) => `#${part.id}` === location.hash);
+  if (!named && document.querySelector(".tabs [aria-current]")) return; // a skip link's target within the part that is shown
+  const wanted = named ?? parts[0];
   for (const part of parts) part.hidden = part !== wanted;
   for (const link of document.querySelectorAll(".tabs a")) {
     if (link.hash === `#${wanted.id}`) link.setAttribute("aria-current", "page");
