@@ -68,18 +68,17 @@ class AnnotationFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[tuple[Annotations, list[Input], NDArray[np.float32] | None]]:
-        """Annotations, with positions that count the rows, the input of each, and confidences (T, k) where all rows have them.
+    def __iter__(self) -> Iterator[tuple[Annotations, list[Input]]]:
+        """Annotations, with positions that count the rows, and the input of each. Failures of a batch run come with the first.
 
-        What is not there, because an image was given fewer words than others, is −1 or NaN. Failures of a batch run come first.
+        They have confidences where all rows have them; distances that the rows lack are NaN.
         """
         rows, start = self._rows(), 0
         inputs = iter(self._run.inventory) if self._run is not None else None
         failures = tuple(self.failures())
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             sources = [self._input(row["path"], inputs) for row in some]
-            confidence = self._filled(some, "confidences") if self._confident else None
-            yield self._annotations(some, start, failures), sources, confidence
+            yield self._annotations(some, start, failures), sources
             start, failures = start + len(some), ()
 
     def failures(self) -> Iterator[ImageFailure]:
@@ -93,12 +92,14 @@ class AnnotationFiles:
             index[number, : len(row["words"])] = [self._column[word] for word in row["words"]]
         names = tuple(row["path"] for row in rows)
         positions = np.arange(start, start + len(rows))
-        return Annotations(names, positions, index, self._filled(rows, "distances"), self.vocabulary, failures)
+        distance = self._filled(rows, "distances", np.inf)
+        confidence = self._filled(rows, "confidences", 0) if self._confident else None
+        return Annotations(names, positions, index, distance, self.vocabulary, failures, confidence=confidence)
 
-    def _filled(self, rows: list[dict[str, Any]], name: str) -> NDArray[np.float32]:
-        values = np.full((len(rows), self._k), np.nan, np.float32)
+    def _filled(self, rows: list[dict[str, Any]], name: str, beyond: float) -> NDArray[np.float32]:
+        values = np.full((len(rows), self._k), beyond, np.float32)
         for number, row in enumerate(rows):
-            values[number, : len(row[name])] = row[name]
+            values[number, : len(row["words"])] = row[name] or np.nan
         return values
 
     def _input(self, path: str, inputs: Iterator[Input] | None) -> Input:

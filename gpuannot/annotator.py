@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .annotations import Annotations
+from .annotations import Annotations, check_threshold
 from .calibration import SampledImages
 from .config import SOLVED_HEADS
 from .encoder import Images, Store, as_sequence, source_name, to_host, warn_of_failures
@@ -142,32 +142,49 @@ class Annotator(WordLearner):
 
     # -- annotating -------------------------------------------------------------------------------------------------------------
 
-    def annotate(self, images: Images, k: int = 5, *, progress: bool | None = None) -> Annotations:
+    def annotate(self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None) -> Annotations:
         """The k nearest words of each image. Images that cannot be read are listed in the result's ``failures``.
 
-        Raises:
-            ValueError: k outside 1…number of words with an image. NotFittedError: before ``fit``.
-        """
-        return Annotations.joined(list(self.stream(images, k, progress=progress)), self.vocabulary, k)
+        Args:
+            threshold: give of the k words only those with at least this confidence, but one at least
+                (:meth:`Annotations.likely`); None gives k.
 
-    def stream(self, images: Images, k: int = 5, *, progress: bool | None = None) -> Iterator[Annotations]:
+        Raises:
+            ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
+            NotFittedError: before ``fit``.
+        """
+        return Annotations.joined(list(self.stream(images, k, threshold=threshold, progress=progress)), self.vocabulary, k)
+
+    def stream(
+        self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None
+    ) -> Iterator[Annotations]:
         """``annotate`` batch by batch, in input order: memory does not grow with the number of images."""
         sources = as_sequence(images)
-        self.check_k(k)
-        return self._stream(sources, k, progress)
+        self.check_k(k, threshold)
+        parts = self._stream(sources, k, progress)
+        return parts if threshold is None else (part.likely(threshold) for part in parts)
 
     def _stream(self, sources: Sequence[Any], k: int, progress: bool | None) -> Iterator[Annotations]:
         failures: list[ImageFailure] = []
         for positions, features in self._features(sources, np.arange(len(sources)), "annotate", progress, failures):
             index, distance = (to_host(part) for part in self._rank(self._vectors(features), k))
-            names = tuple(source_name(sources, position) for position in positions)
-            yield Annotations(names, positions, index, distance, self.vocabulary, tuple(failures))
+            yield self._annotations(sources, positions, index, distance, failures)
             failures.clear()
         if failures:
             none = np.empty((0, k))
-            yield Annotations(
-                (), np.empty(0, np.int64), none.astype(np.int64), none.astype(np.float32), self.vocabulary, tuple(failures)
-            )
+            yield self._annotations(sources, np.empty(0, np.int64), none.astype(np.int64), none.astype(np.float32), failures)
+
+    def _annotations(
+        self,
+        sources: Sequence[Any],
+        positions: NDArray[np.int64],
+        index: NDArray[np.int64],
+        distance: NDArray[np.float32],
+        failures: Sequence[ImageFailure],
+    ) -> Annotations:
+        names = tuple(source_name(sources, position) for position in positions)
+        confidence = self.confidence(index, distance)
+        return Annotations(names, positions, index, distance, self.vocabulary, tuple(failures), confidence=confidence)
 
     def batch(
         self,
@@ -178,6 +195,7 @@ class Annotator(WordLearner):
         format: str = "parquet",
         part_size: int = 4096,
         vectors: bool = False,
+        threshold: float | None = None,
         resume: bool = False,
         overwrite: bool = False,
         on_error: Literal["skip", "stop"] = "skip",
@@ -193,6 +211,7 @@ class Annotator(WordLearner):
         Args:
             source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
             format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
+            threshold: as in :meth:`annotate`.
             resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
             on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
             threads: that read and decode; None is one a CPU. More pays where reading waits for a network.
@@ -205,8 +224,8 @@ class Annotator(WordLearner):
         from .batch import annotate_batch
 
         return annotate_batch(
-            self, source, sink, k, format=format, part_size=part_size, vectors=vectors, resume=resume, overwrite=overwrite,
-            on_error=on_error, max_failures=max_failures, threads=threads, progress=progress,
+            self, source, sink, k, format=format, part_size=part_size, vectors=vectors, threshold=threshold, resume=resume,
+            overwrite=overwrite, on_error=on_error, max_failures=max_failures, threads=threads, progress=progress,
         )  # fmt: skip
 
     def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
@@ -271,9 +290,15 @@ class Annotator(WordLearner):
         self._require_fit()
         return self.bank_.vocabulary
 
-    def check_k(self, k: int) -> None:
-        """Raise ValueError unless k words can be given to every image: 1…number of words that have at least one image."""
+    def check_k(self, k: int, threshold: float | None = None) -> None:
+        """Raise ValueError unless k words can be given to every image: 1…number of words that have at least one image.
+
+        With a threshold, also unless it is one that this model's confidences can be compared with.
+        """
         self._require_fit()
+        check_threshold(threshold)
+        if threshold is not None and not self.has_confidence:
+            raise ValueError("this model gives no confidences to compare with a threshold; the heads 'ridge' and 'lda' do")
         known = len(self.bank_.known)
         if not 1 <= k <= known:
             without = len(self.vocabulary) - known

@@ -68,6 +68,7 @@ def annotate_batch(
     format: str,
     part_size: int,
     vectors: bool,
+    threshold: float | None,
     resume: bool,
     overwrite: bool,
     on_error: Literal["skip", "stop"],
@@ -76,7 +77,7 @@ def annotate_batch(
     progress: bool | None,
 ) -> BatchSummary:
     """:meth:`Annotator.batch`, which says what the arguments mean."""
-    annotator.check_k(k)
+    annotator.check_k(k, threshold)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
     threads = default_workers() if threads is None else threads
     for what, value, low, high in (("part_size", part_size, 1, _MAX_PART), ("threads", threads, 1, 1024)):
@@ -95,6 +96,8 @@ def annotate_batch(
         format=check_format(format),
         part_size=part_size,
         vectors=vectors,
+        threshold=threshold,
+        confidence=annotator.has_confidence,
         device=annotator.device.type,
         trunk_dtype=str(annotator.trunk.dtype).removeprefix("torch."),
         batch_size=annotator.config.batch_size,

@@ -165,7 +165,7 @@ class _Sink:
 
     def __init__(self, folder: PartFolder, annotator: Annotator, clock: StageClock) -> None:
         self._folder, self._clock = folder, clock
-        self._dimension, self._vocabulary = annotator.dimension, annotator.vocabulary
+        self._dimension, self._vocabulary, self._confidence = annotator.dimension, annotator.vocabulary, annotator.confidence
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpuannot-write")
         self._waiting: deque[Future[None]] = deque()
         self._part: PartWriter | None = None
@@ -199,16 +199,19 @@ class _Sink:
         self._broken = False
 
     def _annotations(self, item: _Item, mapped: _Mapped) -> Annotations:
-        decoded = item.decoded
-        return Annotations(
+        decoded, settings = item.decoded, self._folder.settings
+        index, distance = mapped.index.numpy(), mapped.distance.numpy()
+        annotations = Annotations(
             names=decoded.names,
-            positions=item.part * self._folder.settings.part_size + item.start + decoded.kept,
-            index=mapped.index.numpy(),
-            distance=mapped.distance.numpy(),
+            positions=item.part * settings.part_size + item.start + decoded.kept,
+            index=index,
+            distance=distance,
             vocabulary=self._vocabulary,
             failures=decoded.failures,
             vectors=None if mapped.vectors is None else mapped.vectors.numpy(),
+            confidence=self._confidence(index, distance),
         )
+        return annotations if settings.threshold is None else annotations.likely(settings.threshold)
 
     def __enter__(self) -> _Sink:
         return self

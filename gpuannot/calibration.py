@@ -18,7 +18,7 @@ SAMPLE_IMAGES = 2000
 SAMPLE_WORDS = 5
 
 # How many images the median separation of all words counts for, beside a word's own images.
-_PRIOR_IMAGES = 3.0
+_PRIOR_IMAGES = 2.0
 
 
 class SampledImages:
@@ -64,18 +64,20 @@ class Odds(NamedTuple):
 def gaussian_odds(scores: LeftOut, counts: Tensor) -> Odds:
     """Log-odds of scores by two Gaussians of one variance for each word: images with the word, and without.
 
-    Their means and variance are those of leave-one-out scores. A word of few images hardly knows how far its two means are apart:
-    that is drawn to the median of all words, in units of the standard deviation, as if three images of it had been seen.
+    Their means, and the variance of all images, are those of leave-one-out scores. A word of few images hardly knows how far its
+    two
+    means are apart: that is drawn to the median of all words, in units of the standard deviation, as if two images of it had been
+    seen.
 
     Args:
         counts: (W,) float64, each word's images.
     """
     separation = scores.with_word - scores.without_word
-    deviation = torch.where(scores.within > 0, scores.within, 1.0)
+    deviation = torch.where(scores.spread > 0, scores.spread, 1.0)
     typical = (separation / deviation).median() * deviation if len(separation) else separation
     separation = (separation * counts + _PRIOR_IMAGES * typical) / (counts + _PRIOR_IMAGES)
     separation = torch.maximum(separation, 1e-4 * deviation)  # a score never speaks against its own word
-    slope = torch.where(scores.within > 0, separation / deviation.square(), 0.0)
+    slope = torch.where(scores.spread > 0, separation / deviation.square(), 0.0)
     return Odds(slope, -slope * (scores.without_word + separation / 2))
 
 

@@ -37,11 +37,13 @@ from .cli_options import (
     Settings,
     Sources,
     Threads,
+    Threshold,
     Vectors,
     Weights,
 )
 from .cli_report import ReportTo, reporting
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
+from .cli_words import app as words_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +59,7 @@ output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys
 
 
 app.command()(explain)
+app.add_typer(words_app, name="words")
 
 
 class Benchmark(StrEnum):
@@ -133,6 +136,7 @@ def annotate(
     model: Model,
     inputs: Sources,
     k: K = 5,
+    threshold: Threshold = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +164,8 @@ def annotate(
     device: Device = "auto",
     progress: Progress = None,
 ) -> None:
-    """Give words to images: a row an image with its path, its words (nearest first), their distances and the model's hash.
+    """Give words to images: a row an image with its path, its words (nearest first), their distances, with the heads ridge and lda
+    their confidences, and the model's hash.
 
     Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output file in
     OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and timings.
@@ -185,7 +190,7 @@ def annotate(
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if to is not None and folder:
         done, failed, shown = cli_annotate.to_folder(
-            annotator, search, k, to, as_json, errors, overwrite=overwrite, progress=progress, **given
+            annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         if report is not None and done:
             report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
@@ -194,7 +199,7 @@ def annotate(
         return
     sources = list(search)
     with reporting(report, annotator, sources, title=f"Words of {inputs[0]}", overwrite=overwrite) as passing:
-        parts = passing(annotator.stream(sources, k, progress=progress))
+        parts = passing(annotator.stream(sources, k, threshold=threshold, progress=progress))
         if to is None:
             failures = cli_annotate.to_terminal(annotator, parts, as_json)
         else:
@@ -208,6 +213,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = 5,
+    threshold: Threshold = None,
     report: ReportTo = None,
     as_json: AsJson = False,
     weights: Weights = None,
@@ -229,7 +235,7 @@ def evaluate(
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
     with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
-        parts = list(passing(annotator.stream(images.paths, k, progress=progress)))
+        parts = list(passing(annotator.stream(images.paths, k, threshold=threshold, progress=progress)))
     annotations = Annotations.joined(parts, annotator.vocabulary, k)
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):

@@ -47,7 +47,8 @@ def to_file(
 ) -> list[ImageFailure]:
     """Write one file, whole or not at all, and a ledger beside it; returns the failures."""
     failures: list[ImageFailure] = []
-    with AnnotationWriter(to, model_sha256=annotator.to_model_file().sha256, overwrite=overwrite) as writer:
+    model, confidence = annotator.to_model_file().sha256, annotator.has_confidence
+    with AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer:
         for part in parts:
             writer.write(part)
             failures.extend(part.failures)

@@ -22,6 +22,12 @@ class OnError(StrEnum):
 
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
 K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Give of those words only the ones with at least this confidence, but one at least (heads ridge, lda)."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
 Preset = Annotated[str, typer.Option(help="Settings to start from: paper.")]
 Weights = Annotated[

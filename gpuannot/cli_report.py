@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_exit import errors, errors_to_exit_code, exit_for
-from .cli_options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Weights
+from .cli_options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
 from .cli_tables import plain
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def report(
     ] = None,
     to: Annotated[Path, typer.Option("-o", "--output", help="The page to write (.html).")] = Path("report.html"),
     k: K = 5,
+    threshold: Threshold = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -94,8 +95,9 @@ def report(
     images = list(found) if isinstance(found, Inputs) else found
     title = title or f"Words of {Path(data[0]).name}" + (f" and {len(data) - 1} more" if len(data) > 1 else "")
     failures = report_images(
-        annotator, images, to, k, heatmaps=heatmaps, title=title, limit=limit, overwrite=overwrite, progress=progress
-    )
+        annotator, images, to, k, threshold=threshold, heatmaps=heatmaps, title=title, limit=limit, overwrite=overwrite,
+        progress=progress,
+    )  # fmt: skip
     missing = [] if isinstance(found, Inputs) else list(found.missing)
     errors.print(f"{plain(to)}: {len(images) - len(failures)} images")
     exit_for([*missing, *failures], done=len(images) - len(failures))

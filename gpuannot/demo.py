@@ -62,7 +62,12 @@ def run_demo(
     clock.mark("annotate")
     scores = evaluate(annotations.index, testing.labels)
     for name in ("annotations.csv", "annotations.parquet"):
-        with AnnotationWriter(folder / name, model_sha256=annotator.to_model_file().sha256, overwrite=True) as writer:
+        with AnnotationWriter(
+            folder / name,
+            model_sha256=annotator.to_model_file().sha256,
+            overwrite=True,
+            confidence=annotator.has_confidence,
+        ) as writer:
             writer.write(annotations)
             writer.commit()
     contact_sheet(annotations, testing).save(folder / "contact_sheet.png")

@@ -111,8 +111,7 @@ class WordHead:
         system, known, scale, shift = self._affine(bank)
         device = system.mean.device
         truth = sample.labels(device)[:, known]
-        scores = (sample.vectors(device) - system.mean) @ system.solution[known].T
-        scores = (scores - system.leverage * (truth - system.counts[known] / system.images)) / system.kept
+        scores = system.left_out_scores(sample.vectors(device), truth, known)
         given = (scores * scale + shift).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
         odds, prior = self._odds(bank, system, known), _prior(system, known)
         picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0

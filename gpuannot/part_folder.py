@@ -51,6 +51,8 @@ class RunSettings:
     device: str
     trunk_dtype: str
     batch_size: int
+    confidence: bool = False
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ class PartWriter:
             model_sha256=settings.model_sha256,
             overwrite=True,
             vectors=dimension if settings.vectors else None,
+            confidence=settings.confidence,
         )
         self._failures: list[ImageFailure] = []
 

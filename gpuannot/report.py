@@ -28,6 +28,7 @@ def report_images(
     path: str | Path,
     k: int = 5,
     *,
+    threshold: float | None = None,
     heatmaps: bool = True,
     title: str = "Annotated images",
     limit: int = LIMIT,
@@ -38,7 +39,7 @@ def report_images(
 
     Args:
         images: a sequence of sources, or `LabelledImages`, whose labels are then the truth.
-        k: words an image. The rest as `ReportWriter`.
+        k: words an image, or with a ``threshold`` of confidence the most. The rest as `ReportWriter`.
 
     Raises:
         DataError: not one image could be read, no folder for the file, or it exists. ValueError: k out of range.
@@ -50,13 +51,13 @@ def report_images(
         truth, vocabulary = truth_of(images, vocabulary)
     else:
         sources = images
-    annotator.check_k(k)
+    annotator.check_k(k, threshold)
     failures: list[ImageFailure] = []
     with ReportWriter(
         path, vocabulary, len(sources), truth=truth, annotator=annotator, heatmaps=heatmaps, title=title, limit=limit,
         overwrite=overwrite,
     ) as report:  # fmt: skip
-        for part in report.passing(annotator.stream(sources, k, progress=progress), sources):
+        for part in report.passing(annotator.stream(sources, k, threshold=threshold, progress=progress), sources):
             failures.extend(part.failures)
         report.commit()
     return failures
@@ -101,8 +102,8 @@ def report_files(
         ) as report,
         progress_bar("report", len(found), progress) as bar,
     ):  # fmt: skip
-        for annotations, sources, confidence in found:
-            report.add(annotations, sources, confidence)
+        for annotations, sources in found:
+            report.add(annotations, sources)
             bar.update(len(annotations))
         report.commit(run=[("Annotations", {"from": str(source), "model, SHA-256": found.model})])
 

@@ -112,16 +112,11 @@ class ReportWriter:
             self.add(part, [sources[position] for position in part.positions])
             yield part
 
-    def add(self, annotations: Annotations, sources: Sequence[Any], confidence: NDArray[np.floating] | None = None) -> None:
-        """Take annotations, and the source (path, bytes, pixels, `Input`) of each of their images.
-
-        ``confidence`` (T, k) of each word; None takes it from the annotator, where that has one, else distances stand in its place.
-        """
+    def add(self, annotations: Annotations, sources: Sequence[Any]) -> None:
+        """Take annotations, and the source (path, bytes, pixels, `Input`) of each of their images."""
         self._failed += len(annotations.failures)
         self._failures.extend(annotations.failures[: max(0, _LISTED - len(self._failures))])
-        if confidence is None and self._annotator is not None:
-            index: Any = annotations.index
-            confidence = self._annotator.confidence(index, annotations.distance)
+        confidence = annotations.confidence
         self._confident = confidence is not None
         shown = self._is_shown(annotations.positions)
         self._index.append(annotations.index)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .annotations import Annotations
 from .annotator import Annotator
@@ -102,8 +103,7 @@ def reproduce(
                 seconds["annotate"] += time.perf_counter() - fitted
                 scores = evaluate(index, test.labels[positions])
                 if report is not None and seed == config.seed:
-                    names = tuple(str(test.paths[position]) for position in positions)
-                    _write_report(report, annotator, test, Annotations(names, positions, index, distance, test.vocabulary))
+                    _write_report(report, annotator, test, positions, index, distance)
                 runs.append({"seed": seed, "model_sha256": annotator.to_model_file().sha256, **scores.to_dict()})
     return {
         "schema": SCHEMA,
@@ -120,10 +120,20 @@ def reproduce(
     }
 
 
-def _write_report(path: str | Path, annotator: Annotator, test: LabelledImages, annotations: Annotations) -> None:
+def _write_report(
+    path: str | Path,
+    annotator: Annotator,
+    test: LabelledImages,
+    positions: NDArray[np.int64],
+    index: NDArray[np.int64],
+    distance: NDArray[np.float32],
+) -> None:
+    paths = [test.paths[position] for position in positions]
+    confidence = annotator.confidence(index, distance)
+    annotations = Annotations(tuple(map(str, paths)), positions, index, distance, test.vocabulary, confidence=confidence)
     title = f"{test.name}, seed {annotator.config.seed}"
     with ReportWriter(path, test.vocabulary, len(test), truth=test.labels, annotator=annotator, title=title) as page:
-        page.add(annotations, [test.paths[position] for position in annotations.positions])
+        page.add(annotations, paths)
         page.commit()
 
 

@@ -143,7 +143,7 @@ class WordLearner(Encoder):
             self._ranking = self._head.ranking(self.bank_)
         return self._ranking
 
-    def confidence(self, index: Vectors | Tensor, distance: Vectors | Tensor) -> Any:
+    def confidence(self, index: NDArray[np.int64] | Tensor, distance: Vectors) -> Any:
         """How likely each word that was given is right, 0…1 float32, by its number and distance as ``annotate_tensor`` gives them.
 
         Learnt at ``fit`` from the words that training images would be given, each scored as if left out; it holds for words that
@@ -161,6 +161,12 @@ class WordLearner(Encoder):
             return torch.sigmoid(offset - slope * distance)
         slope, offset = curves[:, index]
         return expit(offset - slope * distance)
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether :meth:`confidence` says anything."""
+        self._require_fit()
+        return self._confidence_curves() is not None
 
     def _confidence_curves(self) -> NDArray[np.float32] | None:
         """Slope and offset of each word's confidence, (2, W); None where there are none."""

@@ -38,12 +38,12 @@ def test_what_was_written_comes_back(tmp_path: Path, suffix: str, count: int) ->
     assert len(found) == count and found.paths == list(written.names) and found.model == "f" * 64
     for _ in range(2):  # each iteration reads anew
         parts = list(found)
-        index, distance = (np.concatenate([getattr(part, name) for part, _, _ in parts]) for name in ("index", "distance"))
+        index, distance = (np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("index", "distance"))
         assert np.array_equal(index, written.index) and np.allclose(distance, written.distance, atol=1e-6)
-        assert [name for part, _, _ in parts for name in part.names] == list(written.names)
-        assert np.concatenate([part.positions for part, _, _ in parts]).tolist() == list(range(count))
-        assert [item.place for _, items, _ in parts for item in items] == list(written.names)
-        assert all(confidence is None for *_, confidence in parts)
+        assert [name for part, _ in parts for name in part.names] == list(written.names)
+        assert np.concatenate([part.positions for part, _ in parts]).tolist() == list(range(count))
+        assert [item.place for _, items in parts for item in items] == list(written.names)
+        assert all(part.confidence is None for part, _ in parts)
     occurring = sorted({WORDS[word] for word in written.index.ravel()})
     assert AnnotationFiles(tmp_path / f"w{suffix}").vocabulary == tuple(occurring)
 
@@ -68,11 +68,13 @@ def test_fewer_words_for_some_and_confidences(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "w.parquet")
     for suffix in FORMATS:
         found = AnnotationFiles(tmp_path / f"w{suffix}")
-        [(annotations, _, confidence)] = list(found)
+        [(annotations, _)] = list(found)
         assert found.vocabulary == ("sea", "sky") and found.model is None
-        assert annotations.index.tolist() == [[1, 0], [-1, -1], [0, -1]] and np.isnan(annotations.distance).all()
-        expected = np.array([[0.9, 0.25], [np.nan, np.nan], [0.5, np.nan]], np.float32)
-        assert confidence is not None and np.array_equal(confidence, expected, equal_nan=True)
+        assert annotations.index.tolist() == [[1, 0], [-1, -1], [0, -1]]
+        distance = np.array([[np.nan, np.nan], [np.inf, np.inf], [np.nan, np.inf]])
+        assert np.array_equal(annotations.distance, distance, equal_nan=True)
+        confidence = np.array([[0.9, 0.25], [0, 0], [0.5, 0]], np.float32)
+        assert annotations.confidence is not None and np.array_equal(annotations.confidence, confidence)
 
 
 @pytest.mark.parametrize("words", [[], ["a"], ["a", "b"], ["a;b", "c"], ["a\\", ";", "b\\;c"], ["\\\\", "x"]])
