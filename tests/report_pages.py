@@ -32,13 +32,21 @@ def write_page(
     given: list[list[str]],
     truth: list[list[str]] | None,
     vocabulary: list[str],
+    confidence: list[list[float]] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """A page of pictures with these words at distances 1, 2, …; returns its data."""
     column = {word: number for number, word in enumerate(vocabulary)}
     index = np.array([[column[word] for word in words] for words in given])
     distance = np.tile(np.arange(1, index.shape[1] + 1, dtype=np.float32), (len(paths), 1)) + np.arange(len(paths))[:, None] / 100
-    annotations = Annotations(tuple(map(str, paths)), np.arange(len(paths)), index, distance.astype(np.float32), tuple(vocabulary))
+    annotations = Annotations(
+        tuple(map(str, paths)),
+        np.arange(len(paths)),
+        index,
+        distance.astype(np.float32),
+        tuple(vocabulary),
+        confidence=None if confidence is None else np.array(confidence, np.float32),
+    )
     matrix = None if truth is None else label_matrix(truth, vocabulary)[0]
     with ReportWriter(path, vocabulary, len(paths), truth=matrix, **options) as writer:
         writer.add(annotations, paths)

@@ -387,6 +387,22 @@ def test_without_truth(read: Any, tmp_path: Path) -> None:
     assert not reader.one("#scatter").is_displayed()
 
 
+def test_confidences(read: Any, tmp_path: Path) -> None:
+    paths = pictures(tmp_path / "in", ["a.png", "b.png", "c.png"])
+    confidence = [[0.5, 0.125], [0.9, 0.2], [0.25, 0.1]]
+    write_page(tmp_path / "r.html", paths, [["sky", "sea"]] * 3, None, WORDS, confidence=confidence)
+    reader = read(tmp_path / "r.html")
+    assert [each.text for each in reader.all("#gallery .value")] == ["50%", "13%", "90%", "20%", "25%", "10%"]
+    assert "% confidence" in reader.one("#legend").text
+    reader.choose("#order", "unsure")
+    assert reader.names == ["c.png", "a.png", "b.png"]
+    reader.choose("#order", "surest")
+    assert reader.names == ["b.png", "a.png", "c.png"]
+    reader.one(".card .open").click()
+    widths = "return [...document.querySelectorAll('#detail-words .track i')].map((each) => each.style.width)"
+    assert [float(width.rstrip("%")) for width in reader.script(widths)] == pytest.approx([90, 20])
+
+
 def luminance(reader: Reader, selector: str, what: str) -> float:
     text = reader.script(f"return getComputedStyle(document.querySelector(arguments[0])).{what}", selector)
     red, green, blue = (float(part) for part in text.partition("(")[2].rstrip(")").split(",")[:3])
