@@ -77,7 +77,7 @@ function drawScatter() {
         datasets: [
           {
             data: points,
-            backgroundColor: `color-mix(in srgb, ${colour("--accent")} 55%, transparent)`,
+            backgroundColor: `color-mix(in srgb, ${colour("--accent")} 75%, transparent)`,
             radius: 4.5,
             hoverRadius: 7,
             clip: false,
