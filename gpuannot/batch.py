@@ -103,7 +103,7 @@ def annotate_batch(
         TooManyFailuresError: by ``on_error`` or ``max_failures``. ClusterError: no Dask, no answer from the scheduler, no workers,
             files that they do not share, or a part that several workers died of.
     """
-    annotator.check_k(k)
+    annotator.check_k(k, threshold)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
     for what, value, low, high in (("part_size", part_size, 1, _MAX_PART), ("threads", threads, 1, 1024)):
         if value is not None and not low <= operator.index(value) <= high:
