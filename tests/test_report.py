@@ -313,7 +313,7 @@ def test_report_of_a_model(model: Path, drawn_scenes: Path, tmp_path: Path) -> N
     data = data_of(tmp_path / "labelled.html")
     assert data["scores"] is not None and data["title"] == "Mine" and {len(words) for words in data["images"]["given"]} == {2}
     result = run("report", model, drawn_scenes / "images", tmp_path / "bad.jpg", "-o", tmp_path / "plain.html", "--limit", "5")
-    assert result.exit_code == 1 and f"1 inputs failed:\n  {tmp_path}/bad.jpg" in result.stderr
+    assert result.exit_code == 1 and f"1 input failed:\n  {tmp_path}/bad.jpg" in result.stderr
     data = data_of(tmp_path / "plain.html")
     assert data["scores"] is None and (data["annotated"], len(data["images"]["names"])) == (24, 4)
     refused = run("report", model, drawn_scenes, "-o", tmp_path / "plain.html")
