@@ -30,6 +30,12 @@ FLAGS = (
     "--disable-component-update --disable-sync --window-size=1280,900"
 )
 WORDS = ["sky", "sea", "tree", "car"]
+# Of a copy: Chromium's console advises against reading the pixels of a page's own canvas twice.
+PIXELS = (
+    "const pixels = (canvas) => {"
+    "const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });"
+    "copy.drawImage(canvas, 0, 0); return copy.getImageData(0, 0, canvas.width, canvas.height).data; };"
+)
 
 
 @pytest.fixture(scope="module")
@@ -266,10 +272,7 @@ def test_an_address_leads_to_a_part(read: Any, page: Path) -> None:
 def test_charts_are_drawn(read: Any, page: Path) -> None:
     reader = read(page)
     reader.all(".tabs a")[1].click()
-    colours = (
-        "const c = document.getElementById(arguments[0]); const { width, height } = c;"
-        "return new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, width, height).data.buffer)).size"
-    )
+    colours = PIXELS + "return new Set(new Uint32Array(pixels(document.getElementById(arguments[0])).buffer)).size"
     for name, least in (("bars", 5), ("scatter", 3)):
         # Chart.js draws in the browser's next frame.
         WebDriverWait(reader.browser, 5).until(lambda _, name=name, least=least: reader.script(colours, name) >= least)
@@ -301,11 +304,9 @@ def heated(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def lit(reader: Reader, picture: Any) -> int:
     """How many pixels of a picture the heatmap colours; 0 where none is shown."""
     found = reader.script(
-        "const c = arguments[0].querySelector('canvas');"
-        "if (!c || !arguments[0].classList.contains('lit')) return 0;"
-        "const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', { willReadFrequently: true });"
-        "copy.drawImage(c, 0, 0);"
-        "return copy.getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v > 100).length",
+        PIXELS + "const canvas = arguments[0].querySelector('canvas');"
+        "if (!canvas || !arguments[0].classList.contains('lit')) return 0;"
+        "return pixels(canvas).filter((value, place) => place % 4 === 3 && value > 100).length",
         picture,
     )
     return int(found)
