@@ -24,10 +24,12 @@ from .errors import DataError
 from .heads import new_bank
 from .image_batches import ImageFailure
 from .image_sources import Images, as_sequence, source_name, warn_of_failures
+from .inputs import Inputs, find_lazily
 from .labels import label_matrix
 from .model_file import ModelFile
 from .partitions import by_partition, tree_sum
 from .persistence import restore, to_model_file
+from .streaming import stream_inputs
 from .vocabulary import Labels, WordLearner, check_lengths
 from .words import WordBank
 
@@ -126,9 +128,14 @@ class Annotator(WordLearner):
             return self.fit_descriptors(descriptors, labels, vocabulary)
 
     def fit_descriptors(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
-        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
-        matrix, words = label_matrix(labels, vocabulary)
+        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook, projection and words."""
         self.learn_codebook(descriptors)
+        self.learn_projection(descriptors)
+        return self.fit_words(descriptors, labels, vocabulary)
+
+    def fit_words(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
+        """``fit`` from stored descriptors, when all that is learnt without labels is there: the words."""
+        matrix, words = label_matrix(labels, vocabulary)
         blocks = by_partition(self.encode_descriptors(descriptors))
         self.set_bank(words, tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks))
         self._settle()
@@ -143,11 +150,13 @@ class Annotator(WordLearner):
                 bank.partial_fit(part, rows)
                 if bank.sample is not None:
                     bank.sample.add(positions, part, rows)
-        return bank
+        # A GPU's sums go through the host when workers add them, and products are formed where the vectors are.
+        return bank.flush() if self._on_gpu else bank
 
     def set_bank(self, vocabulary: Sequence[str], sums: WordBank | None) -> None:
         """Take the word vectors from the sums of all partitions; None leaves every word without an image."""
-        self.bank_ = sums or new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
+        bank = new_bank(self.config, tuple(vocabulary), self.dimension, self.device) if sums is None else sums
+        self.bank_ = bank.to(self.device).flush()
         self._changed()
 
     def reseeded(self, seed: int) -> Annotator:
@@ -175,15 +184,18 @@ class Annotator(WordLearner):
             ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
             NotFittedError: before ``fit``.
         """
-        return Annotations.joined(list(self.stream(images, k, threshold=threshold, progress=progress)), self.vocabulary, k)
+        parts = self.stream(as_sequence(images), k, threshold=threshold, progress=progress)
+        return Annotations.joined(list(parts), self.vocabulary, k)
 
     def stream(
         self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None
     ) -> Iterator[Annotations]:
-        """``annotate`` batch by batch, in input order: memory does not grow with the number of images."""
-        sources = as_sequence(images)
+        """``annotate`` batch by batch, in input order: memory does not grow with the number of images, nor with a folder's."""
         self.check_k(k, threshold)
-        parts = self._stream(sources, k, progress)
+        if isinstance(images, (str, Path, Inputs)):
+            parts = stream_inputs(self, find_lazily(images), k, progress)
+        else:
+            parts = self._stream(as_sequence(images), k, progress)
         return parts if threshold is None else (part.likely(threshold) for part in parts)
 
     def _stream(self, sources: Sequence[Any], k: int, progress: bool | None) -> Iterator[Annotations]:

@@ -13,13 +13,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__
+from . import __version__, cli_report
 from .cli_exit import errors, errors_to_exit_code, exit_for
 from .cli_explain import explain
 from .cli_options import (
     AsJson,
     Column,
+    ConfigFile,
     Convention,
+    DecodeOption,
     Device,
     Exclude,
     Glob,
@@ -31,6 +33,7 @@ from .cli_options import (
     PartFormat,
     PartSize,
     Preset,
+    Processes,
     Progress,
     Resume,
     Scheduler,
@@ -43,7 +46,9 @@ from .cli_options import (
     Weights,
     Workers,
 )
+from .cli_report import ReportTo, reporting
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
+from .cli_tune import tune
 from .cli_words import app as words_app
 
 app = typer.Typer(
@@ -60,6 +65,7 @@ output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys
 
 
 app.command()(explain)
+app.command()(tune)
 app.add_typer(words_app, name="words")
 
 
@@ -89,13 +95,19 @@ def _main(
 @errors_to_exit_code
 def fit(
     data: Annotated[
-        Path, typer.Argument(help="A label file (.json or .csv), or a folder with labels.json or labels.csv.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A label file (.json or .csv), a folder with labels.json or labels.csv, or a folder with a subfolder of images "
+            "for each word.",
+            show_default=False,
+        ),
     ],
     model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
-    preset: Preset = "paper",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     weights: Weights = None,
     weights_convention: Convention = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
@@ -107,16 +119,23 @@ def fit(
 
     JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}. CSV: columns 'image' and
     'words', several words separated by ';'. Image names are paths relative to the label file or to its subfolder 'images'.
+
+    Then: gpuannot annotate model.safetensors IMAGES
     """
     from .annotator import Annotator
     from .cli_settings import config_from_options
     from .datasets import load_labelled_images
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
+    if model.is_dir() or model.suffix != ".safetensors":
+        better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
+        raise ValueError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
     if model.exists() and not overwrite:
         raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
     _check_folder_of(model)
     images = load_labelled_images(data)
+    if not images.labels.nnz:
+        raise ValueError(f"{data}: not one of its {len(images)} images carries a word, so there is nothing to learn")
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -128,8 +147,10 @@ def fit(
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
     errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
+    if images.subfolders:
+        errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
-        errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
+        errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
     if without:
         errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
     exit_for(failures, done=used)
@@ -164,6 +185,9 @@ def annotate(
     threads: Threads = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    processes: Processes = None,
+    decode: DecodeOption = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -179,29 +203,41 @@ def annotate(
     from . import cli_annotate
     from .annotator import Annotator
     from .inputs import Inputs
+    from .report import report_files
+    from .report_writer import check_report_path
 
     of_folders = {
         "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
         "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
         "workers": workers, "scheduler": scheduler,
+        "processes": processes, "decode": decode and decode.value,
     }  # fmt: skip
     given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and cli_annotate.is_folder(to)
     if given and not folder:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
+    if resume and overwrite:
+        raise ValueError("--resume goes on with what is there, --overwrite replaces it: choose one")
+    if report is not None:
+        check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if to is not None and folder:
         done, failed, shown = cli_annotate.to_folder(
             annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
+        if report is not None and done:
+            report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
+            errors.print(f"{plain(report)}: written")
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)
-    if to is None:
-        failures = cli_annotate.to_terminal(annotator, sources, k, threshold, as_json, progress)
-    else:
-        failures = cli_annotate.to_file(annotator, sources, k, threshold, Path(to), overwrite, as_json, progress, errors)
+    with reporting(report, annotator, sources, title=f"Words of {inputs[0]}", overwrite=overwrite) as passing:
+        parts = passing(annotator.stream(sources, k, threshold=threshold, progress=progress))
+        if to is None:
+            failures = cli_annotate.to_terminal(annotator, parts, as_json)
+        else:
+            failures = cli_annotate.to_file(annotator, parts, Path(to), overwrite, as_json, errors)
     exit_for(failures, done=len(sources) - len(failures))
 
 
@@ -212,6 +248,7 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = 5,
     threshold: Threshold = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -223,6 +260,7 @@ def evaluate(
     Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means, N+ the
     number of words given correctly at least once.
     """
+    from .annotations import Annotations
     from .annotator import Annotator
     from .datasets import load_labelled_images
     from .labels import label_matrix
@@ -230,7 +268,9 @@ def evaluate(
 
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
-    annotations = annotator.annotate(images.paths, k, threshold=threshold, progress=progress)
+    with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
+        parts = list(passing(annotator.stream(images.paths, k, threshold=threshold, progress=progress)))
+    annotations = Annotations.joined(parts, annotator.vocabulary, k)
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
         exit_for(failures, done=0)
@@ -252,12 +292,13 @@ def evaluate(
 def reproduce(
     benchmark: Annotated[Benchmark, typer.Argument(help="The data set.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Its folder: train.json, test.json, vocabulary.txt, images/.", show_default=False)],
-    preset: Preset = "paper",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     seeds: Annotated[int, typer.Option(min=1, help="Codebook seeds to run; several give mean ± standard deviation.")] = 1,
     k: K = 5,
     weights: Weights = None,
     weights_convention: Convention = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for features (0.2 MB an image); by default the user's cache folder.")
@@ -271,6 +312,7 @@ def reproduce(
     ] = Networks.none,
     only: Annotated[list[str] | None, typer.Option(help="With --table: only systems with this in their name; repeatable.")] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -283,12 +325,16 @@ def reproduce(
     from .cli_settings import config_from_options
     from .reproduce import reproduce as run
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
     if to is not None:
         _check_folder_of(to)
+    if not table and (only or networks != Networks.none):
+        raise ValueError(f"--{'only' if only else 'networks'} chooses among the systems of --table: add --table")
     if table:
         if seeds != 1:
             raise ValueError("--table runs one seed: leave out --seeds")
+        if report is not None:
+            raise ValueError("--report shows the words of one system: leave out --table")
         from .baselines.comparison import compare, rows_named
 
         result = compare(
@@ -296,7 +342,7 @@ def reproduce(
             cache=cache, device=device, progress=progress,
         )  # fmt: skip
     else:
-        result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
+        result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, report=report, device=device, progress=progress)
     text = json.dumps(result, indent=2)
     if to is not None:
         to.write_text(text + "\n")
@@ -306,7 +352,7 @@ def reproduce(
         for line in comparison_report(result):
             output.print(line)
     else:
-        output.print(reproduction_table(result, preset))
+        output.print(reproduction_table(result, config_file.name if config_file is not None else preset or "paper"))
         output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
 
 
@@ -316,7 +362,9 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for scenes and results.")] = Path("demo"),
     train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 400,
     test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
-    seed: Seed = 0,
+    preset: Preset = None,
+    seed: Seed = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -324,7 +372,9 @@ def demo(
     """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
     from .demo import run_demo
 
-    result = run_demo(folder, train=train, test=test, seed=seed, device=device, progress=progress)
+    result = run_demo(
+        folder, train=train, test=test, seed=seed or 0, preset=preset or "paper", report=report, device=device, progress=progress
+    )
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
@@ -334,6 +384,8 @@ def demo(
     output.print(scores_table(scores, {"always the 5 most frequent words": guess}))
     output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
     output.print("look at:")
+    if report is not None:
+        output.print(f"  {plain(report)}  [dim]every test scene, its words, and where each was seen: open it in a browser[/]")
     for name, meaning in (
         ("contact_sheet.png", "the first test scenes with the words they were given"),
         ("annotations.csv", "the words of every test scene (also as .parquet)"),
@@ -367,6 +419,9 @@ def info(as_json: AsJson = False) -> None:
     for name, value in found["settings"].items():
         table.add_row("", f"{name} = {value}")
     output.print(table)
+
+
+app.command()(cli_report.report)
 
 
 def main() -> None:

@@ -13,10 +13,9 @@ from scipy import sparse
 
 from . import __version__
 from .calibration import Logistic
-from .codebook import Codebook
 from .config import LINEAR_HEADS, AnnotatorConfig
-from .descriptors import GaussianPCA
 from .errors import ModelFileError
+from .layers import LayerCodebooks, LayerTransforms
 from .model_file import ModelFile
 from .moments import Moments
 from .ranking import LinearRanking
@@ -34,10 +33,7 @@ def to_model_file(annotator: Annotator, *, sums: bool = True) -> ModelFile:
     words, more = _of_words(annotator, sums)
     return ModelFile(
         tensors={
-            "matrix": annotator.transform_.matrix_,
-            "offset": annotator.transform_.offset_,
-            "explained_variance_ratio": annotator.transform_.explained_variance_ratio_,
-            "centers": annotator.codebook_.centers,
+            **_of_encoder(annotator),
             **words,
         },
         metadata={
@@ -53,6 +49,40 @@ def to_model_file(annotator: Annotator, *, sums: bool = True) -> ModelFile:
             **more,
         },
     )  # fmt: skip
+
+
+def _of_encoder(annotator: Annotator) -> dict[str, NDArray[Any]]:
+    transform = annotator.transform_
+    tensors: dict[str, NDArray[Any]] = {"centers": annotator.codebook_.centers}
+    if isinstance(transform, LayerTransforms):
+        tensors.update(transform.tensors())
+    else:
+        tensors.update(
+            matrix=transform.matrix_, offset=transform.offset_, explained_variance_ratio=transform.explained_variance_ratio_
+        )
+    if annotator.config.projection:
+        tensors.update(projection=annotator.projection_.matrix_, projection_mean=annotator.projection_.mean_)
+    return tensors
+
+
+def _restore_encoder(path: str | Path, annotator: Annotator, tensors: dict[str, NDArray[Any]]) -> None:
+    transform, codebook = annotator.new_transform(), annotator.new_codebook()
+    if isinstance(transform, LayerTransforms):
+        transform.restore(tensors)
+    else:
+        transform.matrix_, transform.offset_ = tensors["matrix"], tensors["offset"]
+        transform.explained_variance_ratio_ = tensors["explained_variance_ratio"]
+    if isinstance(codebook, LayerCodebooks):
+        for part, centers in zip(codebook.parts, tensors["centers"], strict=True):
+            part.centers_ = centers
+    else:
+        codebook.centers_ = tensors["centers"]
+    annotator.transform_, annotator.codebook_ = transform, codebook
+    if bool(annotator.config.projection) != ("projection" in tensors):
+        raise ModelFileError(f"{path}: its settings and its tensors disagree on whether there is a projection")
+    if annotator.config.projection:
+        annotator.projection_ = annotator.new_projection()
+        annotator.projection_.matrix_, annotator.projection_.mean_ = tensors["projection"], tensors["projection_mean"]
 
 
 def _of_words(annotator: Annotator, with_sums: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -121,11 +151,6 @@ def restore(
         raise ModelFileError(
             f"{path} was fitted with other trunk weights than {config.weights!r}; give the right ones (weights=…, or --weights)"
         )
-    tensors = model.tensors
-    annotator.transform_ = GaussianPCA(config.n_components)
-    annotator.transform_.matrix_, annotator.transform_.offset_ = tensors["matrix"], tensors["offset"]
-    annotator.transform_.explained_variance_ratio_ = tensors["explained_variance_ratio"]
-    annotator.codebook_ = Codebook(config.n_centers, max_iterations=config.kmeans_iterations, seed=config.seed)
-    annotator.codebook_.centers_ = tensors["centers"]
+    _restore_encoder(path, annotator, dict(model.tensors))
     _restore_words(annotator, model)
     return annotator
