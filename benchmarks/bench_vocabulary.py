@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.bench_vocabulary --data FOLDER --preset best``: the vectors of the training images are computed once; then a
 word more from ten of them, a word less and ten images less are timed, each ready to annotate, and compared with a refit. For
-the confidences the head is learnt from 4,000 training images, and the words given to the other 500 are counted: no test image is
-looked at.
+the confidences the head is learnt from 4,000 training images, and the words given to the other 500 are counted; the vectors' own
+codebook and projection, which need no labels, come from all 4,500. No test image is looked at.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ def main() -> None:
 
     config = config_from_options(options.preset, None, None, 0, options.settings)
     annotator, vectors, labels = _learnt(config, options.data, options.cache)
+    vocabulary = annotator.vocabulary
     command = f"python -m benchmarks.bench_vocabulary --data FOLDER --preset {options.preset}"
     content: dict[str, Any] = {
         "config": config.to_dict(),
         "dimension": annotator.dimension,
         "vocabulary": _changes(annotator, vectors, labels, options.repeats),
-        "confidence": _reliability(config, annotator.vocabulary, vectors, labels, annotator.device),
+        "confidence": _reliability(config, vocabulary, vectors, labels, annotator.device),
     }
     print(write_result("corel5k-vocabulary", command, content))
 
