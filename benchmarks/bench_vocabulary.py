@@ -9,6 +9,7 @@ codebook and projection, which need no labels, come from all 4,500. No test imag
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +69,15 @@ def _learnt(config: AnnotatorConfig, data: Path, cache: Path | None) -> tuple[An
 def _changes(annotator: Annotator, vectors: NDArray[np.float32], labels: sparse.csr_array, repeats: int) -> dict[str, Any]:
     chosen = np.sort(np.random.default_rng(0).choice(len(vectors), EXAMPLES, replace=False))
     seconds: dict[str, list[float]] = {"add": [], "remove": [], "forget": []}
+    cpu: dict[str, list[float]] = {name: [] for name in seconds}
+    load_before = os.getloadavg()[0]
 
     def timed(name: str, change: Callable[[], object]) -> None:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         change()
         annotator._words_ranking()
         seconds[name].append(time.perf_counter() - start)
+        cpu[name].append(time.process_time() - busy)
 
     start = time.perf_counter()
     annotator._head.settle(annotator.bank_)
@@ -89,6 +93,9 @@ def _changes(annotator: Annotator, vectors: NDArray[np.float32], labels: sparse.
         "words_before": len(annotator.vocabulary) - 1,
         "solve_seconds": solve,
         **{f"{name}_seconds": spread(values) for name, values in seconds.items()},
+        # Of all threads. Where the machine does other work at once, wall time is far above its share of this.
+        **{f"{name}_cpu_seconds": spread(values) for name, values in cpu.items()},
+        "load_average": {"before": load_before, "after": os.getloadavg()[0]},
         "against_refit": _against_refit(annotator, vectors, labels, chosen),
     }
 
