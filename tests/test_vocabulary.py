@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from gpuannot import Annotations, Annotator
 from gpuannot.cli import app
 from gpuannot.datasets import LabelledImages, load_labelled_images
+from gpuannot.encoder import Store
 from gpuannot.errors import DataError, ModelFileError, NotFittedError
 from gpuannot.heads import WordHead, new_bank
 from gpuannot.model_file import ModelFile
@@ -42,6 +44,14 @@ def annotator(**changes: Any) -> Annotator:
 @pytest.fixture(scope="module")
 def scenes(drawn_scenes: Path) -> LabelledImages:
     return load_labelled_images(drawn_scenes)
+
+
+@pytest.fixture(scope="module")
+def features(scenes: LabelledImages) -> Iterator[Store]:
+    """Of all scenes: the trunk has no part in what differs here."""
+    made = annotator()
+    with made.new_store(len(scenes)) as store:
+        yield made.extract(scenes.paths, store, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +161,8 @@ def test_before_fit() -> None:
 
 
 @pytest.mark.parametrize("head", ["mean", "demixed", "centred", "ridge", "lda"])
-def test_files_of_every_head(head: str, scenes: LabelledImages, tmp_path: Path) -> None:
-    made = annotator(head=head).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+def test_files_of_every_head(head: str, scenes: LabelledImages, features: Store, tmp_path: Path) -> None:
+    made = annotator(head=head).fit_features(features, scenes.labels, scenes.vocabulary)
     loaded = Annotator.load(made.save(tmp_path / "m"), device="cpu")
     expected = made.annotate(scenes.paths)
     again = loaded.annotate(scenes.paths)
@@ -288,9 +298,11 @@ NORMALISATIONS = [(), ("signed_sqrt", "l2"), ("mass", "intra"), ("mass", "intra"
 
 @pytest.mark.parametrize("steps", NORMALISATIONS, ids=str)
 @pytest.mark.parametrize("head", HEADS, ids=str)
-def test_contributions_add_up_to_the_score(scenes: LabelledImages, head: dict[str, Any], steps: tuple[str, ...]) -> None:
+def test_contributions_add_up_to_the_score(
+    scenes: LabelledImages, features: Store, head: dict[str, Any], steps: tuple[str, ...]
+) -> None:
     config = {**head, **{step: step in steps for step in ("mass", "intra", "signed_sqrt", "l2")}}
-    made = annotator(**config).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    made = annotator(**config).fit_features(features, scenes.labels, scenes.vocabulary)
     vectors = made.encode(scenes.paths[:4])[1].astype(np.float64)
     result = made.annotate(scenes.paths[:4], k=3)
     found = made.explain(scenes.paths[:4], k=3)
