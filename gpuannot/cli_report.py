@@ -37,7 +37,7 @@ def report(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            help="With a model: labelled images in the forms that 'fit' takes, or any images that 'annotate' takes.",
+            help="With a model: a label file or a folder with one, or any images that 'annotate' takes.",
             show_default=False,
         ),
     ] = None,

@@ -217,6 +217,9 @@ def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytes
         "    images: N images. They may be mixed: yes. k: how many. labels, words: both,",
         "        with more. last_: the last one_.",
         "",
+        "Returns:",
+        "    index, and distance: smaller is better.",
+        "",
         "Raises:",
         "    ValueError: k = 0. DataError: no images.",
     ]
@@ -232,6 +235,9 @@ def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytes
         "    labels, words: both, with more.",
         r"    last_: the last one\_.",
         "",
+        ":returns:",
+        "    index, and distance: smaller is better.",
+        "",
         "Raises:",
         "    ValueError: k = 0.",
         "    DataError: no images.",
@@ -240,7 +246,8 @@ def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytes
 
 #: Modules that are no part of the public interface.
 INTERNAL = (
-    r"gpuannot\.(__main__|blas|cli.*|containers|data|decode_processes|decode_worker|durable|embed_weights|image_sources|jpeg_header|optional|persistence|streaming)",
+    r"gpuannot\.(__main__|blas|cli.*|containers|data|decode_processes|decode_worker|durable|embed_weights|image_sources)",
+    r"gpuannot\.(jpeg_header|optional|persistence|report_data|report_page|report_previews|streaming)",
     r"gpuannot\.reference",
     r"gpuannot\.scenes\..*",
     r"gpuannot\.baselines\.pixels",

@@ -1,6 +1,7 @@
 """The docstrings' own habits, turned into what reStructuredText means by them.
 
 * ``Args``, ``Attributes`` and ``Raises`` may hold several short items on a line: each becomes an item of its own.
+* ``Returns`` is prose: a colon in it ends no type.
 * An indented block after a colon is an equation or a listing, to be shown as it is written.
 * A ``|`` and a ``_`` at the end of a name are those characters, not references.
 """
@@ -18,7 +19,7 @@ _AS_WRITTEN = re.compile(r"(``.*?``|:\w+:`[^`]*`)")
 
 
 def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = list(_escaped_prose(_items(_literal_blocks(lines))))
+    lines[:] = list(_escaped_prose(_items(_literal_blocks(_returns(lines)))))
 
 
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
@@ -28,6 +29,10 @@ def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
+
+
+def _returns(lines: list[str]) -> list[str]:
+    return [":returns:" if line in ("Returns:", "Yields:") else line for line in lines]
 
 
 def _literal_blocks(lines: list[str]) -> list[str]:
