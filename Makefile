@@ -1,6 +1,6 @@
 # make demo   own virtual environment, install, draw scenes, learn, annotate, score
 # make test   own virtual environment, install, lint, types, tests
-# make bench  own virtual environment, install, measure this machine's trunk
+# make bench  own virtual environment, install with the peers, measure this machine: under 20 minutes on 2 cores
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,7 +28,8 @@ types: $(STAMP)
 	$(RUN)/mypy
 
 bench: $(STAMP)
-	$(RUN)/python -m benchmarks.bench_trunk
+	$(RUN)/python -m pip install -q -e ".[$(EXTRA),bench]"
+	$(RUN)/python -m benchmarks --device auto
 
 $(STAMP): setup.py pyproject.toml requirements-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpuannot needs Python 3.11 or newer; make PYTHON=/path/to/python3.11 …"; exit 1; }
