@@ -59,7 +59,7 @@ def cpu_variants(descriptors: np.ndarray, centers: np.ndarray, quick: bool) -> V
         "torch addmm + argmin, compiled": calls(compiled(product_argmin, quick=quick), x, c, half_norms),
         "scikit-learn pairwise_distances_argmin": partial(sklearn.pairwise_distances_argmin, descriptors, centers),
         "SciPy vq": lambda: vq.vq(descriptors, centers)[0],
-        "flash-kmeans": peer("flash_kmeans", "flash-kmeans", gpu=True),
+        "flash-kmeans": peer("flash_kmeans", gpu=True),
     }
 
 
@@ -71,15 +71,17 @@ def cuda_variants(descriptors: Tensor, centers: Tensor, quick: bool) -> Variants
     index = faiss_flat(centers.float().cpu().numpy(), descriptors.device)
     if not isinstance(index, Missing) and descriptors.dtype != torch.float32:
         index = Missing("takes float32 only")
-    flash = peer("flash_kmeans", "flash-kmeans", gpu=True)
-    assign = flash if isinstance(flash, Missing) else getattr(flash, "euclid_assign", Missing("has no function that only assigns"))
+    flash = peer("flash_kmeans.assign_euclid_triton", "flash-kmeans", gpu=True)
+    squares = descriptors.float().square().sum(dim=1)[None]  # which its assignment wants ready
     return {
         OURS: partial(kernel, descriptors, centers, checked),
         "torch addmm + argmin": partial(product_argmin, descriptors, centers, half_norms),
         "torch cdist + argmin": partial(cdist_argmin, descriptors, centers),
         "torch addmm + argmin, compiled": calls(compiled(product_argmin, quick=quick), descriptors, centers, half_norms),
         "faiss IndexFlatL2": index if isinstance(index, Missing) else lambda: index.search(descriptors, 1)[1][:, 0],
-        "flash-kmeans": calls(assign, descriptors, centers),
+        "flash-kmeans": flash
+        if isinstance(flash, Missing)
+        else lambda: flash.euclid_assign_triton(descriptors[None], centers[None], squares)[0],
     }
 
 

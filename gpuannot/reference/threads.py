@@ -12,7 +12,7 @@ def for_blocks(work: Callable[[int, int], None], count: int, block: int) -> None
     """Call ``work(start, stop)`` for every block of 0…count, several at a time where there are several cores.
 
     NumPy and SciPy let go of the interpreter while they compute. Blocks do not depend on the number of threads, so neither do the
-    results, as long as each block writes only its own rows. ``work`` makes no matrix products: their own threads would get in the way.
+    results, as long as each block writes only its own rows. ``work`` leaves matrix products out: they have threads of their own.
     """
     starts = range(0, count, block)
     if len(starts) < 2 or cores() < 2:
