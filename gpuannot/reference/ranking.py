@@ -21,11 +21,15 @@ def nearest_words(
     vectors: NDArray[np.floating],  # (T, D)
     word_vectors: NDArray[np.floating],  # (W, D)
     k: int,
+    half_norms: NDArray[np.floating] | None = None,  # (W,)
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k word vectors nearest to each image in L2, nearest first, ties to the lowest word index.
 
     Candidates come from a matrix product, ``‖v‖²/2 − x·v``; their order and distance from ‖x − v‖ itself in float64. So two words
     with the same vector tie exactly, whatever the product rounded to.
+
+    Args:
+        half_norms: :func:`half_norms_of` the word vectors, where many calls share them; None computes them.
 
     Returns:
         index (T, k) int64 and distance (T, k) float64.
@@ -36,10 +40,10 @@ def nearest_words(
     words = len(word_vectors)
     if not 1 <= k <= words:
         raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
-    half_norms = 0.5 * np.einsum("ij,ij->i", word_vectors, word_vectors)
-    if not (np.isfinite(half_norms).all() or np.isfinite(word_vectors).all()):
+    halves = half_norms_of(word_vectors) if half_norms is None else half_norms
+    if not (np.isfinite(halves).all() or np.isfinite(word_vectors).all()):
         raise ValueError("the word vectors hold NaN or infinite values")
-    norm_bound = float(np.sqrt(2 * half_norms.max()))
+    norm_bound = float(np.sqrt(2 * halves.max()))
     index = np.empty((len(vectors), k), dtype=np.int64)
     distance = np.empty((len(vectors), k))
 
@@ -52,7 +56,7 @@ def nearest_words(
         scores = rows @ word_vectors.T
 
         def rank(start: int, stop: int) -> None:
-            part = np.subtract(half_norms, scores[start:stop], out=scores[start:stop])
+            part = np.subtract(halves, scores[start:stop], out=scores[start:stop])
             image, word = np.divmod(np.flatnonzero(_candidates(part, k, rounding[start:stop])), words)
             squared = _squared_distances(rows[start:stop], word_vectors, image, word)
             order = np.lexsort((word, squared, image))  # ties to the lowest index
@@ -65,6 +69,11 @@ def nearest_words(
     for first in range(0, len(vectors), _BLOCK):
         rank_block(first)
     return index, distance
+
+
+def half_norms_of(word_vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """‖v‖²/2 of word vectors (W, D)."""
+    return 0.5 * np.einsum("ij,ij->i", word_vectors, word_vectors)
 
 
 def _rounding(norms: NDArray[np.floating], norm_bound: float, rows: NDArray[np.floating]) -> NDArray[np.floating]:
