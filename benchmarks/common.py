@@ -24,6 +24,8 @@ NO_DEVICE = 3
 
 _PEERS = ("faiss-cpu", "faiss-gpu-cu12", "fastkmeans", "flash-kmeans", "cyvlfeat", "simplejpeg", "opencv-python-headless")
 _SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# Threads of one library go on waiting in a loop, on a core that the next variant needs, for this long after its last call.
+_SECONDS_TO_REST = 0.03
 _FLUSH_BYTES = 256 << 20  # more than the second-level cache of any GPU so far
 
 Result = TypeVar("Result")
@@ -59,6 +61,7 @@ def alternate(
 
 
 def _seconds(call: Callable[[], object], number: int) -> float:
+    time.sleep(_SECONDS_TO_REST)
     start = time.perf_counter()
     for _ in range(number):
         call()
