@@ -31,6 +31,7 @@ setup(
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
         "scipy>=1.12",
+        "threadpoolctl>=3.1",
         "torch>=2.6",
         "tqdm>=4.66",
         "typer>=0.12",
@@ -54,6 +55,8 @@ setup(
             "matplotlib>=3.8",
             "scikit-image>=0.22",
             "PyWavelets>=1.5",
+            "dask>=2024.8",
+            "distributed>=2024.8",
             # NVRTC compiles the kernels as CuPy would, without a GPU or a driver.
             "cuda-bindings>=13,<14; sys_platform == 'linux'",
             "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux'",

@@ -7,7 +7,8 @@
 #
 # It needs torch for CUDA, CuPy, pytest and this package's other requirements; cuML where PCA and K-means should use it; faiss-gpu,
 # fastkmeans, flash-kmeans and matplotlib where the benchmarks should compare with them and draw.
-# Environment: PYTHON (python3), RESULTS (benchmarks/results), COREL5K (folder of the data set; left out where unset).
+# Environment: PYTHON (python3), RESULTS (benchmarks/results), COREL5K (folder of the data set; left out where unset), NETWORKS (fixed
+# or all: also train the networks of the comparison on COREL5K).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,6 +58,10 @@ else
     if [ -n "${COREL5K:-}" ]; then
         step "corel5k" "$PYTHON" -m gpuannot reproduce corel5k --data "$COREL5K" --seeds 5 --device cuda \
             -o "$RESULTS/corel5k-paper-embedded-cuda.json"
+        if [ "${NETWORKS:-none}" != none ]; then # training takes longer than all else together
+            step "networks" "$PYTHON" -m gpuannot reproduce corel5k --data "$COREL5K" --table --networks "$NETWORKS" --only pixels \
+                --device cuda -o "$RESULTS/corel5k-networks-cuda.json"
+        fi
     fi
 fi
 echo "== done: $failed failed, $waiting waiting for a GPU"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,18 +18,20 @@ from scipy import sparse
 from torch import Tensor
 
 from .annotations import Annotations
-from .encoder import Encoder, Images, Store, Vectors, as_sequence, none_readable, source_name, to_host, warn_of_failures
+from .batch import annotate_batch
+from .blas import one_thread
+from .encoder import Encoder, Store, Vectors, to_host
 from .errors import DataError, NotFittedError
 from .image_batches import ImageFailure
-from .inputs import Inputs
+from .image_sources import Images, as_sequence, none_readable, source_name, warn_of_failures
 from .labels import label_matrix
 from .model_file import ModelFile
+from .partitions import by_partition, tree_sum
 from .persistence import restore, to_model_file
 from .ranking import DeviceRanking, WordRanking
 from .words import WordBank
 
 if TYPE_CHECKING:
-    from .batch import BatchSummary
     from .capture import CapturedAnnotation
 
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
@@ -65,6 +67,8 @@ class Annotator(Encoder):
         *,
         vocabulary: Sequence[str] | None = None,
         progress: bool | None = None,
+        workers: int | None = None,
+        scheduler: str | None = None,
     ) -> Annotator:
         """Learn normalisation, PCA, codebook and word vectors.
 
@@ -78,8 +82,11 @@ class Annotator(Encoder):
             labels: the words of each image, or an (N, W) matrix of 0 and 1.
             vocabulary: all words, in the order in which annotations number them; None takes the words that occur, sorted.
             progress: show a bar; None shows one on terminals.
+            workers: processes on this machine that share the work, as in :meth:`batch`; the model has the same bits for any number.
+            scheduler: address of a Dask scheduler whose workers do it; they must see the images under the same paths.
 
         Raises:
+            ClusterError: as :meth:`batch`.
             DataError: labels that do not fit the images or the vocabulary, no label at all, or not one readable image.
             ValueError: fewer descriptors than centres, or fewer varying channels than components.
         """
@@ -89,12 +96,20 @@ class Annotator(Encoder):
         if not matrix.nnz:
             raise DataError("no image carries a word: there is nothing to learn")
         learn_from = self._statistics_positions(len(sources))
+        rest = np.setdiff1d(np.arange(len(sources)), learn_from)
         self.failures_ = []
-        with self.new_store(len(learn_from)) as store:
-            self.extract(sources, store, positions=learn_from, progress=progress)
-            self.fit_features(store, matrix, words, progress=progress)
-            rest = np.setdiff1d(np.arange(len(sources)), learn_from)
-            self._add_images(sources, rest, matrix, progress)
+        if workers is not None or scheduler is not None:
+            from .cluster_fit import fit_on_cluster
+
+            fit_on_cluster(self, sources, matrix, words, learn_from, rest, workers, scheduler, progress)
+        else:
+            with self.new_store(len(learn_from)) as store:
+                self.extract(sources, store, positions=learn_from, progress=progress)
+                self.fit_features(store, matrix, words, progress=progress)
+                blocks = by_partition(self.vectors_of(sources, rest, progress=progress))
+                sums = tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks)
+            if sums is not None:
+                self.bank_.merge(sums)
         warn_of_failures(len(sources), self.failures_)
         return self
 
@@ -107,7 +122,7 @@ class Annotator(Encoder):
             features: of some or all images of a data set.
             labels: of the whole data set, (N, W); the features' positions pick the rows.
         """
-        vars(self).pop("bank_", None)  # if this fails half-way, nothing may rank by what an earlier fit learnt
+        self._forget_bank()
         self.learn_transform(features, progress=progress)
         with self.describe(features, progress=progress) as descriptors:
             return self.fit_descriptors(descriptors, labels, vocabulary)
@@ -116,12 +131,22 @@ class Annotator(Encoder):
         """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
         matrix, words = label_matrix(labels, vocabulary)
         self.learn_codebook(descriptors)
-        bank = WordBank(words, self.dimension)
-        for positions, vectors in self.encode_descriptors(descriptors):
-            bank.partial_fit(vectors, matrix[positions])
-        self.bank_ = bank
-        self._forget_ranking()
+        blocks = by_partition(self.encode_descriptors(descriptors))
+        self.set_bank(words, tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks))
         return self
+
+    def word_sums(self, vectors: Iterable[tuple[NDArray[np.int64], Vectors]], labels: Any, vocabulary: Sequence[str]) -> WordBank:
+        """The word vectors' sums over a partition: positions (B,) and VLAD vectors (B, m·n), and ``labels[positions]`` (B, W)."""
+        bank = WordBank(vocabulary, self.dimension)
+        with one_thread():
+            for positions, part in vectors:
+                bank.partial_fit(part, labels[positions])
+        return bank
+
+    def set_bank(self, vocabulary: Sequence[str], sums: WordBank | None) -> None:
+        """Take the word vectors from the sums of all partitions; None leaves every word without an image."""
+        self.bank_ = sums or WordBank(vocabulary, self.dimension)
+        self._forget_ranking()
 
     def reseeded(self, seed: int) -> Annotator:
         """An annotator with the same trunk, normalisation and PCA, and another seed; codebook and words are still to be learnt."""
@@ -145,7 +170,9 @@ class Annotator(Encoder):
         _check_lengths(len(sources), matrix)
         self.failures_ = []
         self.bank_.add_words(words)
-        self._add_images(sources, np.arange(len(sources)), matrix, progress)
+        self._forget_ranking()
+        for index, vectors in self.vectors_of(sources, np.arange(len(sources)), progress=progress):
+            self.bank_.partial_fit(vectors, matrix[index])
         if len(self.failures_) == len(sources) and sources:
             raise DataError(none_readable(len(sources), self.failures_))
         warn_of_failures(len(sources), self.failures_)
@@ -180,45 +207,7 @@ class Annotator(Encoder):
                 (), np.empty(0, np.int64), none.astype(np.int64), none.astype(np.float32), self.vocabulary, tuple(failures)
             )
 
-    def batch(
-        self,
-        source: Inputs | str | Path | Iterable[str | Path],
-        sink: str | Path,
-        k: int = 5,
-        *,
-        format: str = "parquet",
-        part_size: int = 4096,
-        vectors: bool = False,
-        resume: bool = False,
-        overwrite: bool = False,
-        on_error: Literal["skip", "stop"] = "skip",
-        max_failures: int | None = None,
-        threads: int | None = None,
-        progress: bool | None = None,
-    ) -> BatchSummary:
-        """``annotate`` for any number of images, into parts in the folder ``sink``.
-
-        Every input gets a row in a part or an entry with stage and reason in the ledger (``sink/_failures``). A part is whole or
-        absent; ``resume`` goes on after any stop and ends with the same bytes as an undisturbed run on this machine.
-
-        Args:
-            source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
-            format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
-            resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
-            on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
-            threads: that read and decode; None is one a CPU. More pays where reading waits for a network.
-
-        Raises:
-            ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
-                otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
-            TooManyFailuresError: by ``on_error`` or ``max_failures``.
-        """
-        from .batch import annotate_batch
-
-        return annotate_batch(
-            self, source, sink, k, format=format, part_size=part_size, vectors=vectors, resume=resume, overwrite=overwrite,
-            on_error=on_error, max_failures=max_failures, threads=threads, progress=progress,
-        )  # fmt: skip
+    batch = annotate_batch
 
     def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         """The k nearest words of a decoded batch.
@@ -317,18 +306,16 @@ class Annotator(Encoder):
             if self._device_ranking is None:
                 self._device_ranking = self._ranking.on(self.device, self.bank_.known)
             return self._device_ranking.nearest(vectors, k)
-        index, distance = self._ranking.nearest(vectors, k)
+        with one_thread():
+            index, distance = self._ranking.nearest(vectors, k)
         return self.bank_.known[index].astype(np.int64), distance
+
+    def _forget_bank(self) -> None:
+        """If a fit fails half-way, nothing may rank by what an earlier one learnt."""
+        vars(self).pop("bank_", None)
 
     def _forget_ranking(self) -> None:
         self._ranking = self._device_ranking = None
-
-    def _add_images(
-        self, sources: Sequence[Any], positions: NDArray[np.int64], matrix: sparse.csr_array, progress: bool | None
-    ) -> None:
-        self._forget_ranking()
-        for index, features in self._features(sources, positions, "word vectors", progress):
-            self.bank_.partial_fit(self._vectors(features), matrix[index])
 
     def _require_fit(self) -> None:
         if not hasattr(self, "bank_"):

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .batch_pipeline import annotate_parts, limiting_stage
+from .batch_pipeline import Crew, annotate_parts, limiting_stage
 from .clock import StageClock
 from .encoder import progress_bar
+from .environment import peak_memory
 from .errors import TooManyFailuresError
 from .image_batches import ImageFailure, default_workers
 from .inputs import Inputs
@@ -34,9 +35,10 @@ class BatchSummary:
     Attributes:
         inputs: of the whole run; rows + failures = inputs. failures_by_stage: ``find``, ``read``, ``decode``.
         parts: of the whole run. parts_before: those that an earlier run had made whole.
-        seconds, images_per_second: of this run. stages: seconds of work by stage; read and decode add up over ``threads`` threads.
+        seconds, images_per_second: of this run. stages: seconds of work by stage, added up over ``workers`` processes; read and
+            decode also over their ``threads`` threads in all. 0 workers: nothing was left for them to do.
         limited_by: the stage that the others waited for, None where nothing was left to do.
-        peak_memory_bytes: of this process; None where the system does not say.
+        peak_memory_bytes: of this process, or of the largest of several workers; None where the system does not say.
     """
 
     output: str
@@ -51,6 +53,7 @@ class BatchSummary:
     images_per_second: float
     limited_by: str | None
     stages: dict[str, float]
+    workers: int
     threads: int
     peak_memory_bytes: int | None
 
@@ -63,24 +66,45 @@ def annotate_batch(
     annotator: Annotator,
     source: Inputs | str | Path | Iterable[str | Path],
     sink: str | Path,
-    k: int,
+    k: int = 5,
     *,
-    format: str,
-    part_size: int,
-    vectors: bool,
-    resume: bool,
-    overwrite: bool,
-    on_error: Literal["skip", "stop"],
-    max_failures: int | None,
-    threads: int | None,
-    progress: bool | None,
+    format: str = "parquet",
+    part_size: int = 4096,
+    vectors: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_error: Literal["skip", "stop"] = "skip",
+    max_failures: int | None = None,
+    threads: int | None = None,
+    progress: bool | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> BatchSummary:
-    """:meth:`Annotator.batch`, which says what the arguments mean."""
+    """:meth:`Annotator.annotate` for any number of images, into parts in the folder ``sink``.
+
+    Every input gets a row in a part or an entry with stage and reason in the ledger (``sink/_failures``). A part is whole or
+    absent; ``resume`` goes on after any stop and ends with the same bytes as an undisturbed run on this machine.
+
+    Args:
+        source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
+        format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
+        resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
+        on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
+        threads: that read and decode, of each worker; None is one a CPU. More pays where reading waits for a network.
+        workers: processes on this machine that share the parts, and its CPUs or a GPU each; needs the extra ``dask``, and in a
+            script ``if __name__ == "__main__":``. The bytes are those of one process; a worker that dies costs its parts' time.
+        scheduler: address of a Dask scheduler whose workers do it. Inputs, weights and ``sink`` must be where all of them see them.
+
+    Raises:
+        ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
+            otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
+        TooManyFailuresError: by ``on_error`` or ``max_failures``. ClusterError: no Dask, no answer from the scheduler, no workers,
+            files that they do not share, or a part that several workers died of.
+    """
     annotator.check_k(k)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
-    threads = default_workers() if threads is None else threads
     for what, value, low, high in (("part_size", part_size, 1, _MAX_PART), ("threads", threads, 1, 1024)):
-        if not low <= operator.index(value) <= high:
+        if value is not None and not low <= operator.index(value) <= high:
             raise ValueError(f"{what} is {value}; expected {low} to {high}")
     if max_failures is not None and operator.index(max_failures) < 0:
         raise ValueError(f"max_failures is {max_failures}; expected at least 0")
@@ -88,6 +112,11 @@ def annotate_batch(
         raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'stop'")
     if resume and overwrite:
         raise ValueError("resume goes on with what is there, overwrite replaces it: choose one")
+    clustered = workers is not None or scheduler is not None
+    if clustered:
+        from .cluster import check_options
+
+        check_options(workers, scheduler)
     allowed = 0 if on_error == "stop" else sys.maxsize if max_failures is None else max_failures
     settings = RunSettings(
         model_sha256=annotator.to_model_file().sha256,
@@ -105,7 +134,16 @@ def annotate_batch(
         with clock.measure("find"):
             folder.begin(inputs, settings, resume=resume, overwrite=overwrite)
             pending, before, failed = _pending(folder)
-        work = annotate_parts(annotator, folder, pending, threads=threads, clock=clock)
+        if clustered:
+            from .cluster_batch import annotate_on_cluster
+
+            crew = Crew(0, 0, None)
+            work = annotate_on_cluster(
+                annotator, folder, pending, workers=workers, scheduler=scheduler, threads=threads, clock=clock, crew=crew
+            )
+        else:
+            crew = Crew(1, threads or default_workers(), None)
+            work = annotate_parts(annotator, folder, pending, threads=crew.threads, clock=clock)
         total = folder.inventory.count
         with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
             if failed > allowed:
@@ -117,6 +155,8 @@ def annotate_batch(
                 bar.set_postfix(limit=limiting_stage(clock), refresh=False)
                 bar.update(batch.inputs)
         done = folder.finish()
+        if not clustered:
+            crew.peak_memory = peak_memory()
         seconds = time.perf_counter() - start
         summary = BatchSummary(
             output=str(folder.path),
@@ -131,8 +171,9 @@ def annotate_batch(
             images_per_second=round((total - before) / seconds, 2),
             limited_by=limiting_stage(clock) if pending else None,
             stages={stage: round(clock.seconds(stage), 3) for stage in STAGES},
-            threads=threads,
-            peak_memory_bytes=_peak_memory(),
+            workers=crew.workers,
+            threads=crew.threads,
+            peak_memory_bytes=crew.peak_memory,
         )
         folder.write_summary(summary.to_dict())
     return summary
@@ -156,12 +197,3 @@ def _too_many(failed: int, allowed: int, first: ImageFailure, folder: PartFolder
         f"{counted}: {first.path}: {first.reason}. Parts of {folder.path} that were whole stay so: mend the inputs and start "
         "again, or go on with --resume and a higher --max-failures or --on-error skip"
     )
-
-
-def _peak_memory() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

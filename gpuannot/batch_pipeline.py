@@ -39,6 +39,15 @@ class BatchDone(NamedTuple):
     failures: tuple[ImageFailure, ...]
 
 
+@dataclass
+class Crew:
+    """Who does a run: processes, their threads that read and decode in all, and the largest one's peak memory in bytes."""
+
+    workers: int
+    threads: int
+    peak_memory: int | None
+
+
 def annotate_parts(
     annotator: Annotator, folder: PartFolder, numbers: Iterable[int], *, threads: int, clock: StageClock | None = None
 ) -> Generator[BatchDone]:

@@ -32,12 +32,14 @@ from .cli_options import (
     Preset,
     Progress,
     Resume,
+    Scheduler,
     Seed,
     Settings,
     Sources,
     Threads,
     Vectors,
     Weights,
+    Workers,
 )
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
 
@@ -89,6 +91,8 @@ def fit(
     seed: Seed = 0,
     settings: Settings = None,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     device: Device = "auto",
     progress: Progress = None,
 ) -> None:
@@ -109,7 +113,9 @@ def fit(
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
-        annotator.fit(images.paths, images.labels, vocabulary=images.vocabulary, progress=progress)
+        annotator.fit(
+            images.paths, images.labels, vocabulary=images.vocabulary, progress=progress, workers=workers, scheduler=scheduler
+        )
     annotator.save(model)
     failures = [*images.missing, *annotator.failures_]
     used = len(images) - len(annotator.failures_)
@@ -148,6 +154,8 @@ def annotate(
     on_error: OnErrorOption = None,
     max_failures: MaxFailures = None,
     threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -166,6 +174,7 @@ def annotate(
     of_folders = {
         "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
         "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
+        "workers": workers, "scheduler": scheduler,
     }  # fmt: skip
     given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and cli_annotate.is_folder(to)

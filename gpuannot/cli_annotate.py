@@ -84,6 +84,7 @@ def to_folder(
     errors.print(
         f"{plain(to)}: {summary.rows} images annotated, {summary.failures} failed; {summary.parts} parts, "
         f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"
+        + (f" from {summary.workers} workers" if summary.workers > 1 else "")
         + (f", limited by {summary.limited_by}" if summary.limited_by else "")
     )
     if as_json:

@@ -40,6 +40,20 @@ Settings = Annotated[
         "--set", metavar="NAME=VALUE", help="Change a setting, for example --set n_centers=32; 'gpuannot info' lists them."
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes on this machine that share the work, on GPUs one each; the result is the same. Needs gpuannot[dask].",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Dask scheduler (tcp://host:8786) whose workers do it; all must see the same files under the same paths.",
+    ),
+]
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
@@ -80,5 +94,7 @@ MaxFailures = Annotated[int | None, typer.Option(min=0, help="Folder only: stop 
 Vectors = Annotated[bool, typer.Option("--vectors", help="Folder only: also write each image's VLAD vector.")]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Folder only: threads that read and decode, by default one for each CPU; more for slow storage."),
+    typer.Option(
+        min=1, help="Folder only: threads that read and decode, by default one for each CPU, of each worker; more for slow storage."
+    ),
 ]

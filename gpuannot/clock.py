@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -26,6 +26,17 @@ class StageClock:
             elapsed = time.perf_counter() - start
             with self._lock:
                 self._seconds[stage] += elapsed
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add what another clock measured."""
+        with self._lock:
+            for stage, more in seconds.items():
+                self._seconds[stage] += more
+
+    def all_seconds(self) -> dict[str, float]:
+        """Seconds by stage."""
+        with self._lock:
+            return dict(self._seconds)
 
     def seconds(self, stage: str) -> float:
         with self._lock:

@@ -35,8 +35,8 @@ class DeviceStore:
         """Add features (B, P, C) of the images at ``positions`` (B,); the tensor is kept, not copied."""
         self._blocks.append((np.asarray(positions, dtype=np.int64), features))
 
-    def blocks(self) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """All features in order, as they were appended."""
+    def blocks(self, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """All features in order, as they were appended: within partitions where they were."""
         yield from self._blocks
 
     def close(self) -> None:

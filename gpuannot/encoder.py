@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .blas import one_thread
 from .codebook import Codebook, sample_positions
 from .config import AnnotatorConfig
 from .descriptors import DeviceTransform, GaussianPCA
@@ -25,13 +26,11 @@ from .device_store import DeviceStore, new_store
 from .errors import DataError, NotFittedError
 from .feature_store import FeatureStore
 from .image_batches import ImageBatches, ImageFailure
-from .inputs import Inputs, image_name
+from .image_sources import Images, as_sequence, none_readable, warn_of_failures
+from .partitions import by_partition, tree_sum
 from .trunk import Trunk
 from .vlad import Vlad
 from .weights import TrunkWeights, load_weights
-
-Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | Inputs
-
 
 Store: TypeAlias = FeatureStore | DeviceStore
 Vectors: TypeAlias = NDArray[np.float32] | Tensor  # NumPy on the CPU, a device tensor on a GPU
@@ -91,11 +90,24 @@ class Encoder:
         sources = as_sequence(images)
         chosen = np.arange(len(sources)) if positions is None else positions
         before = len(self.failures_)
-        for index, features in self._features(sources, chosen, "trunk", progress):
-            store.append(index, features)
+        self.extract_into(sources, store, chosen, progress=progress)
         if not len(store):
             raise DataError(none_readable(len(chosen), self.failures_[before:]))
         return store
+
+    def extract_into(
+        self, sources: Sequence[Any], store: Store, positions: NDArray[np.int64], *, progress: bool | None = None
+    ) -> None:
+        """:meth:`extract` for which it is no error that not one image can be read."""
+        for index, features in self._features(sources, positions, "trunk", progress, within_partitions=True):
+            store.append(index, features)
+
+    def vectors_of(
+        self, sources: Sequence[Any], positions: NDArray[np.int64], *, progress: bool | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+        """Positions (B,) and VLAD vectors (B, m·n) of images, batch by batch, none across partitions; ascending ``positions``."""
+        for index, features in self._features(sources, positions, "word vectors", progress, within_partitions=True):
+            yield index, self._vectors(features)
 
     def new_store(self, images: int) -> Store:
         """An empty store for the features of ``images`` images: on a GPU that has room for them, else in a temporary folder."""
@@ -108,10 +120,22 @@ class Encoder:
         Raises:
             ValueError: fewer varying channels than components.
         """
-        self.transform_, self._stages = GaussianPCA(self.config.n_components), None
-        for _, block in _bar(features.blocks(), "normalisation and PCA", len(features), progress):
-            self.transform_.accumulate(block.to(self.device) if self._on_gpu else block.float().numpy())
-        return self.transform_.finish(self._sample(features) if self._on_gpu else None)
+        blocks = _bar(features.blocks(within_partitions=True), "normalisation and PCA", len(features), progress)
+        sums = tree_sum((number, self.transform_sums(part)) for number, part in by_partition(blocks))
+        return self.finish_transform(sums, self._sample(features) if self._on_gpu else None)
+
+    def transform_sums(self, blocks: Iterable[tuple[NDArray[np.int64], Tensor]]) -> GaussianPCA:
+        """The running sums of normalisation and PCA over the features of a partition."""
+        sums = GaussianPCA(self.config.n_components)
+        with one_thread():
+            for _, block in blocks:
+                sums.accumulate(block.to(self.device) if self._on_gpu else block.float().numpy())
+        return sums
+
+    def finish_transform(self, sums: GaussianPCA | None, sample: Tensor | None) -> GaussianPCA:
+        """Learn normalisation and PCA from the sums of all features, and on a GPU from a sample of them."""
+        self.transform_, self._stages = sums or GaussianPCA(self.config.n_components), None
+        return self.transform_.finish(sample)
 
     def describe(self, features: Store, folder: str | Path | None = None, *, progress: bool | None = None) -> Store:
         """Stored features (N, P, C) → stored descriptors (N, P, n) float32, in ``folder`` or a temporary place."""
@@ -119,11 +143,13 @@ class Encoder:
         descriptors = new_store(self.device, len(features), features.patches, n, torch.float32, folder)
         transform = self.transform_.on(self.device, features.dtype) if self._on_gpu else None
         try:
-            for positions, block in _bar(features.blocks(), "descriptors", len(features), progress):
+            for positions, block in _bar(features.blocks(within_partitions=True), "descriptors", len(features), progress):
                 if transform is not None:
                     descriptors.append(positions, transform(block.to(self.device)))
                 else:
-                    descriptors.append(positions, torch.from_numpy(self.transform_.transform(block.float().numpy())))
+                    with one_thread():
+                        described = self.transform_.transform(block.float().numpy())
+                    descriptors.append(positions, torch.from_numpy(described))
         except BaseException:
             descriptors.close()
             raise
@@ -135,14 +161,17 @@ class Encoder:
         Raises:
             ValueError: fewer distinct descriptors than centres.
         """
-        sample = self._sample(descriptors)
+        return self.fit_codebook(self._sample(descriptors))
+
+    def fit_codebook(self, sample: Tensor) -> Codebook:
+        """Learn the visual words from descriptors (S, n) float32 on this encoder's device, which may be overwritten."""
         self._stages = None
         self.codebook_ = Codebook(self.config.n_centers, max_iterations=self.config.kmeans_iterations, seed=self.config.seed)
         return self.codebook_.fit(sample if self._on_gpu else sample.numpy(), overwrite=True)
 
     def encode_descriptors(self, descriptors: Store) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         """Stored descriptors (N, P, n) → positions (B,) and VLAD vectors (B, m·n), block by block."""
-        for positions, block in descriptors.blocks():
+        for positions, block in descriptors.blocks(within_partitions=True):
             yield positions, self._aggregate(block.to(self.device))
 
     def _sample(self, store: Store) -> Tensor:
@@ -212,6 +241,8 @@ class Encoder:
         title: str,
         progress: bool | None,
         failures: list[ImageFailure] | None = None,
+        *,
+        within_partitions: bool = False,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C)."""
         failures = self.failures_ if failures is None else failures
@@ -221,6 +252,7 @@ class Encoder:
             batch_size=self.config.batch_size,
             positions=positions,
             interpolation=self.config.interpolation,
+            within_partitions=within_partitions,
         )
         seen = 0
         with progress_bar(title, len(positions), progress) as bar:
@@ -252,14 +284,16 @@ class Encoder:
         """VLAD vectors (B, m·n) of features (B, P, C)."""
         if self._on_gpu:
             return self._aggregate(self._device_stages().transform(features))
-        return self._vlad.encode(self.transform_.transform(features.float().numpy()), self.codebook_.centers)
+        with one_thread():
+            return self._vlad.encode(self.transform_.transform(features.float().numpy()), self.codebook_.centers)
 
     def _aggregate(self, descriptors: Tensor) -> Vectors:
         """VLAD vectors (B, m·n) of descriptors (B, P, n)."""
         if self._on_gpu:
             stages = self._device_stages()
             return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms)
-        return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
+        with one_thread():
+            return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
 
     @property
     def _on_gpu(self) -> bool:
@@ -286,47 +320,9 @@ class Encoder:
             raise NotFittedError(f"this {type(self).__name__} has learnt nothing yet; call fit first")
 
 
-def as_sequence(images: Images) -> Sequence[Any]:
-    """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists.
-
-    Raises:
-        DataError: one path or URL, and nothing is there.
-    """
-    if isinstance(images, (str, Path)):
-        found = list(Inputs(images))
-        if len(found) == 1 and found[0].kind == "failed":
-            raise DataError(f"'{found[0].name}': {found[0].detail}")
-        return found
-    if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
-        return list(images)
-    return images  # type: ignore[return-value]
-
-
-def source_name(sources: Sequence[Any], position: int) -> str:
-    """The path of an image, or ``image 3``. A sequence that may load on access is not asked again for what it held."""
-    source = sources[position] if isinstance(sources, (list, tuple)) else None
-    return image_name(source, f"image {position}")
-
-
 def to_host(values: Vectors | Tensor) -> NDArray[Any]:
     """A NumPy array of the same values."""
     return values.cpu().numpy() if isinstance(values, Tensor) else values
-
-
-def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:
-    if not count:
-        return "no images were given"
-    return f"not one of {count} images could be read; the first: {failures[0].path}: {failures[0].reason}"
-
-
-def warn_of_failures(count: int, failures: Sequence[ImageFailure]) -> None:
-    """Warn, on behalf of the caller's caller, of images that were left out."""
-    if failures:
-        warnings.warn(
-            f"{len(failures)} of {count} images could not be read and were left out (see failures_); "
-            f"the first: {failures[0].path}: {failures[0].reason}",
-            stacklevel=3,
-        )
 
 
 def progress_bar(title: str, total: int, progress: bool | None, initial: int = 0) -> Any:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,3 +105,18 @@ def record(packages: Iterable[str] = ()) -> dict[str, Any]:
         "gpus": gpus(),
         "platform": platform.platform(),
     }
+
+
+def peak_memory() -> int | None:
+    """Most bytes of memory that this process has held; None where the system does not say."""
+    try:  # ru_maxrss starts with what the process held that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -38,6 +38,10 @@ class OutputError(GpuannotError):
     """Annotations cannot be written: a full disk, a folder without permission, another run at work there."""
 
 
+class ClusterError(GpuannotError):
+    """A Dask cluster cannot be reached, has no workers, or lost those that worked on something."""
+
+
 class TooManyFailuresError(GpuannotError):
     """More inputs failed than the caller accepts."""
 

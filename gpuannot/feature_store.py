@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import DataError
+from .partitions import spans
 
 _STORED = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -115,13 +116,16 @@ class FeatureStore:
     def _partial(self, name: str) -> Path:
         return self.folder / f"{name}.{os.getpid()}.part"
 
-    def blocks(self, size: int = 64) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """All records in order: ``(positions (B,), features (B, P, C) CPU tensor)`` of up to ``size`` images at a time."""
+    def blocks(self, size: int = 64, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """All records in order: ``(positions (B,), features (B, P, C) CPU tensor)`` of up to ``size`` images at a time.
+
+        With ``within_partitions`` those of one block lie in one partition.
+        """
         assert self._file is not None
         positions = self.positions
-        for start in range(0, len(positions), size):
-            chunk = positions[start : start + size]
-            self._file.seek(start * self.record_bytes)  # there may be several readings at a time
+        for span in spans(positions, size, within_partitions):
+            chunk = positions[span]
+            self._file.seek(span.start * self.record_bytes)  # there may be several readings at a time
             buffer = bytearray(self._file.read(len(chunk) * self.record_bytes))
             if len(buffer) != len(chunk) * self.record_bytes:
                 raise DataError(f"{self.folder}/features.bin ends early; delete the folder and run again")

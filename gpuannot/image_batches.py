@@ -21,6 +21,7 @@ from .containers import Containers
 from .errors import ImageError, Stage
 from .images import INTERPOLATIONS, ImageSource, decode_image
 from .inputs import Input, Loaded, image_name
+from .partitions import spans
 
 _BATCHES_AHEAD = 2
 
@@ -56,7 +57,7 @@ class ImageBatches:
 
     ``positions`` (B,) int64 takes only those of the images, in that order; they are then what is batched and counted. An image is
     taken from ``images`` when its turn comes, so a sequence that loads on access is never held whole. ``interpolation`` is that of
-    `decode_image`.
+    `decode_image`. With ``within_partitions``, ascending positions are batched so that no batch lies in two partitions.
 
     ``workers`` threads (default: one for each CPU that this process may use) decode at most two batches ahead. Leaving the loop
     early drops what is queued. A PIL image that was opened lazily keeps its pixels once decoded: for many files pass paths.
@@ -74,6 +75,7 @@ class ImageBatches:
         names: Sequence[str] | None = None,
         positions: NDArray[np.int64] | None = None,
         interpolation: str = "bicubic",
+        within_partitions: bool = False,
         on_error: Literal["skip", "raise"] = "skip",
     ) -> None:
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
@@ -100,6 +102,7 @@ class ImageBatches:
         self.positions = np.arange(len(images), dtype=np.int64) if positions is None else positions
         self.on_error = on_error
         self.interpolation = interpolation
+        self.within_partitions = within_partitions
         self.failures: list[ImageFailure] = []
 
     def __len__(self) -> int:
@@ -110,20 +113,20 @@ class ImageBatches:
         return self._batches(self.failures)
 
     def _batches(self, failures: list[ImageFailure]) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        starts = range(0, len(self), self.batch_size)
-        named = (self._named(start) for start in starts)
+        chunks = spans(self.positions, self.batch_size, self.within_partitions)
+        named = (self._named(chunk) for chunk in chunks)
         decoded = decode_ahead(named, size=self.size, workers=self.workers, interpolation=self.interpolation)
         with closing(decoded):
-            for start, batch in zip(starts, decoded, strict=True):
+            for chunk, batch in zip(chunks, decoded, strict=True):
                 if batch.failures and self.on_error == "raise":
                     raise ImageError(batch.failures[0].path, batch.failures[0].reason)
                 failures.extend(batch.failures)
                 if len(batch.kept):
-                    yield self.positions[start + batch.kept], batch.pixels
+                    yield self.positions[chunk.start + batch.kept], batch.pixels
 
-    def _named(self, start: int) -> list[tuple[str, ImageSource | Input]]:
+    def _named(self, chunk: slice) -> list[tuple[str, ImageSource | Input]]:
         named = []
-        for position in self.positions[start : start + self.batch_size].tolist():
+        for position in self.positions[chunk].tolist():
             source = self.images[position]
             name = self.names[position] if self.names is not None else image_name(source, f"image {position}")
             named.append((name, source))

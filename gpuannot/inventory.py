@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from .durable import publish, temporary_name
-from .inputs import Input
+from .inputs import Input, is_url
 
 _FIELDS = ("name", "kind", "place", "at", "size", "detail")
 _BYTES = ("name", "place")  # file names are bytes, and not always UTF-8
 
 
 class Inventory:
-    """The inputs listed in the file at ``path``.
+    """The inputs listed in the file at ``path``; with ``base``, where relative places of theirs start from.
 
     Attributes:
         parts: number of parts. count: number of inputs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, base: str = "") -> None:
         import pyarrow.parquet as pq
 
-        self._path = path
+        self._path, self._base = path, base
         with pq.ParquetFile(path) as file:
             self.parts = int(file.metadata.num_row_groups)
             self.count = int(file.metadata.num_rows)
@@ -62,7 +63,13 @@ class Inventory:
 
         with pq.ParquetFile(self._path) as file:
             rows = file.read_row_group(number).to_pylist()
-        return [_restored(row) for row in rows]
+        inputs = [_restored(row) for row in rows]
+        return [self._placed(item) for item in inputs] if self._base else inputs
+
+    def _placed(self, item: Input) -> Input:
+        if not item.place or is_url(item.place):
+            return item
+        return replace(item, place=os.path.join(self._base, item.place))
 
     def __iter__(self) -> Iterator[Input]:
         for number in range(self.parts):

@@ -120,7 +120,7 @@ class PartFolder:
             self.open()
             self._check_same(inputs, settings)
             with self.telling():
-                self._remove_temporary_files()
+                self.remove_temporary_files()
             return
         with self.telling():
             self._clear()
@@ -132,8 +132,11 @@ class PartFolder:
             content = {"schema": SCHEMA, "settings": asdict(settings), "inputs": self.inventory.count}
             write_durably(self._run, (json.dumps(content, indent=2) + "\n").encode())
 
-    def open(self) -> PartFolder:
+    def open(self, base: str = "") -> PartFolder:
         """Read what :meth:`begin` wrote: on a worker, or to resume.
+
+        Args:
+            base: the folder that relative paths of inputs start from; by default this process's own.
 
         Raises:
             DataError: there is no run, or one that this version cannot read.
@@ -143,7 +146,7 @@ class PartFolder:
             if content["schema"] != SCHEMA:
                 raise ValueError(f"schema {content['schema']!r}, expected {SCHEMA!r}")
             self.settings = RunSettings(**content["settings"])
-            self.inventory = Inventory(self._state / "inputs.parquet")
+            self.inventory = Inventory(self._state / "inputs.parquet", base)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self._run} cannot be used ({error}); start again with --overwrite") from error
         return self
@@ -167,9 +170,10 @@ class PartFolder:
             path.unlink()
         for path in (self.path / "_summary.json", self._state / "inputs.parquet", self._run):
             path.unlink(missing_ok=True)
-        self._remove_temporary_files()
+        self.remove_temporary_files()
 
-    def _remove_temporary_files(self) -> None:
+    def remove_temporary_files(self) -> None:
+        """Remove what writers that were killed left; while none is at work."""
         for folder in (self.path, self._state, self._ledgers, self._done):
             remove_temporary_files(folder)
 

@@ -59,11 +59,14 @@ class WordBank:
         """
         sums, counts = self._sums_of(vectors, labels)
         if isinstance(sums, Tensor):
-            self._device_sums = sums if self._device_sums is None else self._device_sums + sums
+            self._add_on_device(sums)
         else:
             self._sums += sums
         self.counts += counts
         return self
+
+    def _add_on_device(self, sums: Tensor) -> None:
+        self._device_sums = sums if self._device_sums is None else self._device_sums + sums
 
     def forget(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> WordBank:
         """Take out images that were added before, by their vectors (B, D) and labels (B, W).
@@ -99,9 +102,16 @@ class WordBank:
         """
         if other.vocabulary != self.vocabulary or other.dimension != self.dimension:
             raise ValueError("only banks of the same vocabulary, in the same order, and the same dimension can be merged")
-        self.sums += other.sums
+        if other._device_sums is None:
+            self.sums += other.sums
+        else:
+            self._add_on_device(other._device_sums)
+            self._sums += other._sums
         self.counts += other.counts
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_sums": self.sums, "_device_sums": None}
 
     @property
     def known(self) -> NDArray[np.intp]:

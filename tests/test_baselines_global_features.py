@@ -82,7 +82,12 @@ def random_classifier(*sizes: int) -> dict[str, Tensor]:
 def test_poolings_of_a_plain_chain(layer: str, size: int) -> None:
     images = random_images(3, size)
     maps = plain_layers(images)[layer == "pool5"]
-    expected = {"mean": maps.mean(dim=(2, 3)), "max": maps.amax(dim=(2, 3)), "flatten": maps.flatten(1)}
+    expected = {
+        "mean": maps.mean(dim=(2, 3)),
+        "root": maps.sqrt().mean(dim=(2, 3)),
+        "max": maps.amax(dim=(2, 3)),
+        "flatten": maps.flatten(1),
+    }
     for pooling, values in expected.items():
         features = GlobalFeatures(layer, pooling, input_size=size, dtype="float32", device="cpu", batch_size=2)
         assert features.dimension == values.shape[1]
@@ -177,7 +182,7 @@ def test_files_without_the_layers(whole_network: Callable[..., Path], tmp_path: 
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match=r"layer 'fc8' is unknown; choose one of conv1_1, .*pool5, fc6, fc7"):
         GlobalFeatures("fc8")
-    with pytest.raises(ValueError, match="pooling 'median' is unknown; choose one of mean, max, flatten"):
+    with pytest.raises(ValueError, match="pooling 'median' is unknown; choose one of mean, root, max, flatten"):
         GlobalFeatures("pool5", "median")
     with pytest.raises(ValueError, match="pooling 'mean' does not apply to fc7"):
         GlobalFeatures("fc7", "mean")

@@ -14,9 +14,9 @@ from scipy import sparse
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..encoder import Images, as_sequence, none_readable, warn_of_failures
 from ..errors import DataError, DeviceError, ModelFileError
 from ..image_batches import ImageBatches, ImageFailure
+from ..image_sources import Images, as_sequence, none_readable, warn_of_failures
 from ..metrics import evaluate
 from ..trunk import resolve_dtype
 from ..weights import PREPROCESSING

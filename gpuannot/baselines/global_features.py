@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import AnnotatorConfig
-from ..encoder import Encoder, Images, as_sequence, none_readable
+from ..encoder import Encoder
 from ..errors import DataError, ImageError
 from ..image_batches import ImageFailure
+from ..image_sources import Images, as_sequence, none_readable
 from ..trunk import layer_names
 from ..weights import load_fully_connected
 
-POOLINGS = ("mean", "max", "flatten")
+POOLINGS = ("mean", "root", "max", "flatten")
 FULLY_CONNECTED = ("fc6", "fc7")
 
 
@@ -28,8 +29,9 @@ class GlobalFeatures:
 
     Args:
         layer: a layer of the trunk (``conv1_1`` … ``pool5``), or ``fc6`` or ``fc7``; all after their ReLU.
-        pooling: of a trunk layer (H', W', C): ``mean`` or ``max`` over its positions, (C,), or ``flatten``, (C·H'·W',), channel by
-            channel as VGG-16's own fully connected layers read it. None is ``mean``; fc6 and fc7 have no positions and take None.
+        pooling: of a trunk layer (H', W', C): ``mean``, ``root`` (the mean of the square roots, in which a few strong responses say
+            less) or ``max`` over its positions, (C,), or ``flatten``, (C·H'·W',), channel by channel as VGG-16's own fully
+            connected layers read it. None is ``mean``; fc6 and fc7 have no positions and take None.
         weights, convention: as for :func:`~gpuannot.weights.load_weights`. fc6 and fc7 need a file of the whole network
             (torchvision's names) or ``torchvision``.
         input_size: images are warped to input_size × input_size. fc6 and fc7 of VGG-16 fit 224 only.
@@ -117,6 +119,8 @@ class GlobalFeatures:
         """(B, D) float32 of trunk features (B, P, C)."""
         if self.pooling == "mean":
             return features.mean(dim=1, dtype=torch.float32)
+        if self.pooling == "root":
+            return features.float().sqrt_().mean(dim=1)
         if self.pooling == "max":
             return features.amax(dim=1).float()
         vectors = features.transpose(1, 2).flatten(1)

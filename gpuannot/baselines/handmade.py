@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 from tqdm.auto import tqdm
 
-from ..encoder import Images, as_sequence, none_readable, source_name
 from ..errors import DataError, DeviceError
+from ..image_sources import Images, as_sequence, none_readable, source_name
 from ..images import ImageSource, decode_image
 from ..inputs import Input
 

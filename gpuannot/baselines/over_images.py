@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 
 from ..annotations import Annotations
 from ..annotator import Labels
-from ..encoder import Images, as_sequence, none_readable, source_name, warn_of_failures
 from ..errors import DataError, ImageError
 from ..image_batches import ImageFailure
+from ..image_sources import Images, as_sequence, none_readable, source_name, warn_of_failures
 from ..labels import label_matrix
 from .base import Baseline, Features
 

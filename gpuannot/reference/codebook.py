@@ -29,7 +29,7 @@ def kmeans(
         ValueError: non-finite descriptors, or fewer distinct descriptors than centres.
     """
     from sklearn.cluster import KMeans  # half a second to import, and annotating never needs it
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with np.errstate(over="ignore"):
         sample = np.array(descriptors, dtype=np.float32, order="C", copy=None if overwrite else True)

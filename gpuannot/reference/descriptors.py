@@ -118,6 +118,7 @@ def transform(features: NDArray[np.floating], matrix: NDArray[np.floating], offs
     Returns:
         (..., n) of that dtype.
     """
-    descriptors = features.reshape(-1, features.shape[-1]) @ matrix
+    # One product an image: that of a batch would round an image's rows by where in the batch they are.
+    descriptors = features @ matrix
     descriptors += offset
-    return descriptors.reshape(*features.shape[:-1], matrix.shape[1])
+    return descriptors
