@@ -8,6 +8,7 @@ import json
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jsonschema
@@ -21,7 +22,7 @@ from benchmarks.common import NO_DEVICE, alternate, result, spread, with_peak_me
 from benchmarks.compare import compare, read
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.peers import Missing, compiled, peer
-from benchmarks.rows import OURS, Measure, Row, Setting, content, equal_share, measure_rows, relative_error
+from benchmarks.rows import OURS, Row, Setting, content, equal_share, measure_rows, relative_error
 from benchmarks.stages import stages
 
 ROOT = Path(__file__).parent.parent
@@ -138,13 +139,11 @@ def test_peers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "C++ compiler" in compiled(len).reason and isinstance(compiled(len, quick=True), Missing)
 
 
-@pytest.mark.parametrize(
-    "measure", [bench_nearest_center.measure, bench_vlad.measure, bench_words.measure, bench_descriptors.measure]
-)
-def test_cheap_benchmarks_run_without_their_peers(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("faiss", "cyvlfeat", "cyvlfeat.vlad"):
-        monkeypatch.setitem(sys.modules, module, None)
-    rows = list(measure(QUICK))
+@pytest.mark.parametrize("module", [bench_nearest_center, bench_vlad, bench_words, bench_descriptors], ids=lambda m: m.__name__)
+def test_cheap_benchmarks_run_without_their_peers(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    for absent in ("faiss", "cyvlfeat", "cyvlfeat.vlad"):
+        monkeypatch.setitem(sys.modules, absent, None)
+    rows = list(module.measure(QUICK))
     valid(rows)
     assert all(row["agreement"]["agrees"] for row in rows if row["variant"] == OURS)
     assert all("not usable here" in row["missing"] for row in rows if "faiss" in row["variant"] or row["variant"] == "cyvlfeat")
