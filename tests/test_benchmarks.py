@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import ModuleType
@@ -63,8 +64,8 @@ def test_variants_take_turns_after_a_warm_up() -> None:
 
 
 def test_seconds_are_those_of_one_call() -> None:
-    one = alternate({"sleep": lambda: __import__("time").sleep(0.02)}, repeats=3, warm_up=0, numbers={"sleep": 4})["sleep"]
-    assert all(0.02 <= value < 0.06 for value in one)
+    one = alternate({"sleep": lambda: time.sleep(0.02)}, repeats=3, warm_up=0, numbers={"sleep": 4})["sleep"]
+    assert all(0.02 <= value < 0.07 for value in one)
 
 
 def test_peak_memory_is_what_the_call_held() -> None:
@@ -102,7 +103,7 @@ def test_rows_of_variants_and_of_a_missing_one() -> None:
     variants = {
         OURS: lambda: exact.copy(),
         "wrong": lambda: np.zeros(6, int),
-        "slower": lambda: np.repeat(exact[None], 20_000, axis=0)[0],
+        "slower": lambda: time.sleep(0.02) or exact.copy(),  # type: ignore[func-returns-value]
         "absent": Missing("not usable here"),
     }
     rows = list(measure_rows(QUICK, "s", {"images": 6}, variants, items=6, agreement=lambda answer: equal_share(answer, exact)))
@@ -110,7 +111,8 @@ def test_rows_of_variants_and_of_a_missing_one() -> None:
     ours, wrong, slower, absent = rows
     assert ours["agreement"] == {"measure": "share of equal indices", "value": 1.0, "bound": 0.9999, "agrees": True}
     assert wrong["agreement"]["value"] == 1 / 6 and not wrong["agreement"]["agrees"]
-    assert ours["seconds_to_gpuannot"] == 1 and slower["seconds_to_gpuannot"] > 20
+    assert slower["seconds"]["median"] >= 0.02 and ours["seconds_to_gpuannot"] == 1
+    assert slower["seconds_to_gpuannot"] == pytest.approx(slower["seconds"]["median"] / ours["seconds"]["median"])
     assert ours["per_second"] == pytest.approx(6 / ours["seconds"]["median"])
     assert absent == {"stage": "s", "case": {"images": 6}, "variant": "absent", "device": "cpu", "missing": "not usable here"}
 
