@@ -1,5 +1,6 @@
 # make demo   own virtual environment, install, draw scenes, learn, annotate, score
-# make test   own virtual environment, install, lint, types, tests
+# make test   own virtual environment, install, lint, types, documentation, tests
+# make docs   own virtual environment, install, build the documentation in docs/_build
 # make bench  own virtual environment, install with the peers, measure this machine: under 20 minutes on 2 cores
 
 PYTHON ?= python3
@@ -11,13 +12,13 @@ EXTRA ?= $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).
 STAMP := $(VENV)/.installed-$(EXTRA)
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types docs bench clean
 
 demo: $(STAMP)
 	rm -rf demo
 	$(RUN)/gpuannot demo demo
 
-test: lint types
+test: lint types docs
 	$(RUN)/python -m pytest
 
 lint: $(STAMP)
@@ -27,6 +28,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(RUN)/mypy
 
+docs: $(STAMP)
+	$(RUN)/python -m sphinx -q -W --keep-going docs docs/_build
+
 bench: $(STAMP)
 	$(RUN)/python -m pip install -q -e ".[$(EXTRA),bench]"
 	$(RUN)/python -m benchmarks --device auto
@@ -35,8 +39,8 @@ $(STAMP): setup.py pyproject.toml requirements-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpuannot needs Python 3.11 or newer; make PYTHON=/path/to/python3.11 …"; exit 1; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	if [ "$(EXTRA)" = cpu ]; then $(RUN)/python -m pip install -q -r requirements-cpu.txt; fi
-	$(RUN)/python -m pip install -q -e ".[$(EXTRA),test]"
+	$(RUN)/python -m pip install -q -e ".[$(EXTRA),test,docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -46,6 +46,7 @@ setup(
         "bench": ["faiss-cpu>=1.8", "fastkmeans>=0.5", "matplotlib>=3.8", "opencv-python-headless>=4.9", "simplejpeg>=1.7"],
         "baselines": ["scikit-image>=0.22", "PyWavelets>=1.5"],
         "dask": ["dask>=2024.8", "distributed>=2024.8"],
+        "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "latex2mathml>=3.77"],
         "test": [
             "pytest>=8",
             "ruff>=0.15",
@@ -53,6 +54,7 @@ setup(
             "hypothesis>=6.100",
             "jsonschema>=4.20",
             "matplotlib>=3.8",
+            "markdown-it-py>=3",
             "scikit-image>=0.22",
             "PyWavelets>=1.5",
             "dask>=2024.8",

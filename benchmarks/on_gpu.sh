@@ -50,11 +50,13 @@ step "environment" "$PYTHON" -m gpuannot info
 step "tests" gpu_tests
 if [ "$DRY_RUN" = 1 ]; then
     step "benchmarks" "$PYTHON" -m benchmarks --device cuda --quick
+    step "decoding" "$PYTHON" -m benchmarks.bench_decode_gpu --quick
 else
     name="gpu-$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name(0).replace(" ", "-").lower())')"
     step "benchmarks" "$PYTHON" -m benchmarks --device cuda --write "$name"
     "$PYTHON" -c 'import matplotlib' 2>/dev/null && step "charts" "$PYTHON" -m benchmarks.plot "benchmarks/results/$name.json"
-    [ "$RESULTS" = benchmarks/results ] || cp "benchmarks/results/$name.json" "$RESULTS/"
+    step "decoding" "$PYTHON" -m benchmarks.bench_decode_gpu --write "$name-decode"
+    [ "$RESULTS" = benchmarks/results ] || cp "benchmarks/results/$name"*.json "$RESULTS/"
     if [ -n "${COREL5K:-}" ]; then
         step "corel5k" "$PYTHON" -m gpuannot reproduce corel5k --data "$COREL5K" --seeds 5 --device cuda \
             -o "$RESULTS/corel5k-paper-embedded-cuda.json"

@@ -6,15 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Annotations", "Annotator", "AnnotatorConfig", "Inputs", "__version__"]
+__all__ = ["Annotations", "Annotator", "AnnotatorConfig", "Explanation", "Inputs", "__version__"]
 
 if TYPE_CHECKING:
     from .annotations import Annotations
     from .annotator import Annotator
     from .config import AnnotatorConfig
+    from .explain import Explanation
     from .inputs import Inputs
 
-_HOMES = {"Annotations": "annotations", "Annotator": "annotator", "AnnotatorConfig": "config", "Inputs": "inputs"}
+_HOMES = {
+    "Annotations": "annotations",
+    "Annotator": "annotator",
+    "AnnotatorConfig": "config",
+    "Explanation": "explain",
+    "Inputs": "inputs",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,35 +9,36 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor
 
-from .annotations import Annotations
+from .annotations import Annotations, check_threshold
 from .batch import annotate_batch
 from .blas import one_thread
-from .encoder import Encoder, Store, Vectors, to_host
-from .errors import DataError, NotFittedError
+from .encoder import Store, Vectors, to_host
+from .errors import DataError
+from .heads import new_bank
 from .image_batches import ImageFailure
-from .image_sources import Images, as_sequence, none_readable, source_name, warn_of_failures
+from .image_sources import Images, as_sequence, source_name, warn_of_failures
+from .inputs import Inputs, find_lazily
 from .labels import label_matrix
 from .model_file import ModelFile
 from .partitions import by_partition, tree_sum
 from .persistence import restore, to_model_file
-from .ranking import DeviceRanking, WordRanking
+from .streaming import stream_inputs
+from .vocabulary import Labels, WordLearner, check_lengths
 from .words import WordBank
 
 if TYPE_CHECKING:
     from .capture import CapturedAnnotation
+    from .explain import Explanation
 
-Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
 
-
-class Annotator(Encoder):
+class Annotator(WordLearner):
     """Learns words from labelled images and gives words to others.
 
     Args:
@@ -53,10 +54,6 @@ class Annotator(Encoder):
     tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or what :class:`~gpuannot.Inputs` takes as one
     source: a folder, file, list, table, tar shard or URL.
     """
-
-    bank_: WordBank
-    _ranking: WordRanking | None = None
-    _device_ranking: DeviceRanking | None = None
 
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
@@ -92,7 +89,7 @@ class Annotator(Encoder):
         """
         sources = as_sequence(images)
         matrix, words = label_matrix(labels, vocabulary)
-        _check_lengths(len(sources), matrix)
+        check_lengths(len(sources), matrix)
         if not matrix.nnz:
             raise DataError("no image carries a word: there is nothing to learn")
         learn_from = self._statistics_positions(len(sources))
@@ -101,7 +98,12 @@ class Annotator(Encoder):
         if workers is not None or scheduler is not None:
             from .cluster_fit import fit_on_cluster
 
+            if self.config.projection or self.config.layer_count > 1:
+                raise ValueError(
+                    "workers fit one layer without a projection; fit these settings in one process (workers can annotate with them)"
+                )
             fit_on_cluster(self, sources, matrix, words, learn_from, rest, workers, scheduler, progress)
+            self._settle()
         else:
             with self.new_store(len(learn_from)) as store:
                 self.extract(sources, store, positions=learn_from, progress=progress)
@@ -110,6 +112,8 @@ class Annotator(Encoder):
                 sums = tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks)
             if sums is not None:
                 self.bank_.merge(sums)
+                self._settle()
+        self.bank_.sample = None
         warn_of_failures(len(sources), self.failures_)
         return self
 
@@ -128,25 +132,34 @@ class Annotator(Encoder):
             return self.fit_descriptors(descriptors, labels, vocabulary)
 
     def fit_descriptors(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
-        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook and word vectors."""
-        matrix, words = label_matrix(labels, vocabulary)
+        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook, projection and words."""
         self.learn_codebook(descriptors)
+        self.learn_projection(descriptors)
+        return self.fit_words(descriptors, labels, vocabulary)
+
+    def fit_words(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
+        """``fit`` from stored descriptors, when all that is learnt without labels is there: the words."""
+        matrix, words = label_matrix(labels, vocabulary)
         blocks = by_partition(self.encode_descriptors(descriptors))
         self.set_bank(words, tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks))
+        self._settle()
         return self
 
     def word_sums(self, vectors: Iterable[tuple[NDArray[np.int64], Vectors]], labels: Any, vocabulary: Sequence[str]) -> WordBank:
         """The word vectors' sums over a partition: positions (B,) and VLAD vectors (B, m·n), and ``labels[positions]`` (B, W)."""
-        bank = WordBank(vocabulary, self.dimension)
+        bank = new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
         with one_thread():
             for positions, part in vectors:
-                bank.partial_fit(part, labels[positions])
+                rows = labels[positions]
+                bank.partial_fit(part, rows)
+                if bank.sample is not None:
+                    bank.sample.add(positions, part, rows)
         return bank
 
     def set_bank(self, vocabulary: Sequence[str], sums: WordBank | None) -> None:
         """Take the word vectors from the sums of all partitions; None leaves every word without an image."""
-        self.bank_ = sums or WordBank(vocabulary, self.dimension)
-        self._forget_ranking()
+        self.bank_ = sums or new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
+        self._changed()
 
     def reseeded(self, seed: int) -> Annotator:
         """An annotator with the same trunk, normalisation and PCA, and another seed; codebook and words are still to be learnt."""
@@ -155,57 +168,59 @@ class Annotator(Encoder):
         return other
 
     def partial_fit(self, images: Images, labels: Labels, *, progress: bool | None = None) -> Annotator:
-        """Add labelled images, and any new words they bring, to the word vectors.
-
-        Normalisation, PCA and codebook stay as ``fit`` learnt them; the word vectors become those of one ``fit`` over all images.
-        New words are appended to the vocabulary, so known words keep their numbers. Without an earlier ``fit`` this is ``fit``.
-
-        Raises:
-            DataError: as ``fit``.
-        """
+        """:meth:`WordLearner.partial_fit`; without an earlier ``fit`` this is ``fit``."""
         if not hasattr(self, "bank_"):
             return self.fit(images, labels, progress=progress)
-        sources = as_sequence(images)
-        matrix, words = label_matrix(labels, self.bank_.vocabulary, extend=True)
-        _check_lengths(len(sources), matrix)
-        self.failures_ = []
-        self.bank_.add_words(words)
-        self._forget_ranking()
-        for index, vectors in self.vectors_of(sources, np.arange(len(sources)), progress=progress):
-            self.bank_.partial_fit(vectors, matrix[index])
-        if len(self.failures_) == len(sources) and sources:
-            raise DataError(none_readable(len(sources), self.failures_))
-        warn_of_failures(len(sources), self.failures_)
-        return self
+        return super().partial_fit(images, labels, progress=progress)
 
     # -- annotating -------------------------------------------------------------------------------------------------------------
 
-    def annotate(self, images: Images, k: int = 5, *, progress: bool | None = None) -> Annotations:
+    def annotate(self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None) -> Annotations:
         """The k nearest words of each image. Images that cannot be read are listed in the result's ``failures``.
 
-        Raises:
-            ValueError: k outside 1…number of words with an image. NotFittedError: before ``fit``.
-        """
-        return Annotations.joined(list(self.stream(images, k, progress=progress)), self.vocabulary, k)
+        Args:
+            threshold: give of the k words only those with at least this confidence, but one at least
+                (:meth:`Annotations.likely`); None gives k.
 
-    def stream(self, images: Images, k: int = 5, *, progress: bool | None = None) -> Iterator[Annotations]:
-        """``annotate`` batch by batch, in input order: memory does not grow with the number of images."""
-        sources = as_sequence(images)
-        self.check_k(k)
-        return self._stream(sources, k, progress)
+        Raises:
+            ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
+            NotFittedError: before ``fit``.
+        """
+        parts = self.stream(as_sequence(images), k, threshold=threshold, progress=progress)
+        return Annotations.joined(list(parts), self.vocabulary, k)
+
+    def stream(
+        self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None
+    ) -> Iterator[Annotations]:
+        """``annotate`` batch by batch, in input order: memory does not grow with the number of images, nor with a folder's."""
+        self.check_k(k, threshold)
+        if isinstance(images, (str, Path, Inputs)):
+            parts = stream_inputs(self, find_lazily(images), k, progress)
+        else:
+            parts = self._stream(as_sequence(images), k, progress)
+        return parts if threshold is None else (part.likely(threshold) for part in parts)
 
     def _stream(self, sources: Sequence[Any], k: int, progress: bool | None) -> Iterator[Annotations]:
         failures: list[ImageFailure] = []
         for positions, features in self._features(sources, np.arange(len(sources)), "annotate", progress, failures):
             index, distance = (to_host(part) for part in self._rank(self._vectors(features), k))
-            names = tuple(source_name(sources, position) for position in positions)
-            yield Annotations(names, positions, index, distance, self.vocabulary, tuple(failures))
+            yield self._annotations(sources, positions, index, distance, failures)
             failures.clear()
         if failures:
             none = np.empty((0, k))
-            yield Annotations(
-                (), np.empty(0, np.int64), none.astype(np.int64), none.astype(np.float32), self.vocabulary, tuple(failures)
-            )
+            yield self._annotations(sources, np.empty(0, np.int64), none.astype(np.int64), none.astype(np.float32), failures)
+
+    def _annotations(
+        self,
+        sources: Sequence[Any],
+        positions: NDArray[np.int64],
+        index: NDArray[np.int64],
+        distance: NDArray[np.float32],
+        failures: Sequence[ImageFailure],
+    ) -> Annotations:
+        names = tuple(source_name(sources, position) for position in positions)
+        confidence = self.confidence(index, distance)
+        return Annotations(names, positions, index, distance, self.vocabulary, tuple(failures), confidence=confidence)
 
     batch = annotate_batch
 
@@ -248,15 +263,38 @@ class Annotator(Encoder):
         index, distance = (np.concatenate(part) for part in zip(*ranked, strict=True))
         return descriptors.positions, index, distance
 
+    def explain(
+        self, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
+    ) -> list[Explanation]:
+        """Where in the images words were seen: each score as the sum of what the patches add to it.
+
+        Images that cannot be read are left out, listed in ``failures_`` and warned of.
+
+        Args:
+            words: these words for every image, given or not; None explains the k words that each is given.
+
+        Raises:
+            ValueError: a word that the vocabulary lacks, or k out of range. DataError: a word without an image.
+        """
+        from .explain import explain
+
+        return explain(self, images, words, k, progress=progress)
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """The words, in the order that annotations number them."""
         self._require_fit()
         return self.bank_.vocabulary
 
-    def check_k(self, k: int) -> None:
-        """Raise ValueError unless k words can be given to every image: 1…number of words that have at least one image."""
+    def check_k(self, k: int, threshold: float | None = None) -> None:
+        """Raise ValueError unless k words can be given to every image: 1…number of words that have at least one image.
+
+        With a threshold, also unless it is one that this model's confidences can be compared with.
+        """
         self._require_fit()
+        check_threshold(threshold)
+        if threshold is not None and not self.has_confidence:
+            raise ValueError("this model gives no confidences to compare with a threshold; the heads 'ridge' and 'lda' do")
         known = len(self.bank_.known)
         if not 1 <= k <= known:
             without = len(self.vocabulary) - known
@@ -265,18 +303,23 @@ class Annotator(Encoder):
 
     # -- files ------------------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, sums: bool = True) -> Path:
         """Write the fitted annotator to one ``.safetensors`` file.
 
-        Raises:
-            NotFittedError: before ``fit``. ModelFileError: the file cannot be written.
-        """
-        return self.to_model_file().write(path)
+        Args:
+            sums: with the sums that words are learnt from, so that the loaded model can go on learning: for the heads ``ridge`` and
+                ``lda`` 4·D² bytes, D = m·n. Without them, a model with a linear head annotates and can no longer change.
 
-    def to_model_file(self) -> ModelFile:
+        Raises:
+            NotFittedError: before ``fit``. ModelFileError: the file cannot be written. ValueError: ``sums=False`` with the heads
+                ``mean`` and ``demixed``, which rank by the sums.
+        """
+        return self.to_model_file(sums=sums).write(path)
+
+    def to_model_file(self, *, sums: bool = True) -> ModelFile:
         """The fitted annotator's tensors and metadata, as :meth:`save` writes them; its ``sha256`` is the model's identity."""
         self._require_fit()
-        return to_model_file(self)
+        return to_model_file(self, sums=sums)
 
     @classmethod
     def load(
@@ -298,30 +341,10 @@ class Annotator(Encoder):
         """
         return restore(cls, path, weights, weights_convention, device)
 
-    def _rank(self, vectors: Vectors, k: int) -> tuple[Vectors, Vectors]:
-        """Nearest words of VLAD vectors (T, m·n), where those are: index (T, k) int64 into the vocabulary, distance (T, k)."""
-        if self._ranking is None:
-            self._ranking = WordRanking(self.bank_.vectors(), self.config.metric)
-        if isinstance(vectors, Tensor):
-            if self._device_ranking is None:
-                self._device_ranking = self._ranking.on(self.device, self.bank_.known)
-            return self._device_ranking.nearest(vectors, k)
-        with one_thread():
-            index, distance = self._ranking.nearest(vectors, k)
-        return self.bank_.known[index].astype(np.int64), distance
+    def _settle(self) -> None:
+        """What the head learns once, when all images of a fit are in."""
+        self._changed()._head.settle(self.bank_)
 
     def _forget_bank(self) -> None:
         """If a fit fails half-way, nothing may rank by what an earlier one learnt."""
         vars(self).pop("bank_", None)
-
-    def _forget_ranking(self) -> None:
-        self._ranking = self._device_ranking = None
-
-    def _require_fit(self) -> None:
-        if not hasattr(self, "bank_"):
-            raise NotFittedError("this Annotator has learnt nothing yet; call fit(images, labels), or Annotator.load(path), first")
-
-
-def _check_lengths(images: int, labels: sparse.csr_array) -> None:
-    if images != labels.shape[0]:
-        raise DataError(f"{images} images but labels for {labels.shape[0]}; give the labels of each image, in the same order")

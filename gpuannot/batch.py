@@ -16,6 +16,7 @@ from .clock import StageClock
 from .encoder import progress_bar
 from .environment import peak_memory
 from .errors import TooManyFailuresError
+from .gpu_decode import choose_decoder
 from .image_batches import ImageFailure, default_workers
 from .inputs import Inputs
 from .part_folder import PartFolder, RunSettings, check_format
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 STAGES = ("find", "read", "decode", "trunk", "write")
 
+_MANY_CPUS = 8  # from here on a GPU's decoding threads would wait for the interpreter lock (benchmarks/bench_decode.py)
 _MAX_PART = 2**20  # inputs of a part, all of which are listed in memory at a time
 
 
@@ -38,7 +40,9 @@ class BatchSummary:
         seconds, images_per_second: of this run. stages: seconds of work by stage, added up over ``workers`` processes; read and
             decode also over their ``threads`` threads in all. 0 workers: nothing was left for them to do.
         limited_by: the stage that the others waited for, None where nothing was left to do.
-        peak_memory_bytes: of this process, or of the largest of several workers; None where the system does not say.
+        threads: that decoded, each in a process of its own where ``processes`` is not 0. decoder: of JPEGs.
+        peak_memory_bytes: of this process without its decode processes, or of the largest of several workers; None where the system
+            does not say.
     """
 
     output: str
@@ -55,6 +59,8 @@ class BatchSummary:
     stages: dict[str, float]
     workers: int
     threads: int
+    processes: int
+    decoder: str
     peak_memory_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,11 +77,14 @@ def annotate_batch(
     format: str = "parquet",
     part_size: int = 4096,
     vectors: bool = False,
+    threshold: float | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
     max_failures: int | None = None,
     threads: int | None = None,
+    processes: int | None = None,
+    decode: str = "auto",
     progress: bool | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -88,9 +97,14 @@ def annotate_batch(
     Args:
         source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
         format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
+        threshold: as in :meth:`Annotator.annotate`.
         resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
         on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
         threads: that read and decode, of each worker; None is one a CPU. More pays where reading waits for a network.
+        processes: decode in so many processes in place of threads, to the same bytes; 0 is threads, None is processes, one a
+            CPU, beside a GPU on machines with 8 CPUs or more.
+        decode: ``cpu``, or ``gpu`` for JPEGs, whose pixels then differ by a few grey levels; ``auto`` is the GPU where it and
+            a decoder (nvImageCodec, torchvision) are there. A resumed run goes on as it was begun.
         workers: processes on this machine that share the parts, and its CPUs or a GPU each; needs the extra ``dask``, and in a
             script ``if __name__ == "__main__":``. The bytes are those of one process; a worker that dies costs its parts' time.
         scheduler: address of a Dask scheduler whose workers do it. Inputs, weights and ``sink`` must be where all of them see them.
@@ -98,12 +112,27 @@ def annotate_batch(
     Raises:
         ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
             otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
+        DeviceError: the GPU cannot decode, or decode processes do not start.
         TooManyFailuresError: by ``on_error`` or ``max_failures``. ClusterError: no Dask, no answer from the scheduler, no workers,
             files that they do not share, or a part that several workers died of.
     """
     annotator.check_k(k)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
-    for what, value, low, high in (("part_size", part_size, 1, _MAX_PART), ("threads", threads, 1, 1024)):
+    clustered = workers is not None or scheduler is not None
+    if clustered:
+        from .cluster import check_options
+
+        check_options(workers, scheduler)
+        if processes:
+            raise ValueError("decode processes are for a run in one process; with workers or a scheduler leave them out")
+    if processes is None:
+        many = annotator.device.type == "cuda" and threads is None and default_workers() >= _MANY_CPUS
+        processes = default_workers() if many and not clustered else 0
+    if threads is not None and processes:
+        raise ValueError("decoding is done in threads or in processes: choose one")
+    decoders = processes or threads or default_workers()
+    checked = (("part_size", part_size, 1, _MAX_PART), ("processes", processes, 0, 1024), ("threads", threads, 1, 1024))
+    for what, value, low, high in checked:
         if value is not None and not low <= operator.index(value) <= high:
             raise ValueError(f"{what} is {value}; expected {low} to {high}")
     if max_failures is not None and operator.index(max_failures) < 0:
@@ -112,24 +141,28 @@ def annotate_batch(
         raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'stop'")
     if resume and overwrite:
         raise ValueError("resume goes on with what is there, overwrite replaces it: choose one")
-    clustered = workers is not None or scheduler is not None
-    if clustered:
-        from .cluster import check_options
-
-        check_options(workers, scheduler)
     allowed = 0 if on_error == "stop" else sys.maxsize if max_failures is None else max_failures
+    folder = PartFolder(sink)
+    recorded = folder.recorded() if resume else None
+    decoder, cpu_share = choose_decoder(
+        decode, annotator.device, annotator.config.input_size, annotator.config.interpolation, decoders,
+        (recorded.decoder, recorded.cpu_share) if recorded else None,
+    )  # fmt: skip
     settings = RunSettings(
         model_sha256=annotator.to_model_file().sha256,
         k=k,
         format=check_format(format),
         part_size=part_size,
         vectors=vectors,
+        threshold=threshold,
+        confidence=annotator.has_confidence,
         device=annotator.device.type,
         trunk_dtype=str(annotator.trunk.dtype).removeprefix("torch."),
         batch_size=annotator.config.batch_size,
+        decoder=decoder,
+        cpu_share=cpu_share,
     )
     clock, start = StageClock(), time.perf_counter()
-    folder = PartFolder(sink)
     with folder.lock():
         with clock.measure("find"):
             folder.begin(inputs, settings, resume=resume, overwrite=overwrite)
@@ -142,8 +175,8 @@ def annotate_batch(
                 annotator, folder, pending, workers=workers, scheduler=scheduler, threads=threads, clock=clock, crew=crew
             )
         else:
-            crew = Crew(1, threads or default_workers(), None)
-            work = annotate_parts(annotator, folder, pending, threads=crew.threads, clock=clock)
+            crew = Crew(1, decoders, None)
+            work = annotate_parts(annotator, folder, pending, threads=decoders, processes=bool(processes), clock=clock)
         total = folder.inventory.count
         with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
             if failed > allowed:
@@ -173,6 +206,8 @@ def annotate_batch(
             stages={stage: round(clock.seconds(stage), 3) for stage in STAGES},
             workers=crew.workers,
             threads=crew.threads,
+            processes=processes,
+            decoder=decoder,
             peak_memory_bytes=crew.peak_memory,
         )
         folder.write_summary(summary.to_dict())

@@ -8,10 +8,11 @@ inputs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .annotations import Annotations
 from .clock import StageClock
+from .gpu_decode import open_decoder
 from .image_batches import DecodedBatch, ImageFailure, decode_ahead
 from .inputs import Input
 from .part_folder import PartFolder, PartWriter, RunSettings
@@ -49,21 +51,34 @@ class Crew:
 
 
 def annotate_parts(
-    annotator: Annotator, folder: PartFolder, numbers: Iterable[int], *, threads: int, clock: StageClock | None = None
+    annotator: Annotator,
+    folder: PartFolder,
+    numbers: Iterable[int],
+    *,
+    threads: int,
+    processes: bool = False,
+    clock: StageClock | None = None,
 ) -> Generator[BatchDone]:
     """Annotate the inputs of some parts of a run and write those parts; one result for each batch, in order.
 
     What is written depends on the model, the run's settings and those parts' inputs alone: any worker can do any part.
     A part is on the disk, whole, some batches after its last one, and at the latest when the generator ends; closing it early drops
-    the parts in flight. A part that is there is replaced.
+    the parts in flight. A part that is there is replaced. ``threads`` read and decode, with ``processes`` in a process each.
 
     Raises:
+        DeviceError: decode processes do not start, or the run's JPEG decoder is not usable here.
         OutputError: a part cannot be written.
     """
     clock = clock or StageClock()
     settings = folder.settings
     mapper = _Mapper(annotator, settings)
-    reader = _ahead(_decoded(annotator, folder, numbers, threads, clock, mapper.pin), _DECODED_AHEAD)
+    config = annotator.config
+    gpu = open_decoder(settings.decoder, annotator.device, config.input_size, config.interpolation, settings.cpu_share)
+    decoding = partial(
+        decode_ahead, size=config.input_size, workers=threads, interpolation=config.interpolation, clock=clock, pin=mapper.pin,
+        processes=processes, gpu=gpu,
+    )  # fmt: skip
+    reader = _ahead(_decoded(folder, numbers, decoding), _DECODED_AHEAD)
     with closing(reader), _Sink(folder, annotator, clock) as sink:
         while True:
             with clock.measure("wait for input"):
@@ -90,7 +105,7 @@ class _Item(NamedTuple):
 
 
 def _decoded(
-    annotator: Annotator, folder: PartFolder, numbers: Iterable[int], threads: int, clock: StageClock, pin: bool
+    folder: PartFolder, numbers: Iterable[int], decoding: Callable[[Iterable[Any]], Generator[DecodedBatch]]
 ) -> Generator[_Item]:
     """The reader: decoded batches of some parts. A batch never holds inputs of two parts, so each part has the same ones always."""
     size = folder.settings.batch_size
@@ -104,11 +119,7 @@ def _decoded(
                 upcoming.append((number, len(inputs), start, len(chunk)))
                 yield [(item.name, item) for item in chunk]
 
-    config = annotator.config
-    batches = decode_ahead(
-        named(), size=config.input_size, workers=threads, interpolation=config.interpolation, clock=clock, pin=pin
-    )
-    with closing(batches):
+    with closing(decoding(named())) as batches:
         for decoded in batches:
             yield _Item(*upcoming.popleft(), decoded)
 
@@ -154,9 +165,10 @@ class _Mapper:
             return _Mapped(empty.long(), empty, vectors, None)
         if self._copies is not None:
             current = torch.cuda.current_stream(annotator.device)
-            with torch.cuda.stream(self._copies):
-                images = images.to(annotator.device, non_blocking=True)
-            current.wait_stream(self._copies)
+            if not images.is_cuda:
+                with torch.cuda.stream(self._copies):
+                    images = images.to(annotator.device, non_blocking=True)
+                current.wait_stream(self._copies)
             images.record_stream(current)
         encoded = annotator.encode_tensor(images)
         index, distance = annotator.nearest_words(encoded, self._k)
@@ -174,7 +186,7 @@ class _Sink:
 
     def __init__(self, folder: PartFolder, annotator: Annotator, clock: StageClock) -> None:
         self._folder, self._clock = folder, clock
-        self._dimension, self._vocabulary = annotator.dimension, annotator.vocabulary
+        self._dimension, self._vocabulary, self._confidence = annotator.dimension, annotator.vocabulary, annotator.confidence
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpuannot-write")
         self._waiting: deque[Future[None]] = deque()
         self._part: PartWriter | None = None
@@ -208,16 +220,19 @@ class _Sink:
         self._broken = False
 
     def _annotations(self, item: _Item, mapped: _Mapped) -> Annotations:
-        decoded = item.decoded
-        return Annotations(
+        decoded, settings = item.decoded, self._folder.settings
+        index, distance = mapped.index.numpy(), mapped.distance.numpy()
+        annotations = Annotations(
             names=decoded.names,
-            positions=item.part * self._folder.settings.part_size + item.start + decoded.kept,
-            index=mapped.index.numpy(),
-            distance=mapped.distance.numpy(),
+            positions=item.part * settings.part_size + item.start + decoded.kept,
+            index=index,
+            distance=distance,
             vocabulary=self._vocabulary,
             failures=decoded.failures,
             vectors=None if mapped.vectors is None else mapped.vectors.numpy(),
+            confidence=self._confidence(index, distance),
         )
+        return annotations if settings.threshold is None else annotations.likely(settings.threshold)
 
     def __enter__(self) -> _Sink:
         return self

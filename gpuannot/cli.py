@@ -15,10 +15,13 @@ from rich.table import Table
 
 from . import __version__
 from .cli_exit import errors, errors_to_exit_code, exit_for
+from .cli_explain import explain
 from .cli_options import (
     AsJson,
     Column,
+    ConfigFile,
     Convention,
+    DecodeOption,
     Device,
     Exclude,
     Glob,
@@ -30,6 +33,7 @@ from .cli_options import (
     PartFormat,
     PartSize,
     Preset,
+    Processes,
     Progress,
     Resume,
     Scheduler,
@@ -37,11 +41,14 @@ from .cli_options import (
     Settings,
     Sources,
     Threads,
+    Threshold,
     Vectors,
     Weights,
     Workers,
 )
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
+from .cli_tune import tune
+from .cli_words import app as words_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +61,11 @@ app = typer.Typer(
 )
 # A table sent to a file or a pipe has no terminal to fit.
 output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160)
+
+
+app.command()(explain)
+app.command()(tune)
+app.add_typer(words_app, name="words")
 
 
 class Benchmark(StrEnum):
@@ -82,13 +94,19 @@ def _main(
 @errors_to_exit_code
 def fit(
     data: Annotated[
-        Path, typer.Argument(help="A label file (.json or .csv), or a folder with labels.json or labels.csv.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A label file (.json or .csv), a folder with labels.json or labels.csv, or a folder with a subfolder of images "
+            "for each word.",
+            show_default=False,
+        ),
     ],
     model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
-    preset: Preset = "paper",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     weights: Weights = None,
     weights_convention: Convention = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
@@ -100,16 +118,23 @@ def fit(
 
     JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}. CSV: columns 'image' and
     'words', several words separated by ';'. Image names are paths relative to the label file or to its subfolder 'images'.
+
+    Then: gpuannot annotate model.safetensors IMAGES
     """
     from .annotator import Annotator
     from .cli_settings import config_from_options
     from .datasets import load_labelled_images
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
+    if model.is_dir() or model.suffix != ".safetensors":
+        better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
+        raise ValueError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
     if model.exists() and not overwrite:
         raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
     _check_folder_of(model)
     images = load_labelled_images(data)
+    if not images.labels.nnz:
+        raise ValueError(f"{data}: not one of its {len(images)} images carries a word, so there is nothing to learn")
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -121,8 +146,10 @@ def fit(
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
     errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
+    if images.subfolders:
+        errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
-        errors.print(f"{images.unlabelled} images beside the label file are not named in it and were left out")
+        errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
     if without:
         errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
     exit_for(failures, done=used)
@@ -134,6 +161,7 @@ def annotate(
     model: Model,
     inputs: Sources,
     k: K = 5,
+    threshold: Threshold = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -156,13 +184,16 @@ def annotate(
     threads: Threads = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    processes: Processes = None,
+    decode: DecodeOption = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
     device: Device = "auto",
     progress: Progress = None,
 ) -> None:
-    """Give words to images: a row an image with its path, its words (nearest first), their distances and the model's hash.
+    """Give words to images: a row an image with its path, its words (nearest first), their distances, with the heads ridge and lda
+    their confidences, and the model's hash.
 
     Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output file in
     OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and timings.
@@ -175,24 +206,27 @@ def annotate(
         "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
         "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
         "workers": workers, "scheduler": scheduler,
+        "processes": processes, "decode": decode and decode.value,
     }  # fmt: skip
     given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and cli_annotate.is_folder(to)
     if given and not folder:
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
+    if resume and overwrite:
+        raise ValueError("--resume goes on with what is there, --overwrite replaces it: choose one")
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if to is not None and folder:
         done, failed, shown = cli_annotate.to_folder(
-            annotator, search, k, to, as_json, errors, overwrite=overwrite, progress=progress, **given
+            annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)
     if to is None:
-        failures = cli_annotate.to_terminal(annotator, sources, k, as_json, progress)
+        failures = cli_annotate.to_terminal(annotator, sources, k, threshold, as_json, progress)
     else:
-        failures = cli_annotate.to_file(annotator, sources, k, Path(to), overwrite, as_json, progress, errors)
+        failures = cli_annotate.to_file(annotator, sources, k, threshold, Path(to), overwrite, as_json, progress, errors)
     exit_for(failures, done=len(sources) - len(failures))
 
 
@@ -202,6 +236,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = 5,
+    threshold: Threshold = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -220,7 +255,7 @@ def evaluate(
 
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
-    annotations = annotator.annotate(images.paths, k, progress=progress)
+    annotations = annotator.annotate(images.paths, k, threshold=threshold, progress=progress)
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
         exit_for(failures, done=0)
@@ -242,12 +277,13 @@ def evaluate(
 def reproduce(
     benchmark: Annotated[Benchmark, typer.Argument(help="The data set.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Its folder: train.json, test.json, vocabulary.txt, images/.", show_default=False)],
-    preset: Preset = "paper",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     seeds: Annotated[int, typer.Option(min=1, help="Codebook seeds to run; several give mean ± standard deviation.")] = 1,
     k: K = 5,
     weights: Weights = None,
     weights_convention: Convention = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for features (0.2 MB an image); by default the user's cache folder.")
@@ -273,9 +309,11 @@ def reproduce(
     from .cli_settings import config_from_options
     from .reproduce import reproduce as run
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
     if to is not None:
         _check_folder_of(to)
+    if not table and (only or networks != Networks.none):
+        raise ValueError(f"--{'only' if only else 'networks'} chooses among the systems of --table: add --table")
     if table:
         if seeds != 1:
             raise ValueError("--table runs one seed: leave out --seeds")
@@ -296,7 +334,7 @@ def reproduce(
         for line in comparison_report(result):
             output.print(line)
     else:
-        output.print(reproduction_table(result, preset))
+        output.print(reproduction_table(result, config_file.name if config_file is not None else preset or "paper"))
         output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
 
 
@@ -306,7 +344,8 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for scenes and results.")] = Path("demo"),
     train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 400,
     test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
-    seed: Seed = 0,
+    preset: Preset = None,
+    seed: Seed = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -314,7 +353,7 @@ def demo(
     """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
     from .demo import run_demo
 
-    result = run_demo(folder, train=train, test=test, seed=seed, device=device, progress=progress)
+    result = run_demo(folder, train=train, test=test, seed=seed or 0, preset=preset or "paper", device=device, progress=progress)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return

@@ -29,11 +29,13 @@ def is_folder(to: str) -> bool:
     return to.endswith(("/", os.sep)) or (path.suffix not in FORMATS and (path.is_dir() or not path.suffix))
 
 
-def to_terminal(annotator: Annotator, sources: list[Input], k: int, as_json: bool, progress: bool | None) -> list[ImageFailure]:
+def to_terminal(
+    annotator: Annotator, sources: list[Input], k: int, threshold: float | None, as_json: bool, progress: bool | None
+) -> list[ImageFailure]:
     """Print the words of each image; returns the failures."""
     failures: list[ImageFailure] = []
     model = annotator.to_model_file().sha256
-    for part in annotator.stream(sources, k, progress=progress):
+    for part in annotator.stream(sources, k, threshold=threshold, progress=progress):
         for row in rows(part, model):
             # typer.echo, not rich: a path is printed as it is, whatever characters it has
             typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
@@ -45,6 +47,7 @@ def to_file(
     annotator: Annotator,
     sources: list[Input],
     k: int,
+    threshold: float | None,
     to: Path,
     overwrite: bool,
     as_json: bool,
@@ -53,8 +56,9 @@ def to_file(
 ) -> list[ImageFailure]:
     """Write one file, whole or not at all, and a ledger beside it; returns the failures."""
     failures: list[ImageFailure] = []
-    with AnnotationWriter(to, model_sha256=annotator.to_model_file().sha256, overwrite=overwrite) as writer:
-        for part in annotator.stream(sources, k, progress=progress):
+    model, confidence = annotator.to_model_file().sha256, annotator.has_confidence
+    with AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer:
+        for part in annotator.stream(sources, k, threshold=threshold, progress=progress):
             writer.write(part)
             failures.extend(part.failures)
         writer.commit()

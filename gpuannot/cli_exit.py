@@ -41,13 +41,20 @@ def errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:  # of `gpuannot … | head`; typer ends quietly
             raise
         except (GpuannotError, ValueError, OSError) as error:
-            errors.print(f"[bold red]error:[/] {plain(error)}")
+            errors.print(f"[bold red]error:[/] {plain(_one_line(error))}")
             raise typer.Exit(UNUSABLE) from None
         except KeyboardInterrupt as stop:
             errors.print("stopped")
             raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED) from None
 
     return wrapped
+
+
+def _one_line(error: Exception) -> str:
+    """What is wrong; the operating system's errors without their number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -74,7 +81,8 @@ def exit_for(failures: Sequence[ImageFailure], *, done: int, failed: int | None 
     count = len(failures) if failed is None else failed
     if not count:
         return
-    errors.print(f"[bold yellow]{count} inputs failed[/]" + (", the first 10:" if count > 10 else ":"))
+    counted = "1 input" if count == 1 else f"{count} inputs"
+    errors.print(f"[bold yellow]{counted} failed[/]" + (", the first 10:" if count > 10 else ":"))
     for failure in failures[:10]:
         errors.print(f"  {plain(failure.path)}: {plain(failure.reason)}")
     raise typer.Exit(SOME_FAILED if done else UNUSABLE)

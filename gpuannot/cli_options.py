@@ -20,10 +20,25 @@ class OnError(StrEnum):
     stop = "stop"
 
 
+class Decode(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
 K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Give of those words only the ones with at least this confidence, but one at least (heads ridge, lda)."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
-Preset = Annotated[str, typer.Option(help="Settings to start from: paper.")]
+Preset = Annotated[str | None, typer.Option(help="Settings to start from: 'paper' (default), as the paper has it, or 'best'.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Start from the settings in this file instead, as 'gpuannot tune' writes it.")
+]
 Weights = Annotated[
     str | None,
     typer.Option(help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'."),
@@ -33,7 +48,7 @@ Convention = Annotated[
     typer.Option("--convention", help="'caffe' or 'torchvision', for a weights file whose metadata does not say which it follows."),
 ]
 Device = Annotated[str, typer.Option(help="'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every random choice; by default 0, or that of --config.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -97,4 +112,14 @@ Threads = Annotated[
     typer.Option(
         min=1, help="Folder only: threads that read and decode, by default one for each CPU, of each worker; more for slow storage."
     ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Folder only: decode in so many processes instead of threads; by default only beside a GPU with 8 CPUs or more."
+    ),
+]
+DecodeOption = Annotated[
+    Decode | None,
+    typer.Option("--decode", help="Folder only: where JPEGs are decoded; auto (the default) is the GPU where it has a decoder."),
 ]

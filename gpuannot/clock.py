@@ -23,11 +23,14 @@ class StageClock:
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - start
-            with self._lock:
-                self._seconds[stage] += elapsed
+            self.add(stage, time.perf_counter() - start)
 
-    def add(self, seconds: Mapping[str, float]) -> None:
+    def add(self, stage: str, seconds: float) -> None:
+        """Add what was measured elsewhere."""
+        with self._lock:
+            self._seconds[stage] += seconds
+
+    def merge(self, seconds: Mapping[str, float]) -> None:
         """Add what another clock measured."""
         with self._lock:
             for stage, more in seconds.items():

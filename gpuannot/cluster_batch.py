@@ -87,7 +87,7 @@ def annotate_on_cluster(
             tasks = (Task(_title(folder, number), annotate_part, (job, number)) for number in numbers)
             with closing(cluster.results(tasks)) as results:
                 for _, part in results:
-                    clock.add(part.seconds)
+                    clock.merge(part.seconds)
                     there = cluster.threads()
                     crew.workers = max(crew.workers, len(there))
                     crew.threads = max(crew.threads, part.threads * sum(there.values()))

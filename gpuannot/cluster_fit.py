@@ -37,6 +37,7 @@ from .cluster_fit_steps import (
     word_sums_of_images,
 )
 from .codebook import sample_positions
+from .descriptors import GaussianPCA
 from .encoder import progress_bar
 from .errors import DataError
 from .image_sources import none_readable
@@ -102,7 +103,7 @@ class _Fit:
 
     def codebook(self, read: list[Read]) -> None:
         annotator = self._annotator
-        annotator.fit_codebook(self._sampled("descriptors", read, descriptors_at, (annotator.transform_.without_sums(),)))
+        annotator.fit_codebook(self._sampled("descriptors", read, descriptors_at, (_without_sums(annotator),)))
 
     def words(
         self,
@@ -113,7 +114,7 @@ class _Fit:
         vocabulary: Sequence[str],
     ) -> None:
         annotator = self._annotator
-        learnt = (annotator.transform_.without_sums(), annotator.codebook_.centers, tuple(vocabulary))
+        learnt = (_without_sums(annotator), annotator.codebook_.centers, tuple(vocabulary))
         calls = (
             (part, (self._job, part, each, *learnt, LabelRows(part.positions, labels[part.positions])), each.worker)
             for each in read
@@ -201,6 +202,11 @@ def _parts(sources: Sequence[Any], positions: NDArray[np.int64]) -> Iterator[Par
         if len(chosen):
             items = [_absolute(sources[position]) for position in chosen.tolist()]
             yield Part(int(chosen[0]) // PARTITION, chosen, Excerpt(chosen, items, len(sources)))
+
+
+def _without_sums(annotator: Annotator) -> GaussianPCA:
+    assert isinstance(annotator.transform_, GaussianPCA)
+    return annotator.transform_.without_sums()
 
 
 def _absolute(source: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Labelled images: the field's three benchmarks, and any folder with a label file.
+"""Labelled images: the field's three benchmarks, any folder with a label file, and folders of images, one for each word.
 
 Label files:
 
@@ -6,9 +6,11 @@ Label files:
   "labels": [vocabulary]}``. ``labels`` may be missing.
 * CSV with a header: one column of image names (``image``, ``image_name``, ``path``, ``file`` or ``filename``) and one of words
   (``words``, ``labels``, ``image_labels``, ``word``, ``label`` or ``tags``), several words separated by ``;``. An image may have
-  several rows; their words are joined.
+  several rows; their words are joined. Columns separated by tabs (also ``.tsv``) or, as spreadsheets write them where the comma
+  is the decimal sign, by ``;`` are understood; in the latter the words may be separated by ``,`` too.
 
-Image names are paths relative to the label file's folder or to its subfolder ``images``.
+Image names are paths relative to the label file's folder or to its subfolder ``images``. A folder without a label file may hold
+its images in subfolders (:mod:`gpuannot.class_folders`), whose names are then their words.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 from scipy import sparse
 
+from .class_folders import find_class_folders
 from .errors import DataError
 from .image_batches import ImageFailure
 from .inputs import Inputs
@@ -34,6 +39,7 @@ BENCHMARKS = {"corel5k": (4500, 499, 260), "iaprtc12": (17665, 1962, 291), "espg
 
 _NAME_COLUMNS = ("image", "image_name", "path", "file", "filename")
 _WORD_COLUMNS = ("words", "labels", "image_labels", "word", "label", "tags")
+_TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class LabelledImages:
         name: of the data set and split. image_names: as the label file gives them.
         paths: of the N images. labels: (N, W) CSR of ones. vocabulary: W words.
         missing: images that the label file names and that are not there; they are in none of the other fields.
-        unlabelled: number of images beside the label file that it does not name; they are left out.
+        unlabelled: number of images beside the label file that it does not name, or beside the subfolders; they are left out.
+        subfolders: whether the words are the names of the images' subfolders.
     """
 
     name: str
@@ -54,6 +61,7 @@ class LabelledImages:
     vocabulary: tuple[str, ...]
     missing: tuple[ImageFailure, ...] = ()
     unlabelled: int = 0
+    subfolders: bool = False
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -75,6 +83,11 @@ def load_benchmark(name: str, root: str | Path, *, images: bool = True) -> tuple
     folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it should hold train.json, test.json, vocabulary.txt and images/")
+    if not (folder / "vocabulary.txt").exists():
+        raise DataError(
+            f"{folder / 'vocabulary.txt'}: no such file; {name} is read from a folder with train.json, test.json, vocabulary.txt "
+            "and images/ (for images of your own there are gpuannot fit and gpuannot evaluate)"
+        )
     vocabulary = _read_vocabulary(folder / "vocabulary.txt")
     train, test = (_read_benchmark_split(name, split, folder, vocabulary, images) for split in ("train", "test"))
     found, expected = (len(train), len(test), len(vocabulary)), BENCHMARKS[name]
@@ -87,16 +100,19 @@ def load_benchmark(name: str, root: str | Path, *, images: bool = True) -> tuple
 
 
 def load_labelled_images(source: str | Path) -> LabelledImages:
-    """The images that a label file names.
+    """The images that a label file names, or that lie in subfolders, one for each word.
 
     Args:
-        source: a ``.json`` or ``.csv`` label file, or a folder with a ``labels.json`` or ``labels.csv``.
+        source: a ``.json``, ``.csv`` or ``.tsv`` label file; or a folder with a ``labels.json`` or ``labels.csv``, or with at least
+            two subfolders of images, whose names are the words.
 
     Raises:
-        DataError: no label file, not in one of the two forms, an empty one, or one none of whose images is there.
+        DataError: no label file, not in one of the forms, an empty one, or one none of whose images is there.
     """
     path = _label_file(Path(source))
-    samples, vocabulary = _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
+    if path.is_dir():
+        return _from_class_folders(path)
+    samples, vocabulary = _read_csv(path) if path.suffix.lower() in _TABLES else _read_json(path)
     if not samples:
         raise DataError(f"{path} names no image")
     merged = _merge_duplicates(path, samples)
@@ -105,7 +121,10 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
     there = [name for name in merged if isfile(located[name])]
     if not there:
         first = next(iter(merged))
-        raise DataError(f"none of the {len(merged)} images that {path} names is in {base} (the first: {first})")
+        raise DataError(
+            f"none of the {len(merged)} images that {path} names is in {base} (the first: {first}); names are paths relative to "
+            f"that folder, as they are written there{_almost(base, first)}"
+        )
     missing = tuple(
         ImageFailure(str(base / name), "find", f"no such file, but {path.name} names it")
         for name in merged
@@ -115,6 +134,47 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
     beside = {Path(found.place).resolve() for found in Inputs(base) if found.kind == "file"}
     unlabelled = len(beside - {located[name].resolve() for name in there})
     return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
+
+
+def named_images(source: str | Path) -> list[Path]:
+    """Where the images are, or would be, that a label file names.
+
+    Raises:
+        DataError: no label file, or not in one of the forms.
+    """
+    path = _label_file(Path(source))
+    if path.is_dir():
+        return list(_from_class_folders(path).paths)
+    samples = (_read_csv(path) if path.suffix.lower() in _TABLES else _read_json(path))[0]
+    base = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    return [base / name if isfile(base / name) else path.parent / name for name, _ in samples]
+
+
+def _from_class_folders(folder: Path) -> LabelledImages:
+    found = find_class_folders(folder)
+    if found is None:
+        others = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".json", *_TABLES))
+        raise DataError(
+            f"{folder} holds no labels.json or labels.csv, and no two subfolders of images, one for each word; "
+            + (f"if {others[0]} is the label file, name it: {folder / others[0]}" if others else "name the label file")
+        )
+    labels, words = _label_matrix(folder, list(found.images.values()), found.words)
+    paths = tuple(folder / name for name in found.images)
+    return LabelledImages(
+        folder.name, tuple(found.images), paths, labels, words, tuple(found.failures), found.beside, subfolders=True
+    )
+
+
+def _almost(base: Path, name: str) -> str:
+    """What a name that leads to no file was perhaps meant to be; empty where nothing suggests itself."""
+    if "\\" in name and isfile(base / name.replace("\\", "/")):
+        return f"; write it with / between the folders: {name.replace(chr(92), '/')}"
+    wanted = base / name
+    if len(wanted.name) < 256 and wanted.parent.is_dir():
+        for other in wanted.parent.iterdir():
+            if other.name.lower() == wanted.name.lower() and other.is_file():
+                return f"; {other.name} is there, and capital letters count"
+    return ""
 
 
 def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Sequence[str], images: bool) -> LabelledImages:
@@ -134,17 +194,17 @@ def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Seque
 
 
 def _label_file(source: Path) -> Path:
+    """The label file that ``source`` is or holds; a folder without one is returned as it is."""
     if source.is_file():
-        if source.suffix.lower() not in (".json", ".csv"):
-            raise DataError(f"{source}: a label file is .json or .csv")
+        if source.suffix.lower() not in (".json", *_TABLES):
+            raise DataError(f"{source}: a label file is .json or .csv; or give a folder that holds one")
         return source
     if not source.is_dir():
         raise DataError(f"{source}: no such file or folder")
     found = [source / name for name in ("labels.json", "labels.csv") if (source / name).is_file()]
-    if len(found) != 1:
-        trouble = "both labels.json and labels.csv; name the one to use" if found else "no labels.json or labels.csv"
-        raise DataError(f"{source} holds {trouble}")
-    return found[0]
+    if len(found) == 2:
+        raise DataError(f"{source} holds both labels.json and labels.csv; name the one to use")
+    return found[0] if found else source
 
 
 def _read_vocabulary(path: Path) -> list[str]:
@@ -170,7 +230,7 @@ def _read_json(path: Path) -> tuple[list[tuple[str, list[str]]], list[str] | Non
         raise DataError(f"{path} is not valid JSON: {error}") from error
     expected = 'expected {"samples": [{"image_name": …, "image_labels": […]}, …]}'
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
-        raise DataError(f"{path}: {expected}")
+        raise DataError(f"{path}: {expected}, found {_outline(content)}")
     samples = []
     for number, sample in enumerate(content["samples"]):
         name, words = (sample.get("image_name"), sample.get("image_labels")) if isinstance(sample, dict) else (None, None)
@@ -183,28 +243,58 @@ def _read_json(path: Path) -> tuple[list[tuple[str, list[str]]], list[str] | Non
     return samples, vocabulary
 
 
+def _outline(content: Any) -> str:
+    if isinstance(content, dict):
+        keys = ", ".join(repr(key) for key in list(content)[:5])
+        return f"an object with the keys {keys}" + (" …" if len(content) > 5 else "") if content else "an empty object"
+    return f"a list of {len(content)}" if isinstance(content, list) else repr(content)[:60]
+
+
 def _read_csv(path: Path) -> tuple[list[tuple[str, list[str]]], None]:
+    text = _read_text(path)
+    delimiter = _delimiter(text)
     try:
-        reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
-        names = [columns[column] for column in _NAME_COLUMNS if column in columns]
-        words = [columns[column] for column in _WORD_COLUMNS if column in columns]
+        names, words = _columns(columns)
         if not names or not words:
             raise DataError(
                 f"{path}: its header is {', '.join(columns) or 'empty'}; expected a column of image names "
                 f"({', '.join(_NAME_COLUMNS)}) and one of words ({', '.join(_WORD_COLUMNS)})"
             )
-        samples = []
+        samples, written = [], []
         for row in reader:
-            name, given = row[names[0]], row[words[0]]
-            if not name or given is None or None in row:  # None holds what is beyond the header's columns
+            name, given = row[columns[names[0]]], row[columns[words[0]]]
+            values = [value for each in row.values() for value in (each if isinstance(each, list) else [each])]
+            if not name or given is None or len(values) != len(columns):
                 raise DataError(
-                    f"{path}, line {reader.line_num}: expected an image name and words with ';' between, got {list(row.values())}"
+                    f"{path}, line {reader.line_num}: expected an image name and words with ';' between, in {len(columns)} columns "
+                    f"as in the header, got {values}"
                 )
-            samples.append((name, [word.strip() for word in given.split(";") if word.strip()]))
+            written.append(given)
+            samples.append((name, [word.strip() for word in re.split("[;,]" if delimiter == ";" else ";", given) if word.strip()]))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.reader.line_num}: {error}") from error
+    with_commas = [given for given in written if "," in given]
+    if delimiter != ";" and with_commas and not any(";" in given for given in written):
+        warnings.warn(
+            f"{path}: {with_commas[0]!r} was taken as one word, and {len(with_commas) - 1} more like it; if they are several, "
+            "separate them with ';'",
+            stacklevel=3,
+        )
     return samples, None
+
+
+def _delimiter(text: str) -> str:
+    """What separates the columns of a table: the first of ``,``, ``;`` and tab that makes the header name those needed."""
+    header = text.partition("\n")[0]
+    return next((each for each in ",;\t" if all(_columns(name.strip(' "\r').lower() for name in header.split(each)))), ",")
+
+
+def _columns(header: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Which columns of a header, in lower case, are of image names and which of words, the usual ones first."""
+    there = set(header)
+    return [name for name in _NAME_COLUMNS if name in there], [name for name in _WORD_COLUMNS if name in there]
 
 
 def _merge_duplicates(path: Path, samples: list[tuple[str, list[str]]]) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from .annotations import Annotations
 from .annotator import Annotator
 from .config import AnnotatorConfig
 from .datasets import LabelledImages, load_labelled_images
+from .errors import DataError
 from .labels import label_matrix
 from .metrics import Scores, evaluate
 from .output import AnnotationWriter
@@ -29,6 +30,7 @@ def run_demo(
     test: int = 100,
     k: int = 5,
     seed: int = 0,
+    preset: str = "paper",
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
@@ -41,16 +43,18 @@ def run_demo(
         The content of ``scores.json``: our scores, those of giving every image the k most frequent words, and seconds a step.
 
     Raises:
-        DataError: ``folder`` holds scenes already.
+        DataError: ``folder`` is a file, or holds something.
     """
     folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is there already; the demo draws its images into a new folder: gpuannot demo NAME")
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     write_scenes(folder / "train", train, seed=seed, progress=bool(progress))
     write_scenes(folder / "test", test, seed=seed + 1, progress=bool(progress))
     clock.mark("draw")
     training, testing = load_labelled_images(folder / "train"), load_labelled_images(folder / "test")
-    annotator = Annotator(AnnotatorConfig.preset("paper", seed=seed), device=device)
+    annotator = Annotator(AnnotatorConfig.preset(preset, seed=seed), device=device)
     annotator.fit(training.paths, training.labels, vocabulary=training.vocabulary, progress=progress)
     annotator.save(folder / "model.safetensors")
     clock.mark("fit")
@@ -58,7 +62,12 @@ def run_demo(
     clock.mark("annotate")
     scores = evaluate(annotations.index, testing.labels)
     for name in ("annotations.csv", "annotations.parquet"):
-        with AnnotationWriter(folder / name, model_sha256=annotator.to_model_file().sha256, overwrite=True) as writer:
+        with AnnotationWriter(
+            folder / name,
+            model_sha256=annotator.to_model_file().sha256,
+            overwrite=True,
+            confidence=annotator.has_confidence,
+        ) as writer:
             writer.write(annotations)
             writer.commit()
     contact_sheet(annotations, testing).save(folder / "contact_sheet.png")

@@ -1,6 +1,7 @@
 """The learnt map from images to vectors: trunk, normalisation and PCA, visual words, VLAD. It knows nothing of labels.
 
-images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1).
+images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1), and where the config asks for one
+→ joint projection.
 """
 
 from __future__ import annotations
@@ -24,22 +25,38 @@ from .descriptors import DeviceTransform, GaussianPCA
 from .device import resolve_device
 from .device_store import DeviceStore, new_store
 from .errors import DataError, NotFittedError
-from .feature_store import FeatureStore
+from .feature_store import FeatureStore, StorePart
 from .image_batches import ImageBatches, ImageFailure
 from .image_sources import Images, as_sequence, none_readable, warn_of_failures
+from .layers import DeviceLayerTransforms, LayerCodebooks, LayerTransforms
 from .partitions import by_partition, tree_sum
-from .trunk import Trunk
+from .projection import JointProjection
+from .trunk import Trunk, split_layers
 from .vlad import Vlad
 from .weights import TrunkWeights, load_weights
 
 Store: TypeAlias = FeatureStore | DeviceStore
+Stored: TypeAlias = Store | StorePart
 Vectors: TypeAlias = NDArray[np.float32] | Tensor  # NumPy on the CPU, a device tensor on a GPU
 
 
 class _DeviceStages(NamedTuple):
-    transform: DeviceTransform
-    centers: Tensor  # (m, n) float32
-    half_norms: Tensor  # (m,) float32
+    transform: DeviceTransform | DeviceLayerTransforms
+    centers: Tensor  # (m, n) float32, (L, m, n) of several layers
+    half_norms: Tensor  # (m,) float32, (L, m)
+
+
+class PatchContributions(NamedTuple):
+    """Linear scores of one image, split over its patches: ``patches.sum(axis=1) + constant`` is ``weights @ vector``.
+
+    ``vector`` (m·n,), ``patches`` (k, H'·W') row by row over the image, ``constant`` (k,) of what no patch has a part in, float64;
+    ``grid`` is (H', W').
+    """
+
+    vector: NDArray[np.float64]
+    patches: NDArray[np.float64]
+    constant: NDArray[np.float64]
+    grid: tuple[int, int]
 
 
 class Encoder:
@@ -51,7 +68,9 @@ class Encoder:
         changes: fields of the config to change: ``Encoder(n_centers=32)``.
 
     Attributes:
-        transform_: :class:`GaussianPCA`. codebook_: :class:`Codebook`.
+        transform_: :class:`GaussianPCA`, or for several layers :class:`LayerTransforms`.
+        codebook_: :class:`Codebook`, or for several layers :class:`LayerCodebooks`.
+        projection_: :class:`JointProjection`, where ``config.projection`` is not 0.
         failures_: images of the last call that learnt or encoded that could not be read.
 
     ``images`` is, wherever it appears, a sequence of paths, encoded bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8
@@ -59,22 +78,25 @@ class Encoder:
     source: a folder, file, list, table, tar shard or URL.
     """
 
-    transform_: GaussianPCA
-    codebook_: Codebook
+    transform_: GaussianPCA | LayerTransforms
+    codebook_: Codebook | LayerCodebooks
+    projection_: JointProjection
 
     def __init__(self, config: AnnotatorConfig | None = None, *, device: str | torch.device = "auto", **changes: Any) -> None:
         self.config = dataclasses.replace(config or AnnotatorConfig(), **changes)
         self.device = resolve_device(device)
         self.failures_: list[ImageFailure] = []
+        split_layers(self.config.layer)
         self._vlad = Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2)
         self._weights: TrunkWeights | None = None
         self._trunk: Trunk | None = None
         self._stages: _DeviceStages | None = None
+        self._room: int | None = None  # images that the GPU has memory for, once it had none for a batch
 
     @property
     def dimension(self) -> int:
-        """D = m·n, the length of a VLAD vector."""
-        return self.config.n_centers * self.config.n_components
+        """D, the length of an image vector: m·n, or what the projection makes."""
+        return self.projection_.dimension if self.config.projection else self.config.vlad_dimension
 
     def extract(
         self, images: Images, store: Store, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
@@ -114,7 +136,23 @@ class Encoder:
         patches = self.trunk.positions(self.config.input_size, self.config.input_size)
         return new_store(self.device, images, patches, self.trunk.channels, self.trunk.dtype)
 
-    def learn_transform(self, features: Store, *, progress: bool | None = None) -> GaussianPCA:
+    def new_transform(self) -> GaussianPCA | LayerTransforms:
+        """Normalisation and PCA that have learnt nothing yet."""
+        n = self.config.n_components
+        return GaussianPCA(n) if self.config.layer_count == 1 else LayerTransforms(n, self.trunk.layer_channels)
+
+    def new_codebook(self) -> Codebook | LayerCodebooks:
+        """A codebook that has learnt nothing yet."""
+        m, most, seed = self.config.n_centers, self.config.kmeans_iterations, self.config.seed
+        if self.config.layer_count == 1:
+            return Codebook(m, max_iterations=most, seed=seed)
+        return LayerCodebooks(self.config.layer_count, m, max_iterations=most, seed=seed)
+
+    def new_projection(self) -> JointProjection:
+        """A joint projection that has learnt nothing yet."""
+        return JointProjection(self.config.projection, self.config.quadratic, self.config.quadratic_weight)
+
+    def learn_transform(self, features: Stored, *, progress: bool | None = None) -> GaussianPCA | LayerTransforms:
         """Learn normalisation and PCA from stored features (N, P, C).
 
         Raises:
@@ -124,22 +162,22 @@ class Encoder:
         sums = tree_sum((number, self.transform_sums(part)) for number, part in by_partition(blocks))
         return self.finish_transform(sums, self._sample(features) if self._on_gpu else None)
 
-    def transform_sums(self, blocks: Iterable[tuple[NDArray[np.int64], Tensor]]) -> GaussianPCA:
+    def transform_sums(self, blocks: Iterable[tuple[NDArray[np.int64], Tensor]]) -> GaussianPCA | LayerTransforms:
         """The running sums of normalisation and PCA over the features of a partition."""
-        sums = GaussianPCA(self.config.n_components)
+        sums = self.new_transform()
         with one_thread():
             for _, block in blocks:
                 sums.accumulate(block.to(self.device) if self._on_gpu else block.float().numpy())
         return sums
 
-    def finish_transform(self, sums: GaussianPCA | None, sample: Tensor | None) -> GaussianPCA:
+    def finish_transform(self, sums: GaussianPCA | LayerTransforms | None, sample: Tensor | None) -> GaussianPCA | LayerTransforms:
         """Learn normalisation and PCA from the sums of all features, and on a GPU from a sample of them."""
-        self.transform_, self._stages = sums or GaussianPCA(self.config.n_components), None
+        self.transform_, self._stages = sums or self.new_transform(), None
         return self.transform_.finish(sample)
 
     def describe(self, features: Store, folder: str | Path | None = None, *, progress: bool | None = None) -> Store:
         """Stored features (N, P, C) → stored descriptors (N, P, n) float32, in ``folder`` or a temporary place."""
-        n = self.config.n_components
+        n = self.config.layer_count * self.config.n_components
         descriptors = new_store(self.device, len(features), features.patches, n, torch.float32, folder)
         transform = self.transform_.on(self.device, features.dtype) if self._on_gpu else None
         try:
@@ -155,7 +193,7 @@ class Encoder:
             raise
         return descriptors
 
-    def learn_codebook(self, descriptors: Store) -> Codebook:
+    def learn_codebook(self, descriptors: Stored) -> Codebook | LayerCodebooks:
         """Learn the visual words from a uniform sample of stored descriptors (N, P, n).
 
         Raises:
@@ -163,18 +201,43 @@ class Encoder:
         """
         return self.fit_codebook(self._sample(descriptors))
 
-    def fit_codebook(self, sample: Tensor) -> Codebook:
+    def fit_codebook(self, sample: Tensor) -> Codebook | LayerCodebooks:
         """Learn the visual words from descriptors (S, n) float32 on this encoder's device, which may be overwritten."""
         self._stages = None
-        self.codebook_ = Codebook(self.config.n_centers, max_iterations=self.config.kmeans_iterations, seed=self.config.seed)
-        return self.codebook_.fit(sample if self._on_gpu else sample.numpy(), overwrite=True)
+        self.codebook_ = self.new_codebook()
+        self.codebook_.fit(sample if self._on_gpu else sample.numpy(), overwrite=True)
+        return self.codebook_
+
+    def learn_projection(self, descriptors: Stored) -> JointProjection | None:
+        """Learn the projection from the VLAD vectors of a uniform sample of images, by their stored descriptors; None without one.
+
+        Raises:
+            ValueError: as :meth:`JointProjection.fit`.
+        """
+        if not self.config.projection:
+            return None
+        self.projection_ = self.new_projection().fit(self._vector_sample(descriptors))
+        return self.projection_
+
+    def _vector_sample(self, descriptors: Stored) -> Tensor:
+        """VLAD vectors (S, L·m·n), not projected, of a uniform sample of the images."""
+        chosen = sample_positions(len(descriptors), self.config.projection_sample, self.config.seed)
+        parts, start = [], 0
+        for positions, block in descriptors.blocks():
+            stop = start + len(positions)
+            rows = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)] - start
+            if len(rows):
+                picked = block[torch.from_numpy(rows).to(block.device)].to(self.device)
+                parts.append(torch.as_tensor(self._vlad_vectors(picked)))
+            start = stop
+        return torch.cat(parts)
 
     def encode_descriptors(self, descriptors: Store) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        """Stored descriptors (N, P, n) → positions (B,) and VLAD vectors (B, m·n), block by block."""
+        """Stored descriptors (N, P, n) → positions (B,) and image vectors (B, D), block by block."""
         for positions, block in descriptors.blocks(within_partitions=True):
             yield positions, self._aggregate(block.to(self.device))
 
-    def _sample(self, store: Store) -> Tensor:
+    def _sample(self, store: Stored) -> Tensor:
         """A uniform sample (S, C) of all rows of a store, in the store's order and dtype, on this encoder's device."""
         sample = sample_positions(len(store) * store.patches, self.config.codebook_sample, self.config.seed)
         rows = torch.empty((len(sample), store.channels), dtype=store.dtype, device=self.device)
@@ -217,6 +280,22 @@ class Encoder:
             np.concatenate([np.empty(0, np.int64), *(positions for positions, _ in parts)]),
             np.concatenate([vectors, *(vectors for _, vectors in parts)]),
         )
+
+    def patch_contributions(self, features: Tensor, weights: NDArray[np.floating]) -> PatchContributions:
+        """How the patches of one image make linear scores w·x of its vector x.
+
+        Args:
+            features: (P, C), of that image. weights: (k, m·n).
+        """
+        descriptors = self.transform_.transform(features.float().cpu().numpy())
+        side = self.config.input_size // self.trunk.stride
+        if not self.config.projection:
+            vector, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, weights)
+            return PatchContributions(vector, patches, np.zeros(len(weights)), (side, side))
+        encoded = self._vlad.encode(descriptors[None], self.codebook_.centers)[0]
+        vector, pulled, constant = self.projection_.pull_back(encoded, weights)
+        _, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, pulled)
+        return PatchContributions(vector, patches, constant, (side, side))
 
     @property
     def weights(self) -> TrunkWeights:
@@ -266,29 +345,41 @@ class Encoder:
         failures.extend(batches.failures[seen:])
 
     def _run_trunk(self, images: Tensor) -> Tensor:
-        """Features of a batch; where the GPU has no room for its activations, of its halves."""
+        """Features of a batch; where the GPU has no room for its activations, of its halves, and so with all later batches."""
+        room = self._room
+        if room is not None and len(images) > room:
+            return torch.cat([self._run_trunk(part) for part in images.split(room)])
         try:
             return self.trunk(images)
         except torch.OutOfMemoryError:
             if len(images) < 2:
                 raise
         torch.cuda.empty_cache()
-        warnings.warn(
-            f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
-            stacklevel=2,
-        )
-        half = (len(images) + 1) // 2
-        return torch.cat([self._run_trunk(images[:half]), self._run_trunk(images[half:])])
+        self._room = (len(images) + 1) // 2
+        if room is None:
+            warnings.warn(
+                f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
+                stacklevel=2,
+            )
+        return self._run_trunk(images)
 
     def _vectors(self, features: Tensor) -> Vectors:
-        """VLAD vectors (B, m·n) of features (B, P, C)."""
+        """Image vectors (B, D) of features (B, P, C)."""
         if self._on_gpu:
             return self._aggregate(self._device_stages().transform(features))
         with one_thread():
-            return self._vlad.encode(self.transform_.transform(features.float().numpy()), self.codebook_.centers)
+            return self._aggregate(torch.from_numpy(self.transform_.transform(features.float().numpy())))
 
     def _aggregate(self, descriptors: Tensor) -> Vectors:
-        """VLAD vectors (B, m·n) of descriptors (B, P, n)."""
+        """Image vectors (B, D) of descriptors (B, P, n): VLAD, and the projection where there is one."""
+        vectors = self._vlad_vectors(descriptors)
+        if not self.config.projection:
+            return vectors
+        projected = self.projection_.transform(torch.as_tensor(vectors))
+        return projected if self._on_gpu else projected.numpy()
+
+    def _vlad_vectors(self, descriptors: Tensor) -> Vectors:
+        """VLAD vectors (B, L·m·n) of descriptors (B, P, L·n)."""
         if self._on_gpu:
             stages = self._device_stages()
             return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms)
@@ -306,7 +397,8 @@ class Encoder:
 
             centers = self.codebook_.on(self.device)
             transform = self.transform_.on(self.device, self.trunk.dtype)
-            self._stages = _DeviceStages(transform, centers, check_centers(centers))
+            norms = torch.stack([check_centers(words) for words in centers]) if centers.ndim == 3 else check_centers(centers)
+            self._stages = _DeviceStages(transform, centers, norms)
         return self._stages
 
     def _statistics_positions(self, count: int) -> NDArray[np.int64]:
@@ -325,7 +417,7 @@ def to_host(values: Vectors | Tensor) -> NDArray[Any]:
     return values.cpu().numpy() if isinstance(values, Tensor) else values
 
 
-def progress_bar(title: str, total: int, progress: bool | None, initial: int = 0) -> Any:
+def progress_bar(title: str, total: int | None, progress: bool | None, initial: int = 0) -> Any:
     """A bar that appears after two seconds; None shows it on terminals only."""
     return tqdm(desc=title, total=total, initial=initial, unit="img", disable=None if progress is None else not progress, delay=2)
 

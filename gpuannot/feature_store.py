@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from .errors import DataError
 from .partitions import spans
+
+if TYPE_CHECKING:
+    from .device_store import DeviceStore
 
 _STORED = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -147,3 +150,25 @@ class FeatureStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+class StorePart:
+    """Some images of a store, to learn from: its records at ``rows``, ascending."""
+
+    def __init__(self, store: FeatureStore | DeviceStore, rows: NDArray[np.int64]) -> None:
+        self.patches, self.channels, self.dtype = store.patches, store.channels, store.dtype
+        self.positions: NDArray[np.int64] = store.positions[rows]
+        self._store, self._rows = store, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def blocks(self, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """As :meth:`FeatureStore.blocks`."""
+        start = 0
+        for positions, block in self._store.blocks(within_partitions=within_partitions):
+            stop = start + len(positions)
+            rows = self._rows[np.searchsorted(self._rows, start) : np.searchsorted(self._rows, stop)] - start
+            if len(rows):
+                yield positions[rows], block[torch.from_numpy(rows).to(block.device)]
+            start = stop

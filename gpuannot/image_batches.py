@@ -18,25 +18,17 @@ from PIL import Image
 
 from .clock import StageClock
 from .containers import Containers
-from .errors import ImageError, Stage
-from .images import INTERPOLATIONS, ImageSource, decode_image
-from .inputs import Input, Loaded, image_name
+from .decode_processes import CHUNK, DecodeProcesses
+from .decoding import ImageFailure, JpegForGpu, Outcome, Task, decode_into
+from .errors import ImageError
+from .gpu_decode import GpuDecoder
+from .images import INTERPOLATIONS, ImageSource
+from .inputs import Input, image_name
 from .partitions import spans
 
+__all__ = ["DecodedBatch", "ImageBatches", "ImageFailure", "decode_ahead", "default_workers"]
+
 _BATCHES_AHEAD = 2
-
-
-@dataclass(frozen=True)
-class ImageFailure:
-    """One image that gave no pixels: ``path`` names it, ``stage`` is where it failed, ``reason`` says why.
-
-    Stage "find": there is no readable file of that name. Stage "read": it could not be read. Stage "decode": its content is not a
-    usable image.
-    """
-
-    path: str
-    stage: Stage
-    reason: str
 
 
 def default_workers() -> int:
@@ -138,7 +130,7 @@ class DecodedBatch:
     """What became of the inputs of one batch.
 
     ``kept`` (B,) int64: places in the batch of those that decoded; ``names`` of those; ``pixels`` (B, 3, S, S) uint8 in
-    channels-last memory; ``failures`` of the others. All in input order.
+    channels-last memory, on the GPU where a `GpuDecoder` took part; ``failures`` of the others. All in input order.
     """
 
     kept: np.ndarray
@@ -155,58 +147,75 @@ def decode_ahead(
     interpolation: str,
     clock: StageClock | None = None,
     pin: bool = False,
+    processes: bool = False,
+    gpu: GpuDecoder | None = None,
 ) -> Generator[DecodedBatch]:
     """Read and decode batches of (name, source) in ``workers`` threads, at most two batches ahead; one result a batch, in order.
 
     Inputs of containers that can only be read in order are read by the thread that asks for a batch. Closing the generator drops
-    what is queued. ``pin`` puts the pixels into page-locked memory, from which a GPU copies without a wait.
+    what is queued. ``pin`` puts the pixels into page-locked memory, from which a GPU copies without a wait. ``processes`` has
+    each thread decode in a process of its own, to the same pixels. ``gpu`` decodes its share of the JPEGs.
+
+    Raises:
+        DeviceError: decode processes do not start.
     """
     clock = clock or StageClock()
-    waiting: deque[tuple[np.ndarray, list[str], list[Future[ImageFailure | None]]]] = deque()
+    waiting: deque[tuple[np.ndarray, list[str], list[Future[list[Outcome]]]]] = deque()
     upcoming = iter(batches)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="gpuannot-decode")
+    others = DecodeProcesses(size, interpolation) if processes else None
+
+    def decode(out: np.ndarray, tasks: list[Task]) -> list[Outcome]:
+        if others is not None:
+            return others.decode(out, tasks, clock)
+        return [decode_into(place, task, interpolation, clock) for place, task in zip(out, tasks, strict=True)]
+
     try:
         with Containers() as containers:
             while True:
                 while len(waiting) <= _BATCHES_AHEAD and (batch := next(upcoming, None)) is not None:
                     pixels = np.empty((len(batch), size, size, 3), dtype=np.uint8)
+                    chunk = min(CHUNK, -(-len(batch) // workers)) if processes else 1
                     futures = []
-                    for out, (name, source) in zip(pixels, batch, strict=True):
-                        if isinstance(source, Input):
-                            with clock.measure("read"):
-                                ready: ImageSource | Input | Loaded = containers.ready(source)
-                        else:
-                            ready = source
-                        futures.append(pool.submit(_decode_into, out, ready, name, interpolation, clock))
+                    for start in range(0, len(batch), chunk):
+                        tasks = []
+                        for place, (name, source) in enumerate(batch[start : start + chunk], start):
+                            for_gpu = gpu is not None and gpu.takes(place)
+                            if isinstance(source, Input):
+                                with clock.measure("read"):
+                                    tasks.append(Task(name, containers.ready(source), for_gpu))
+                            else:
+                                tasks.append(Task(name, source, for_gpu))
+                        futures.append(pool.submit(decode, pixels[start : start + chunk], tasks))
                     waiting.append((pixels, [name for name, _ in batch], futures))
                 if not waiting:
                     return
                 pixels, names, futures = waiting.popleft()
-                yield _collected(pixels, names, [future.result() for future in futures], pin)
+                outcomes = [outcome for future in futures for outcome in future.result()]
+                yield _collected(pixels, names, outcomes, pin, gpu, clock)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        if others is not None:
+            others.close()
 
 
-def _collected(pixels: np.ndarray, names: list[str], outcomes: list[ImageFailure | None], pin: bool) -> DecodedBatch:
+def _collected(
+    pixels: np.ndarray, names: list[str], outcomes: list[Outcome], pin: bool, gpu: GpuDecoder | None, clock: StageClock
+) -> DecodedBatch:
+    on_gpu: dict[int, torch.Tensor] = {}
+    offered = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, JpegForGpu)}
+    if gpu is not None and offered:
+        with clock.measure("decode"):
+            on_gpu = gpu.decode(offered)
+        for place, jpeg in offered.items():  # those that the GPU refused are the CPU's
+            refused = Task(names[place], jpeg.content)
+            outcomes[place] = None if place in on_gpu else decode_into(pixels[place], refused, gpu.interpolation, clock)
     kept = np.array([place for place, outcome in enumerate(outcomes) if outcome is None], dtype=np.int64)
     if len(kept) < len(outcomes):
         pixels = pixels[kept]
-    failures = tuple(outcome for outcome in outcomes if outcome is not None)
+    failures = tuple(outcome for outcome in outcomes if isinstance(outcome, ImageFailure))
     images = torch.from_numpy(pixels)
-    images = (images.pin_memory() if pin else images).permute(0, 3, 1, 2)
-    return DecodedBatch(kept, tuple(names[place] for place in kept), images, failures)
-
-
-def _decode_into(
-    out: np.ndarray, source: ImageSource | Input | Loaded, name: str, interpolation: str, clock: StageClock
-) -> ImageFailure | None:
-    """Write ``source`` into ``out`` (S, S, 3), or say why not."""
-    try:
-        if isinstance(source, (Input, Loaded)):
-            with clock.measure("read"):
-                source = source.read()
-        with clock.measure("decode"):
-            out[...] = decode_image(source, (out.shape[0], out.shape[1]), name=name, interpolation=interpolation)
-    except ImageError as error:
-        return ImageFailure(error.path, error.stage, error.reason)
-    return None
+    images = images.pin_memory() if pin else images
+    if gpu is not None:
+        images = gpu.join(images, {row: on_gpu[place] for row, place in enumerate(kept.tolist()) if place in on_gpu})
+    return DecodedBatch(kept, tuple(names[place] for place in kept), images.permute(0, 3, 1, 2), failures)

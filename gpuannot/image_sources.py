@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import DataError
 from .image_batches import ImageFailure
-from .inputs import Inputs, image_name
+from .inputs import Inputs, find_lazily, image_name
 
 Images: TypeAlias = Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | Inputs
 
@@ -25,10 +24,7 @@ def as_sequence(images: Images) -> Sequence[Any]:
         DataError: one path or URL, and nothing is there.
     """
     if isinstance(images, (str, Path)):
-        found = list(Inputs(images))
-        if len(found) == 1 and found[0].kind == "failed":
-            raise DataError(f"'{found[0].name}': {found[0].detail}")
-        return found
+        return list(find_lazily(images))
     if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         return list(images)
     return images  # type: ignore[return-value]

@@ -11,18 +11,21 @@ import operator
 import os
 import stat
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import IO, Any, cast
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image
 from PIL.Image import Transpose as T
 
 from gpuannot.errors import ImageError, Stage
+
+if TYPE_CHECKING:  # decode processes do without torch, which takes a second and 200 MB
+    import torch
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
@@ -30,14 +33,14 @@ INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampl
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses to decode
 MAX_BYTES = 2**31  # of an encoded image: no format needs more for MAX_PIXELS; a film or a disk image would fill the memory
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor"
 
 # A closed list: Pillow's other readers start a program (EPS runs Ghostscript), have no signature, so that any bytes may pass for
 # an image (TGA), or hold no photographs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 _TURNS = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)
 _TURN_OF_ORIENTATION = dict(enumerate(_TURNS, start=2))  # EXIF orientation; 1 is upright
-_ONE_GIANT = threading.Lock()
+_one_giant: AbstractContextManager[Any] = threading.Lock()
 
 Image.init()  # fills Image.OPEN, which _read_file looks formats up in
 
@@ -128,8 +131,10 @@ def _reason(error: Exception) -> str:
     return "broken image data" + (f": {text.splitlines()[0][:200]}" if told else "")
 
 
-def _checked_array(source: object) -> np.ndarray:
-    if isinstance(source, torch.Tensor):
+def _checked_array(source: Any) -> np.ndarray:
+    torch = sys.modules.get("torch")  # nothing is a tensor before somebody imported it
+    is_tensor = torch is not None and isinstance(source, torch.Tensor)
+    if is_tensor:
         fits, expected = source.ndim == 3 and source.shape[0] == 3, "a tensor (3, H, W)"
     elif isinstance(source, np.ndarray):
         fits, expected = source.ndim == 2 or source.shape[2:] == (3,), "an array (H, W, 3) or (H, W)"
@@ -138,7 +143,7 @@ def _checked_array(source: object) -> np.ndarray:
     shape, dtype = tuple(source.shape), str(source.dtype).removeprefix("torch.")
     if not fits or dtype != "uint8" or 0 in shape:
         raise _Unusable(f"expected {expected} of uint8 with at least one pixel, got shape {shape} of {dtype}")
-    array = source.cpu().numpy().transpose(1, 2, 0) if isinstance(source, torch.Tensor) else source
+    array = source.cpu().numpy().transpose(1, 2, 0) if is_tensor else source
     return np.ascontiguousarray(np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else array)
 
 
@@ -209,6 +214,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return rgb if turn is None else rgb.transpose(turn)
 
 
+def take_turns_by(lock: AbstractContextManager[Any]) -> None:
+    """Let ``lock`` keep other images above Pillow's soft limit waiting while one is decoded: a lock among processes, say."""
+    global _one_giant
+    _one_giant = lock
+
+
 @contextmanager
 def _giant() -> Iterator[None]:
     """Decode an image above Pillow's soft limit: alone, as each may take gigabytes, and without a DecompressionBombWarning.
@@ -218,7 +229,7 @@ def _giant() -> Iterator[None]:
     """
     entry = ("ignore", None, Image.DecompressionBombWarning, None, 0)
     filters = cast(list[Any], warnings.filters)
-    with _ONE_GIANT:
+    with _one_giant:
         filters.insert(0, entry)
         try:
             yield

@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .errors import ImageError
+from .errors import DataError, ImageError
 from .images import IMAGE_SUFFIXES, read_file
 
 _LOOKED_FOR = f"looked for files ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
@@ -198,6 +199,19 @@ class Inputs:
             yield from self._open(_full_url(files, path, url))
         if empty:
             yield Input(_full_url(files, folder, url), "failed", detail=self._wanted.nothing)
+
+
+def find_lazily(source: Inputs | str | Path) -> Iterator[Input]:
+    """The inputs of ``source``, listed as they are asked for, once.
+
+    Raises:
+        DataError: one path or URL, and nothing is there.
+    """
+    found = iter(source if isinstance(source, Inputs) else Inputs(source))
+    first = list(islice(found, 2))
+    if not isinstance(source, Inputs) and len(first) == 1 and first[0].kind == "failed":
+        raise DataError(f"'{first[0].name}': {first[0].detail}")
+    return chain(first, found)
 
 
 class _Wanted(NamedTuple):

@@ -64,7 +64,7 @@ def word_counts(index: NDArray[np.integer], truth: sparse.csr_array) -> WordCoun
     """c, p and g of every word.
 
     Args:
-        index: (T, k) word indices given to each image, no word twice in a row. truth: (T, W) 0/1.
+        index: (T, k) word indices given to each image, no word twice in a row, −1 for none. truth: (T, W) 0/1.
 
     Raises:
         ValueError: shapes that do not fit, an index outside the vocabulary, or a word given twice to one image.
@@ -78,7 +78,7 @@ def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArra
     """Score annotations against the truth.
 
     Args:
-        index: (T, k) word indices given to each image. truth: (T, W) 0/1.
+        index: (T, k) word indices given to each image, −1 where it was given fewer. truth: (T, W) 0/1.
         scores: (T, W), higher is more likely, for mean average precision; None leaves it out.
 
     Raises:
@@ -91,7 +91,7 @@ def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArra
     given = _indicator(index, truth)
     image_correct = np.asarray(given.multiply(truth).sum(axis=1)).ravel()
     image_true = np.asarray(truth.sum(axis=1)).ravel()
-    image_precision, image_recall = image_correct / index.shape[1], _ratio(image_correct, image_true)
+    image_precision, image_recall = image_correct / (index >= 0).sum(axis=1), _ratio(image_correct, image_true)
     micro_precision = float(counts.correct.sum() / counts.given.sum())
     micro_recall = float(counts.correct.sum() / max(1, counts.true.sum()))
     return Scores(
@@ -147,10 +147,13 @@ def _indicator(index: NDArray[np.integer], truth: sparse.csr_array) -> sparse.cs
     images, words = truth.shape
     if index.ndim != 2 or len(index) != images:
         raise ValueError(f"annotations have shape {index.shape}, the truth has {images} images")
-    if index.size and not (index.min() >= 0 and index.max() < words):
+    if index.size and not (index.min() >= -1 and index.max() < words):
         raise ValueError(f"annotations hold word indices outside 0…{words - 1}")
     ordered = np.sort(index, axis=1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
+    given = ordered >= 0
+    if ((ordered[:, 1:] == ordered[:, :-1]) & given[:, 1:]).any():
         raise ValueError("an image was given the same word twice")
-    indptr = np.arange(images + 1) * index.shape[1]
-    return sparse.csr_array((np.ones(index.size), ordered.ravel(), indptr), shape=truth.shape)
+    if index.size and not given.any(axis=1).all():
+        raise ValueError("an image was given no word")
+    indptr = np.concatenate([[0], np.cumsum(given.sum(axis=1))])
+    return sparse.csr_array((np.ones(indptr[-1]), ordered[given], indptr), shape=truth.shape)

@@ -3,6 +3,17 @@
 The file's tensors are ``matrix`` (C, n) and ``offset`` (n,) of normalisation and PCA, ``explained_variance_ratio`` (n,),
 ``centers`` (m, n), and the word bank's ``sums`` (W, m·n) float64 and ``counts`` (W,) int64. Its metadata has one key, ``gpuannot``,
 a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA-256, and the SHA-256 of all that with the tensors.
+
+Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``, ``explained_variance_ratio`` (L, n) and ``centers``
+(L, m, n) of each. With a joint projection there are ``projection`` (L·m·n, d) and ``projection_mean`` (L·m·n,), and image vectors
+have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D = L·m·n. Read D for
+m·n below.
+
+With a linear head there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
+confidences ``confidence`` (2, W), slope and offset of each word's. With a head that needs more sums than the words' there are
+``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that carry both) and, for ``ridge`` and ``lda``,
+``scatter``, the lower triangle of Σxxᵀ row by row, float64. ``sums`` and these are missing in a model that was saved without sums;
+it annotates, and cannot learn.
 """
 
 from __future__ import annotations
@@ -26,9 +37,18 @@ from .errors import ModelFileError
 
 SCHEMA = "gpuannot.model/1"
 _SHAPES = {
-    "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "sums": "W D", "counts": "W",
+    "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "counts": "W", "sums": "W D",
+    "projection": "V d", "projection_mean": "V",
+    "weights": "K D", "bias": "K", "confidence": "2 W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
 }  # fmt: skip
-_DTYPES = {"explained_variance_ratio": "float64", "sums": "float64", "counts": "int64"}  # float32 where not named
+_DTYPES = {
+    "explained_variance_ratio": "float64", "sums": "float64", "counts": "int64", "total": "float64", "cooccurrence": "int64",
+    "scatter": "float64",
+}  # fmt: skip
+# float32 where not named
+#: The same of a model of several layers.
+_LAYER_SHAPES = {"offset": "L n", "explained_variance_ratio": "L n", "centers": "L m n"}
+_ALWAYS = ("matrix", "offset", "explained_variance_ratio", "centers", "counts")
 
 
 @dataclass(frozen=True)
@@ -75,8 +95,10 @@ class ModelFile:
                 with tensors that do not fit together.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ModelFileError(f"{path}: no such model file, but a folder; the model comes first, then images")
         if not path.is_file():
-            raise ModelFileError(f"{path}: no such model file")
+            raise ModelFileError(f"{path}: no such model file; gpuannot fit writes one")
         try:
             with safe_open(path, framework="np") as file:
                 metadata = dict(file.metadata() or {})
@@ -112,10 +134,14 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> None:
-    sizes: dict[str, int] = {"W": len(header.get("vocabulary", ()))}
-    for name, axes in _SHAPES.items():
+    sizes: dict[str, int] = {"W": len(header.get("vocabulary", ())), "2": 2, "3": 3}
+    needed = (*_ALWAYS, *(("weights", "bias") if "weights" in tensors else ("sums",)))
+    if missing := [name for name in needed if name not in tensors]:
+        raise ModelFileError(f"{path} lacks the tensor {missing[0]!r}")
+    layered = np.ndim(tensors["centers"]) == 3
+    for name, axes in {**_SHAPES, **(_LAYER_SHAPES if layered else {})}.items():
         if name not in tensors:
-            raise ModelFileError(f"{path} lacks the tensor {name!r}")
+            continue
         tensor, expected = tensors[name], axes.split()
         dtype = _DTYPES.get(name, "float32")
         if tensor.dtype != dtype or tensor.ndim != len(expected):
@@ -127,8 +153,20 @@ def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mappi
                 raise ModelFileError(f"{path}: {name} has shape {tensor.shape}, expected {axis} = {sizes[axis]}")
         if not np.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} holds NaN or infinite values")
-    if sizes["D"] != sizes["m"] * sizes["n"]:
-        raise ModelFileError(f"{path}: word sums have length {sizes['D']}, expected m·n = {sizes['m'] * sizes['n']}")
+    vlad = sizes.get("L", 1) * sizes["m"] * sizes["n"]
+    if sizes.get("V", vlad) != vlad:
+        raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the VLAD vectors have {vlad}")
+    quadratic = header.get("config", {}).get("quadratic", 0) if "projection" in tensors else 0
+    if ("projection" in tensors) != ("projection_mean" in tensors):
+        raise ModelFileError(f"{path} has only one of the tensors 'projection' and 'projection_mean'")
+    kept = sizes.get("d", vlad)
+    quadratic = min(quadratic, kept)
+    expected_length = kept + quadratic * (quadratic + 1) // 2
+    if sizes["D"] != expected_length:
+        called = "m·n" if "projection" not in tensors and not layered else "the image vectors' length"
+        raise ModelFileError(f"{path}: word sums have length {sizes['D']}, expected {called} = {expected_length}")
+    if sizes.get("T", triangle := sizes["D"] * (sizes["D"] + 1) // 2) != triangle:
+        raise ModelFileError(f"{path}: scatter has {sizes['T']} values, expected D·(D + 1)/2 = {triangle}")
 
 
 @contextmanager

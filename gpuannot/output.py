@@ -1,8 +1,8 @@
 """Annotations as files that other tools read: Parquet, JSON lines, CSV; and the ledger of inputs that failed.
 
-One row an image: ``path``, ``words`` (nearest first), ``distances``, ``model`` (the model's SHA-256) and, where asked for,
-``vector``, its VLAD vector. There is no confidence: a model holds nothing yet that would calibrate one. CSV has no lists: there
-they are joined with ``;``, and a ``;`` or ``\\`` within a word has a ``\\`` before it.
+One row an image: ``path``, ``words`` (nearest first), ``distances``, where the model says ``confidences`` (0…1, how likely each
+word is right), ``model`` (the model's SHA-256) and, where asked for, ``vector``, its VLAD vector. CSV has no lists: there they
+are joined with ``;``, and a ``;`` or ``\\`` within a word has a ``\\`` before it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .annotations import Annotations
 from .durable import publish, temporary_name
@@ -43,12 +44,15 @@ class AnnotationWriter:
 
     Args:
         vectors: m·n, to write the VLAD vectors too; every :class:`Annotations` then has them.
+        confidence: write the confidences too; every :class:`Annotations` then has them.
 
     Raises:
         DataError: an unknown suffix, a missing folder, or a file that exists (unless ``overwrite``).
     """
 
-    def __init__(self, path: str | Path, *, model_sha256: str, overwrite: bool = False, vectors: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, model_sha256: str, overwrite: bool = False, vectors: int | None = None, confidence: bool = False
+    ) -> None:
         self.path = Path(path)
         if self.path.suffix not in FORMATS:
             raise DataError(f"{path}: the output's suffix must be one of {', '.join(FORMATS)}")
@@ -57,23 +61,27 @@ class AnnotationWriter:
         if self.path.exists() and not overwrite:
             raise DataError(f"{path} exists; choose another name, or overwrite it with --overwrite")
         self.rows = 0
-        self._vectors = vectors is not None
+        self._vectors, self._confidence = vectors is not None, confidence
         self._partial = temporary_name(self.path)
-        writers: dict[str, Callable[[Path, str, int | None], _RowWriter]] = {
+        writers: dict[str, Callable[[Path, str, int | None, bool], _RowWriter]] = {
             ".parquet": _ParquetRows,
             ".jsonl": _JsonRows,
             ".csv": _CsvRows,
         }
         try:
-            self._writer: _RowWriter = writers[self.path.suffix](self._partial, model_sha256, vectors)
+            self._writer: _RowWriter = writers[self.path.suffix](self._partial, model_sha256, vectors, confidence)
         except BaseException:  # Parquet writes its first bytes at once, and the disk may be full
             self._partial.unlink(missing_ok=True)
             raise
 
     def write(self, annotations: Annotations) -> None:
         """Add the rows of some images."""
-        if (annotations.vectors is None) == self._vectors:
-            raise ValueError(f"this writer was made {'with' if self._vectors else 'without'} vectors, the annotations were not")
+        for what, there, expected in (
+            ("vectors", annotations.vectors is not None, self._vectors),
+            ("confidences", annotations.confidence is not None, self._confidence),
+        ):
+            if there != expected:
+                raise ValueError(f"this writer was made {'with' if expected else 'without'} {what}, the annotations were not")
         self._writer.write(annotations)
         self.rows += len(annotations)
 
@@ -105,11 +113,15 @@ def rows(annotations: Annotations, model_sha256: str) -> list[dict[str, Any]]:
         {
             "path": utf8(name),
             "words": list(words),
-            "distances": [round(float(value), 6) for value in distance],
+            "distances": [round(float(value), 6) for value in distance[: len(words)]],
             "model": model_sha256,
         }
         for name, words, distance in zip(annotations.names, annotations.words, annotations.distance, strict=True)
     ]
+    if annotations.confidence is not None:
+        for row, confidence in zip(found, annotations.confidence, strict=True):
+            row["confidences"] = [round(float(value), 4) for value in confidence[: len(row["words"])]]
+            row["model"] = row.pop("model")  # after the lists
     if annotations.vectors is not None:
         for row, vector in zip(found, annotations.vectors, strict=True):
             row["vector"] = [float(f"{value:.9g}") for value in vector]  # nine digits tell all float32 apart
@@ -128,16 +140,18 @@ def failure_lines(failures: Iterable[ImageFailure]) -> str:
 
 
 class _ParquetRows:
-    def __init__(self, path: Path, model_sha256: str, vectors: int | None) -> None:
+    def __init__(self, path: Path, model_sha256: str, vectors: int | None, confidence: bool) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         columns = [("path", pa.string()), ("words", pa.list_(pa.string())), ("distances", pa.list_(pa.float32()))]
+        if confidence:
+            columns.append(("confidences", pa.list_(pa.float32())))
         columns.append(("model", pa.string()))
         if vectors is not None:
             columns.append(("vector", pa.list_(pa.float32(), vectors)))
         self._schema = pa.schema(columns, metadata={"gpuannot_model_sha256": model_sha256})
-        self._arrow, self._model, self._vectors = pa, model_sha256, vectors
+        self._arrow, self._model, self._vectors, self._confidence = pa, model_sha256, vectors, confidence
         self._file = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Annotations] = []
         self._rows = 0
@@ -154,7 +168,12 @@ class _ParquetRows:
         columns = [
             pa.array([utf8(name) for part in parts for name in part.names], pa.string()),
             pa.array([words for part in parts for words in part.words], pa.list_(pa.string())),
-            pa.array([distance for part in parts for distance in part.distance], pa.list_(pa.float32())),
+            pa.array([value for part in parts for value in _given(part, part.distance)], pa.list_(pa.float32())),
+            *(
+                [pa.array([value for part in parts for value in _given(part, part.confidence)], pa.list_(pa.float32()))]
+                if self._confidence
+                else []
+            ),
             pa.array([self._model] * self._rows, pa.string()),
         ]
         if self._vectors is not None:
@@ -171,7 +190,7 @@ class _ParquetRows:
 
 
 class _JsonRows:
-    def __init__(self, path: Path, model_sha256: str, vectors: int | None) -> None:
+    def __init__(self, path: Path, model_sha256: str, vectors: int | None, confidence: bool) -> None:
         self._model = model_sha256
         self._file: IO[str] = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
@@ -184,11 +203,12 @@ class _JsonRows:
 
 
 class _CsvRows:
-    def __init__(self, path: Path, model_sha256: str, vectors: int | None) -> None:
+    def __init__(self, path: Path, model_sha256: str, vectors: int | None, confidence: bool) -> None:
         self._model = model_sha256
         self._file: IO[str] = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by close()
         self._csv = csv.writer(self._file)
-        self._csv.writerow(("path", "words", "distances", "model", *(("vector",) if vectors is not None else ())))
+        optional = (*(("confidences",) if confidence else ()), "model", *(("vector",) if vectors is not None else ()))
+        self._csv.writerow(("path", "words", "distances", *optional))
 
     def write(self, annotations: Annotations) -> None:
         for row in rows(annotations, self._model):
@@ -196,6 +216,13 @@ class _CsvRows:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _given(annotations: Annotations, values: NDArray[np.float32] | None) -> Iterator[NDArray[np.float32]]:
+    """The values (T, k) of the words that each image was given."""
+    assert values is not None
+    for row, index in zip(values, annotations.index, strict=True):
+        yield row[index >= 0]
 
 
 def _cell(value: str | list[Any]) -> str:

@@ -41,7 +41,10 @@ _PART = re.compile(r"part-\d{5,}(\.parquet|\.jsonl|\.csv)")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All that decides the content of the parts, beside the inputs."""
+    """All that decides the content of the parts, beside the inputs.
+
+    ``decoder`` of JPEGs: ``pillow``, or one on the GPU, whose pixels are others, and then ``cpu_share`` of them stay with Pillow.
+    """
 
     model_sha256: str
     k: int
@@ -51,6 +54,10 @@ class RunSettings:
     device: str
     trunk_dtype: str
     batch_size: int
+    decoder: str = "pillow"
+    cpu_share: float = 0.0
+    confidence: bool = False
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,13 @@ class PartFolder:
                 raise DataError("there are no inputs: the lists, tables and shards that were given are empty")
             content = {"schema": SCHEMA, "settings": asdict(settings), "inputs": self.inventory.count}
             write_durably(self._run, (json.dumps(content, indent=2) + "\n").encode())
+
+    def recorded(self) -> RunSettings | None:
+        """The settings of a run that is there; None without one, or where :meth:`open` would refuse it."""
+        try:
+            return self.open().settings
+        except DataError:
+            return None
 
     def open(self, base: str = "") -> PartFolder:
         """Read what :meth:`begin` wrote: on a worker, or to resume.
@@ -256,6 +270,7 @@ class PartWriter:
             model_sha256=settings.model_sha256,
             overwrite=True,
             vectors=dimension if settings.vectors else None,
+            confidence=settings.confidence,
         )
         self._failures: list[ImageFailure] = []
 

@@ -1,6 +1,8 @@
-"""The k nearest words (the paper's equation 6)."""
+"""The k nearest words (the paper's equation 6), or the k that a linear head scores highest."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -98,18 +100,9 @@ class DeviceRanking:
             ValueError: k outside 1…W.
         """
         words, dimension = self.word_vectors.shape
-        if not 1 <= k <= words:
-            raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
-        take = min(max(2 * k, k + self._MARGIN), words)
+        take = _candidates_for(k, words, self._MARGIN)
         block = max(1, self._BLOCK_BYTES // (4 * (words + 3 * take * dimension)))
-        parts = [self._nearest(vectors[start : start + block], k, take) for start in range(0, len(vectors), block)]
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            empty = vectors.new_empty((0, k), dtype=torch.float32)
-            return empty.long(), empty
-        index, distance = (torch.cat(part) for part in zip(*parts, strict=True))
-        return index, distance
+        return _in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
     def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
         if self.cosine:
@@ -133,6 +126,87 @@ class DeviceRanking:
         else:
             distance = squared.sqrt()
         return self.known[index], distance.float()
+
+
+class LinearRanking:
+    """Words ranked by the linear score x·v_w + b_w, the highest first.
+
+    Args:
+        weights: (W, D). bias: (W,). Kept in float32, which is what is ranked by.
+    """
+
+    def __init__(self, weights: NDArray[np.floating], bias: NDArray[np.floating]) -> None:
+        self.weights, self.bias = weights.astype(np.float32), bias.astype(np.float32)
+
+    def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best words of image vectors (T, D): index (T, k) int64 and the negative score (T, k) float32, best first.
+
+        Ties go to the lowest word index. The negative score stands where :class:`WordRanking` has a distance: smaller is better.
+
+        Raises:
+            ValueError: k outside 1…W, or non-finite vectors.
+        """
+        index, score = _reference.best_words(vectors.astype(np.float32, copy=False), self.weights, self.bias, k)
+        return index, -score.astype(np.float32)
+
+    def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceLinearRanking:
+        """The same ranking on ``device``; ``known`` (W,) gives each word its number in the vocabulary."""
+        return DeviceLinearRanking(self.weights, self.bias, known, device)
+
+
+class DeviceLinearRanking:
+    """:class:`LinearRanking` in torch, on the device of the image vectors and without a wait for it.
+
+    Candidates come from one product; the k best and their order from products summed in float64, ties to the lowest index. Of words
+    with equal weights and bias only the first k are candidates, as in :class:`DeviceRanking`.
+    """
+
+    _BLOCK_BYTES = 256 << 20
+    _MARGIN = 8
+
+    def __init__(
+        self, weights: NDArray[np.float32], bias: NDArray[np.float32], known: NDArray[np.intp], device: torch.device
+    ) -> None:
+        self.weights, self.bias = torch.from_numpy(weights).to(device), torch.from_numpy(bias).to(device)
+        self.copy = torch.from_numpy(_copy_number(np.hstack([weights, bias[:, None]]))).to(device)
+        self.known = torch.from_numpy(known.astype(np.int64)).to(device)
+
+    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k best words of image vectors (T, D) float32: index (T, k) int64 and the negative score (T, k) float32, best first.
+
+        Raises:
+            ValueError: k outside 1…W.
+        """
+        words, dimension = self.weights.shape
+        take = _candidates_for(k, words, self._MARGIN)
+        block = max(1, self._BLOCK_BYTES // (4 * (words + 5 * take * dimension)))
+        return _in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
+
+    def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
+        scores = torch.addmm(self.bias, rows, self.weights.T)
+        scores.masked_fill_(self.copy >= k, -torch.inf)
+        candidates = scores.topk(take, dim=1, sorted=False).indices.sort(dim=1).values
+        exact = (rows[:, None, :].double() * self.weights[candidates]).sum(dim=2) + self.bias[candidates]
+        exact, order = exact.sort(dim=1, descending=True, stable=True)
+        return self.known[candidates.gather(1, order[:, :k])], -exact[:, :k].float()
+
+
+def _candidates_for(k: int, words: int, margin: int) -> int:
+    """Candidates that hold the k first words, ties at the cut included."""
+    if not 1 <= k <= words:
+        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+    return min(max(2 * k, k + margin), words)
+
+
+def _in_blocks(nearest: Callable[[Tensor], tuple[Tensor, Tensor]], vectors: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    parts = [nearest(vectors[start : start + block]) for start in range(0, len(vectors), block)]
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        empty = vectors.new_empty((0, k), dtype=torch.float32)
+        return empty.long(), empty
+    index, distance = (torch.cat(part) for part in zip(*parts, strict=True))
+    return index, distance
 
 
 def _copy_number(vectors: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ On CPUs with bfloat16 instructions (AVX-512 BF16, AMX) the trunk runs in bfloat1
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,21 @@ def layer_names() -> tuple[str, ...]:
     return tuple(names)
 
 
+def split_layers(layer: str) -> tuple[str, ...]:
+    """The layers that a setting names, as ``pool4+conv5_1`` does, in the order of the network.
+
+    Raises:
+        ValueError: a layer that is unknown, or named twice.
+    """
+    names, known = layer.split("+"), layer_names()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"layer {name!r} is unknown; choose one of {', '.join(known)}, or several joined by '+'")
+    if len(set(names)) != len(names):
+        raise ValueError(f"layer {layer!r} names a layer twice")
+    return tuple(sorted(names, key=known.index))
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware (not merely through emulation)."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -62,16 +77,23 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 class Trunk(nn.Module):
-    """VGG-16 from the input bytes to one layer.
+    """VGG-16 from the input bytes to one layer, or to several of the same stride in one pass.
 
     Args:
         weights: a :class:`~gpuannot.weights.TrunkWeights`, or None for the embedded ones.
-        layer: ``conv1_1`` … ``conv5_3`` or ``pool1`` … ``pool5``.
+        layer: ``conv1_1`` … ``conv5_3`` or ``pool1`` … ``pool5``, or several joined by ``+``: their channels lie side by side, in
+            the order of the network.
         relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only).
         device: where it runs.
 
     The modules carry torchvision's names (``features.0`` … ``features.30``).
+
+    Attributes:
+        layer_channels: channels of each layer; ``channels`` is their sum.
+
+    Raises:
+        ValueError: an unknown layer, layers of different strides, or several before their ReLU.
     """
 
     def __init__(
@@ -84,13 +106,22 @@ class Trunk(nn.Module):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
-        if layer not in layer_names():
-            raise ValueError(f"layer {layer!r} is unknown; choose one of {', '.join(layer_names())}")
+        self.layers = split_layers(layer)
+        if len(self.layers) > 1 and not relu:
+            raise ValueError(f"several layers ({layer}) are taken after their ReLU: leave relu on")
+        last = self.layers[-1]
         weights = weights or load_weights()
-        self.layer, self.relu, self.weights_sha256 = layer, relu or layer.startswith("pool"), weights.sha256
+        self.layer, self.relu, self.weights_sha256 = "+".join(self.layers), relu or last.startswith("pool"), weights.sha256
         self.device = torch.device(device)
         self.dtype = resolve_dtype(dtype, self.device)
-        self.features, self.channels, self.stride = _build(weights, layer, self.relu)
+        self.features, ends = _build(weights, last, self.relu)
+        taps = [ends[name] for name in self.layers]
+        if len({tap.stride for tap in taps}) > 1:
+            strides = ", ".join(f"{name} {ends[name].stride}" for name in self.layers)
+            raise ValueError(f"layers of one stride can be taken together, these have different ones: {strides}")
+        self.layer_channels, self.stride = tuple(tap.channels for tap in taps), taps[-1].stride
+        self.channels = sum(self.layer_channels)
+        self._taps = tuple(tap.modules for tap in taps)
         self.features.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         mean, std = (
             torch.tensor(values, dtype=torch.float32) for values in (weights.preprocessing.mean, weights.preprocessing.std)
@@ -122,19 +153,34 @@ class Trunk(nn.Module):
             batch, height, width = images.shape[0], images.shape[2] // self.stride, images.shape[3] // self.stride
             features = torch.empty((batch, height, width, self.channels), dtype=self.dtype)
             for start in range(0, batch, _CPU_CHUNK):
-                part = self._features(images[start : start + _CPU_CHUNK])
-                features[start : start + _CPU_CHUNK] = part.permute(0, 2, 3, 1)
+                channel = 0
+                for part in self._features(images[start : start + _CPU_CHUNK]):
+                    features[start : start + _CPU_CHUNK, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
+                    channel += part.shape[1]
         else:
             # Deterministic algorithms, and float32 that is float32, whatever the caller has set for training.
             with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                features = self._features(images).permute(0, 2, 3, 1)
+                parts = self._features(images)
+                features = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
         return features.flatten(1, 2)
 
-    def _features(self, images: Tensor) -> Tensor:
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H', W') of each layer."""
         pixels = images.contiguous(memory_format=torch.channels_last).float()
         normalised = torch.addcmul(self.pixel_offset, pixels, self.pixel_scale).to(self.dtype)  # type: ignore[arg-type]
         normalised = normalised.contiguous(memory_format=torch.channels_last)
-        return self._fused(normalised) if self._fused is not None else self.features(normalised)
+        run = self._fused or self.features
+        if len(self._taps) == 1:
+            return [run(normalised)]
+        if self._fused is not None:
+            return self._fused.tapped(normalised, self._taps)
+        parts, x, start = [], normalised, 0
+        for stop in self._taps:
+            x = self.features[start:stop](x)
+            # The next layer may start with a ReLU in place: on what comes out of a ReLU it changes nothing.
+            parts.append(x)
+            start = stop
+        return parts
 
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or images.dtype != torch.uint8:
@@ -150,9 +196,18 @@ class Trunk(nn.Module):
             raise ValueError(f"images are on {images.device}, the trunk is on {self.device}; move one of them")
 
 
-def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential, int, int]:
-    """The layers up to ``layer`` under torchvision's numbers, the channels of the last and the product of the strides."""
+class _End(NamedTuple):
+    """Where a layer ends: after how many modules, with how many channels, and at which stride."""
+
+    modules: int
+    channels: int
+    stride: int
+
+
+def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential, dict[str, _End]]:
+    """The layers up to ``layer`` under torchvision's numbers, and where each ends."""
     features = nn.Sequential()
+    ends: dict[str, _End] = {}
     index = channels = 0
     stride = 1
 
@@ -169,14 +224,16 @@ def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential
         channels = out_channels
         if name != layer or relu:
             add(nn.ReLU(inplace=True))
+        ends[name] = _End(index, channels, stride)
         if name == layer:
             break
         if name in POOLS_AFTER:
             add(nn.MaxPool2d(2, 2))
             stride *= 2
+            ends[POOLS_AFTER[name]] = _End(index, channels, stride)
             if POOLS_AFTER[name] == layer:
                 break
-    return features, channels, stride
+    return features, ends
 
 
 class _Fused:
@@ -185,8 +242,12 @@ class _Fused:
     def __init__(self, features: nn.Sequential, pack: Callable[[Tensor], Tensor], convolve: _Convolve) -> None:
         self.convolve = convolve
         self.steps: list[tuple[Tensor, Tensor, bool] | None] = []
+        self.modules: list[int] = []  # how many modules are done after each step
         modules = list(features)
-        for module, following in zip(modules, [*modules[1:], None], strict=True):
+        for number, (module, following) in enumerate(zip(modules, [*modules[1:], None], strict=True)):
+            if isinstance(module, nn.ReLU):
+                continue
+            self.modules.append(number + (2 if isinstance(following, nn.ReLU) else 1))
             if isinstance(module, nn.Conv2d):
                 assert module.bias is not None
                 self.steps.append((pack(module.weight.data), module.bias.data, isinstance(following, nn.ReLU)))
@@ -194,9 +255,16 @@ class _Fused:
                 self.steps.append(None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        for step in self.steps:
+        return self.tapped(x, self.modules[-1:])[0]
+
+    def tapped(self, x: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """What comes out after each of ``taps`` modules."""
+        parts = []
+        for step, modules in zip(self.steps, self.modules, strict=True):
             x = functional.max_pool2d(x, 2) if step is None else self.convolve(x, *step)
-        return x
+            if modules in taps:
+                parts.append(x)
+        return parts
 
 
 def _fuse(features: nn.Sequential, device: torch.device, dtype: torch.dtype) -> _Fused | None:

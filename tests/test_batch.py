@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hostile_images import DECODES, FAILS, write_hostile_images
 from test_inputs import write_tar
 
-from gpuannot import Annotator, Inputs, image_batches
+from gpuannot import Annotations, Annotator, Inputs, decoding, streaming
 from gpuannot.batch_pipeline import annotate_parts, limiting_stage
 from gpuannot.clock import StageClock
 from gpuannot.datasets import load_labelled_images
@@ -79,7 +80,10 @@ def ledger(folder: Path) -> list[dict[str, str]]:
 def test_rows_are_those_of_annotate(fitted: Annotator, pictures: Path, tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"
     summary = fitted.batch(pictures, out, 3, format=format, part_size=PART, vectors=True)
-    expected, (_, vectors) = fitted.annotate(pictures, 3), fitted.encode(pictures)
+    paths = sorted(pictures.iterdir())
+    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]  # the last bits differ with the size of a batch
+    expected = Annotations.joined([fitted.annotate(part, 3) for part in parts], fitted.vocabulary, 3)
+    vectors = np.concatenate([fitted.encode(part)[1] for part in parts])
     rows, model = read(out), fitted.to_model_file().sha256
     assert [row["path"] for row in rows] == list(expected.names) and {row["model"] for row in rows} == {model}
     if format == "csv":
@@ -566,13 +570,13 @@ def test_a_disk_that_cannot_be_written(
 def test_few_images_are_in_flight(fitted: Annotator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "list.txt").write_text(f"{pictures}/scene_00000.jpg\n" * 400)
     decoded: list[str] = []
-    decode = image_batches.decode_image
+    decode = decoding.decode_image
 
     def counting(source: Any, *arguments: Any, **options: Any) -> Any:
         decoded.append(options["name"])
         return decode(source, *arguments, **options)
 
-    monkeypatch.setattr(image_batches, "decode_image", counting)
+    monkeypatch.setattr(decoding, "decode_image", counting)
     out = tmp_path / "out"
     with pytest.raises(TooManyFailuresError):  # lists the inputs, and no more
         fitted.batch([tmp_path / "nowhere.jpg", tmp_path / "list.txt"], out, part_size=8, on_error="stop")
@@ -628,3 +632,63 @@ def test_stream_takes_inputs_of_every_kind(fitted: Annotator, mixed: list[str]) 
     failures = [failure.path for part in from_inputs for failure in part.failures]
     assert sorted(names + failures) == sorted(item.name for item in Inputs(mixed)) and len(failures) == 5
     assert fitted.annotate(mixed[2]).names == tuple(item.name for item in Inputs(mixed[2]))[:-1]
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_no_room_for_a_batch_is_warned_of_once_and_remembered(
+    fitted: Annotator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """A trunk that has memory for ``room`` images, as a GPU may; each image gives the same bits whatever it is batched with."""
+    fitted.save(tmp_path / "m.safetensors")
+    annotator, asked = Annotator.load(tmp_path / "m.safetensors", device="cpu"), []
+    forward = annotator.trunk.forward
+
+    def with_little_memory(images: Any) -> Any:
+        asked.append(len(images))
+        if len(images) > room:
+            raise torch.OutOfMemoryError("no room")
+        return forward(images)
+
+    monkeypatch.setattr(annotator.trunk, "forward", with_little_memory)
+    with pytest.warns(UserWarning) as warned:
+        annotator.batch(pictures, tmp_path / "out", part_size=8)
+    assert [str(warning.message).partition(";")[0] for warning in warned] == [
+        "the GPU has no room for a batch of 4 images and takes it in halves"
+    ]
+    assert asked == {3: [4, *[2] * 12], 1: [4, 2, *[1] * 24]}[room]
+    fitted.batch(pictures, tmp_path / "plenty", part_size=8)
+    assert files(tmp_path / "out") == files(tmp_path / "plenty")
+    asked.clear()
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        annotator.batch(pictures, tmp_path / "none")
+    assert asked == [2, 1] if asked[0] == 2 else asked == [1]
+
+
+def test_stream_lists_a_folder_once_and_as_it_goes(
+    fitted: Annotator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "_BATCHES", 2)
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in [*sorted(pictures.iterdir()), "gone.jpg"] * 3))
+    listed = 0
+    find = Inputs.__iter__
+
+    def counting(self: Inputs) -> Iterator[Any]:
+        nonlocal listed
+        for item in find(self):
+            listed += 1
+            yield item
+
+    monkeypatch.setattr(Inputs, "__iter__", counting)
+    found, seen = [], []
+    for part in fitted.stream(str(tmp_path / "list.txt"), 2):
+        found.append(part)
+        seen.append(listed)
+    assert listed == 75 and seen[0] == 2 * BATCH and seen == sorted(seen)
+    whole = fitted.annotate(list(find(Inputs(tmp_path / "list.txt"))), 2)
+    assert np.concatenate([part.positions for part in found]).tolist() == whole.positions.tolist()
+    assert [name for part in found for name in part.names] == list(whole.names)
+    assert [words for part in found for words in part.words] == list(whole.words)
+    assert [failure for part in found for failure in part.failures] == list(whole.failures) and len(whole.failures) == 3
+    with pytest.raises(DataError, match="no such file or folder"):
+        fitted.stream(tmp_path / "nowhere")

@@ -29,7 +29,7 @@ from gpuannot.cli import app
 from gpuannot.weights import load_weights
 
 SMALL = [f"--set={setting}" for setting in ("layer=pool2", "input_size=32", "n_components=8", "n_centers=4")]
-COMMANDS = ("fit", "annotate", "evaluate", "reproduce", "demo", "info")
+COMMANDS = ("fit", "annotate", "evaluate", "reproduce", "tune", "demo", "info")
 
 
 weights_once = functools.cache(load_weights)
@@ -97,7 +97,7 @@ def test_annotate_to_the_terminal(model: Path, images: Path) -> None:
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [Path(path).name for path, _ in lines] == sorted(p.name for p in images.iterdir() if p.name != "plain.jpg")
     assert all(len(words.split(", ")) == 3 for _, words in lines)
-    assert "1 inputs failed" in result.stderr
+    assert "1 input failed" in result.stderr
     assert f"{images}/plain.jpg: not an image" in result.stderr  # brackets as they are, not as markup
 
 
@@ -150,7 +150,7 @@ def test_fit_goes_on_without_the_images_that_fail(drawn_scenes: Path, tmp_path: 
     assert "2 inputs failed" in result.stderr
     assert "scene_00000.jpg: no such file" in result.stderr
     assert "scene_00001.jpg: " in result.stderr
-    assert "1 images beside the label file are not named" in result.stderr
+    assert "1 images beside the label file or subfolders are not labelled" in result.stderr
     assert Annotator.load(tmp_path / "m.safetensors", device="cpu").vocabulary
 
 
@@ -198,7 +198,23 @@ def test_info() -> None:
         (["fit", "nowhere"], "no such file or folder"),
         (["fit", "{scenes}/images"], "no labels.json or labels.csv"),
         (["fit", "{scenes}", "--preset", "best of all"], "preset 'best of all' is unknown; choose one of paper"),
+        (["fit", "{scenes}", "--config", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["fit", "{scenes}", "--config", "{scenes}/labels.json"], "is not a file of settings"),
+        (["fit", "{scenes}", "--config", "{scenes}/labels.json", "--preset", "best"], "give one of them"),
+        (["tune", "{scenes}", "--vary", "balance"], "expected NAME=VALUE,VALUE"),
+        (["tune", "{scenes}", "--vary", "balance=some"], "expected a number"),
+        (["tune", "{scenes}", "--vary", "layer=conv5_1", "-o", "{tmp}/c.json"], "layer cannot be searched; choose from"),
+        (["tune", "{scenes}", "-o", "{model}"], "exists; choose another name with --output"),
         (["fit", "{scenes}", "--set", "n_centres=3"], "expected NAME=VALUE with NAME one of"),
+        (["fit", "{scenes}", "--set", "n_centres=3"], "(is n_centers meant?)"),
+        (
+            ["fit", "{scenes}", "-o", "{tmp}"],
+            "write it for example to --output {tmp}/model.safetensors",
+        ),
+        (
+            ["fit", "{scenes}", "-o", "{tmp}/m.pt"],
+            "a model is one .safetensors file; write it for example to --output {tmp}/m.safe",
+        ),
         (["fit", "{scenes}", "--set", "n_centers"], "expected NAME=VALUE"),
         (["fit", "{scenes}", "--set", "n_centers=three"], "expected a whole number"),
         (["fit", "{scenes}", "--set", "relu=yes"], "expected true or false"),
@@ -209,6 +225,8 @@ def test_info() -> None:
         (["fit", "{scenes}", "--device", "tpu", "-o", "{tmp}/m.safetensors"], "device 'tpu' is unknown"),
         (["annotate", "none.safetensors", "{scenes}"], "no such model file"),
         (["annotate", "{scenes}/labels.json", "{scenes}"], "not a whole safetensors file"),
+        (["annotate", "{scenes}", "{model}"], "no such model file, but a folder; the model comes first, then images"),
+        (["annotate", "{model}", "{scenes}", "-o", "{tmp}/new/", "--resume", "--overwrite"], "--resume goes on with what is there"),
         (["annotate", "{model}", "nowhere"], "nowhere"),
         (["annotate", "{model}", "{tmp}"], "no image"),
         (["annotate", "{model}", "{scenes}", "-k", "1000"], "k = 1000 must lie in 1…"),
@@ -218,6 +236,10 @@ def test_info() -> None:
         (["reproduce", "corel5k", "--data", "nowhere"], "no such folder"),
         (["reproduce", "corel5k", "--data", "{tmp}"], "vocabulary.txt"),
         (["reproduce", "cifar10", "--data", "{tmp}"], "cifar10"),
+        (["reproduce", "corel5k", "--data", "{tmp}", "--only", "JEC"], "--only chooses among the systems of --table: add --table"),
+        (["reproduce", "corel5k", "--data", "{tmp}", "--networks", "all"], "--networks chooses among the systems of --table"),
+        (["demo", "{scenes}"], "{scenes} is there already; the demo draws its images into a new folder: gpuannot demo NAME"),
+        (["demo", "{model}"], "{model} is there already"),
         (["annotate"], "Missing argument"),
         (["dance"], "No such command"),
     ],
@@ -227,7 +249,7 @@ def test_wrong_calls_say_what_is_wrong(
 ) -> None:
     filled = [argument.format(model=model, scenes=drawn_scenes, tmp=tmp_path) for argument in arguments]
     error = " ".join(one_line_error(run(*filled)).replace("│", " ").split())
-    assert expected in error
+    assert expected.format(model=model, scenes=drawn_scenes, tmp=tmp_path) in error
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -251,7 +273,7 @@ def test_the_installed_command(model: Path, drawn_scenes: Path) -> None:
     failed = subprocess.run([*command, "annotate", str(model), "nowhere.jpg"], capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert failed.stdout == ""
-    assert failed.stderr == "1 inputs failed:\n  nowhere.jpg: no such file or folder\n"
+    assert failed.stderr == "1 input failed:\n  nowhere.jpg: no such file or folder\n"
 
 
 # ---- help
@@ -293,7 +315,7 @@ def test_names_and_words_are_printed_as_they_are(drawn_scenes: Path, tmp_path: P
     assert fitted.exit_code == 1 and fitted.stdout == ""
     assert fitted.stderr.startswith(f"{model}: 2 words from 6 images\n")
     assert f"1 words have no image and cannot be given: never {AWKWARD}\n" in fitted.stderr
-    assert f"1 inputs failed:\n  {folder}/images/{names[-1]}: not an image in a known format" in fitted.stderr
+    assert f"1 input failed:\n  {folder}/images/{names[-1]}: not an image in a known format" in fitted.stderr
 
     printed = run("annotate", model, first, "-k", "2")
     assert printed.exit_code == 0 and printed.stderr == ""
@@ -460,11 +482,29 @@ def test_demo_info_and_reproduce_in_processes_of_their_own(tmp_path: Path) -> No
     info = process("info", "--json")
     assert info.returncode == 0 and json.loads(info.stdout)["settings"] == AnnotatorConfig().to_dict() and info.stderr == ""
     reproduce = process("reproduce", "corel5k", "--data", "new", cwd=tmp_path)
-    assert (
-        reproduce.returncode == 2
-        and reproduce.stdout == ""
-        and reproduce.stderr == "error: new/vocabulary.txt: No such file or directory\n"
-    )
+    assert reproduce.returncode == 2 and reproduce.stdout == ""
+    assert re.fullmatch(r"error: new/vocabulary\.txt: no such file; corel5k is read from a folder with .*\n", reproduce.stderr)
+
+
+def test_a_label_file_without_a_word_is_named(drawn_scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(f"image,words\n{drawn_scenes}/images/scene_00000.jpg,\n")
+    error = one_line_error(run("fit", tmp_path / "labels.csv", "-o", tmp_path / "m.safetensors"))
+    assert f"{tmp_path}/labels.csv: not one of its 1 images carries a word" in error
+
+
+def test_words_that_are_the_names_of_subfolders_are_printed(drawn_scenes: Path, tmp_path: Path) -> None:
+    for number, word in enumerate(("sea [x]", "sky")):
+        (tmp_path / "data" / word).mkdir(parents=True)
+        shutil.copy(drawn_scenes / "images" / f"scene_{number:05d}.jpg", tmp_path / "data" / word)
+    result = run("fit", tmp_path / "data", "-o", tmp_path / "m.safetensors", *SMALL, "--device", "cpu")
+    assert result.exit_code == 0 and f"subfolders of {tmp_path}/data: sea [x], sky\n" in result.stderr
+
+
+def test_errors_of_the_operating_system_have_a_name_and_no_number(tmp_path: Path) -> None:
+    result = run("reproduce", "corel5k", "--data", tmp_path, "-o", tmp_path / "a.json" / "b.json")
+    assert "no such folder for the output" in one_line_error(result)
+    (tmp_path / "loop").symlink_to("loop")
+    assert one_line_error(run("demo", tmp_path / "loop")) == f"error: {tmp_path}/loop: File exists\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")

@@ -90,7 +90,7 @@ def test_good_inputs_are_done_beside_a_missing_one(model: Path, pictures: Path, 
     good = pictures / "scene_00000.jpg"
     printed = run(model, "missing.jpg", good, "-k", "1")
     assert printed.exit_code == 1 and printed.stdout.startswith(f"{good}\t") and printed.stdout.count("\n") == 1
-    assert printed.stderr == "1 inputs failed:\n  missing.jpg: no such file or folder\n"
+    assert printed.stderr == "1 input failed:\n  missing.jpg: no such file or folder\n"
     assert run(model, "missing.jpg", good, "-o", tmp_path / "out.jsonl").exit_code == 1
     [failure] = map(json.loads, (tmp_path / "out.jsonl.failures.jsonl").read_text().splitlines())
     assert failure == {"path": "missing.jpg", "stage": "find", "reason": "no such file or folder"}

@@ -12,10 +12,15 @@ import pytest
 from gpuannot import AnnotatorConfig
 from gpuannot.config import PRESETS
 
-COUNTS = ("input_size", "n_components", "n_centers", "codebook_sample", "kmeans_iterations", "statistics_images", "batch_size")
+COUNTS = (
+    "input_size", "n_components", "n_centers", "codebook_sample", "kmeans_iterations", "statistics_images", "projection_sample",
+    "batch_size",
+)  # fmt: skip
 OTHERS: dict[str, Any] = {
     "weights": "vgg16.pth", "weights_convention": "torchvision", "layer": "conv4_3", "relu": False, "trunk_dtype": "float32",
     "interpolation": "bilinear", "mass": True, "intra": True, "signed_sqrt": True, "l2": True, "metric": "cosine", "seed": 7,
+    "head": "ridge", "regularisation": 3.0, "balance": 0.5, "calibration": "odds",
+    "projection": 5, "quadratic": 2, "quadratic_weight": 0.75,
     **dict.fromkeys(COUNTS, 3),
 }  # fmt: skip
 
@@ -74,6 +79,34 @@ def test_counts_are_whole_numbers_of_at_least_1(name: str, value: Any) -> None:
     assert getattr(AnnotatorConfig(**{name: 1}), name) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("regularisation", [1e-9, 1, 1e9], [0, -1.0, float("inf"), float("nan"), "1", None, True]),
+        ("balance", [0, 0.5, 1], [-0.1, 1.1, float("nan"), "0", None, False]),
+        ("quadratic_weight", [1e-9, 1, 1e9], [0, -1.0, float("inf"), float("nan"), "1", None, True]),
+        ("projection", [0, 1, 64 * 64], [-1, 64 * 64 + 1, 1.0, "1", None, True]),
+    ],
+)
+def test_numbers_of_the_heads(name: str, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        assert getattr(AnnotatorConfig(**{name: value}), name) == value
+    for value in bad:
+        with pytest.raises(ValueError, match=rf"{name} must be a .*, got {value!r}"):
+            AnnotatorConfig(**{name: value})
+
+
+def test_products_of_more_components_than_there_are() -> None:
+    assert AnnotatorConfig(projection=6, quadratic=6).quadratic == 6
+    with pytest.raises(ValueError, match=r"quadratic must be a whole number in 0…6, got 7"):
+        AnnotatorConfig(projection=6, quadratic=7)
+
+
+def test_several_layers_make_longer_vectors() -> None:
+    config = AnnotatorConfig(layer="pool4+conv5_1+conv5_3", n_centers=4, n_components=8)
+    assert (config.layer_count, config.vlad_dimension) == (3, 96)
+
+
 @pytest.mark.parametrize("value", [-1, 2**32, 0.0, "0", None])
 def test_seed(value: Any) -> None:
     with pytest.raises(ValueError, match=f"seed must be a whole number in 0…2³²−1, got {value!r}"):
@@ -86,6 +119,8 @@ def test_seed(value: Any) -> None:
     [
         ("metric", "L2", "l2, cosine"),
         ("metric", None, "l2, cosine"),
+        ("head", "means", "mean, demixed, centred, ridge, lda"),
+        ("calibration", "gauss", "none, spread, odds"),
         ("interpolation", "nearest", "bicubic, bilinear"),
         ("weights_convention", "keras", "caffe, torchvision"),
         ("weights_convention", "", "caffe, torchvision"),

@@ -177,6 +177,9 @@ def test_names_of_every_kind_in_csv(tmp_path: Path, start: str, end: str, quotin
         "Filename , id, LABELS \na.png,7,sky;sea\nb.png,8,\n",
         "path,tag,tags\na.png,x,sky;sea\nb.png,y,\n\n\n",
         '"image_name","word"\r\n"a.png","sky"\r\n"a.png","sea"\r\n"b.png",""',
+        'image;words\na.png;"sky;sea"\nb.png;\n',  # a spreadsheet's, where the comma is the decimal sign
+        "image;words\r\na.png;sky, sea\r\nb.png;\r\n",
+        "image\twords\na.png\tsky;sea\nb.png\t\n",
     ],
 )
 def test_csv_variants(tmp_path: Path, text: str) -> None:
@@ -185,6 +188,20 @@ def test_csv_variants(tmp_path: Path, text: str) -> None:
     images = load_labelled_images(tmp_path)
     assert words_of(images) == {"a.png": {"sky", "sea"}, "b.png": set()}
     assert images.labels.data.tolist() == [1, 1] and images.vocabulary == ("sea", "sky")
+
+
+def test_tab_separated_by_its_suffix_too(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    (tmp_path / "tags.TSV").write_text("image\twords\na.png\tsky;sea, deep\n")
+    assert words_of(load_labelled_images(tmp_path / "tags.TSV")) == {"a.png": {"sky", "sea, deep"}}
+
+
+def test_words_with_commas_between_are_warned_of(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png")
+    (tmp_path / "labels.csv").write_text('image,words\na.png,"sky, sea"\nb.png,"sky, tree"\n')
+    with pytest.warns(UserWarning, match=r"labels\.csv: 'sky, sea' was taken as one word, and 1 more like it; .* with ';'"):
+        images = load_labelled_images(tmp_path)
+    assert images.vocabulary == ("sky, sea", "sky, tree")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +219,7 @@ def test_csv_variants(tmp_path: Path, text: str) -> None:
         (b"image,words\na.png,sky\n,sea\n", "line 3: expected an image name and words"),
         (
             b"image,words\na.png,sky,sea\n",
-            "line 2: .* words with ';' between",
+            r"line 2: .* words with ';' between, in 2 columns as in the header, got \['a\.png', 'sky', 'sea'\]",
         ),  # commas between the words: sea must not be lost silently
         (b"image,words\na.png,caf\xe9\n", r"is not UTF-8 text \(byte 21\); save it as UTF-8"),
         ("image,words\na.png,sky\n".encode("utf-16"), "is not UTF-8 text"),
@@ -226,6 +243,8 @@ EXPECTED = r'expected \{"samples": \[\{"image_name": …, "image_labels": \[…\
         ("[" * 100_000, "is not valid JSON"),
         ("image,words\na.png,sky\n", "is not valid JSON"),
         ("null", EXPECTED),
+        ('{"images": [], "annotations": []}', EXPECTED + ", found an object with the keys 'images', 'annotations'"),
+        ("[1, 2]", EXPECTED + ", found a list of 2"),
         ("[]", EXPECTED),
         ('[{"image_name": "a.png", "image_labels": ["sky"]}]', EXPECTED),
         ("{}", EXPECTED),
@@ -333,6 +352,12 @@ def test_entries_without_image_and_images_without_entry(tmp_path: Path) -> None:
 def test_all_images_missing(tmp_path: Path) -> None:
     json_labels(tmp_path / "labels.json", [("a.png", ["sky"]), ("b.png", ["sea"])])
     with pytest.raises(DataError, match=rf"none of the 2 images that .*labels\.json names is in {tmp_path} \(the first: a\.png\)"):
+        load_labelled_images(tmp_path)
+    pictures(tmp_path, "A.PNG", "sub/c.png")
+    with pytest.raises(DataError, match=r"the first: a\.png.*; A\.PNG is there, and capital letters count"):
+        load_labelled_images(tmp_path)
+    json_labels(tmp_path / "labels.json", [("sub\\c.png", ["sky"])])
+    with pytest.raises(DataError, match=r"; write it with / between the folders: sub/c\.png"):
         load_labelled_images(tmp_path)
 
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy import sparse
 
+from gpuannot import AnnotatorConfig
 from gpuannot.codebook import Codebook, kmeans_torch
 from gpuannot.descriptors import DeviceTransform, GaussianPCA
+from gpuannot.heads import WordHead, new_bank
 from gpuannot.optional import cuml_module
-from gpuannot.ranking import WordRanking
+from gpuannot.ranking import LinearRanking, WordRanking
 from gpuannot.reference import codebook as reference_codebook
 from gpuannot.reference import vlad as reference_vlad
 from gpuannot.trunk import Trunk
@@ -147,3 +149,46 @@ def test_ranking(rng: np.random.Generator, metric: str, images: int, words: int,
     # Where the words differ, their distances tie within float32 rounding of the differences.
     assert np.abs(distance - device_distance.cpu().numpy())[differ].max(initial=0) <= 1e-5 * distance.max()
     assert differ.mean() <= 0.001
+
+
+@pytest.mark.parametrize(("images", "words", "k"), [(0, 3, 2), (1, 1, 1), (33, 260, 5), (3000, 37, 37)])
+def test_linear_ranking(rng: np.random.Generator, images: int, words: int, k: int) -> None:
+    vectors, weights = rng.standard_normal((images, 96)).astype(np.float32), rng.standard_normal((words, 96))
+    bias = rng.standard_normal(words)
+    weights[words // 2], bias[words // 2] = weights[0], bias[0]  # ties
+    ranking = LinearRanking(weights, bias)
+    index, distance = ranking.nearest(vectors, k)
+    device_index, device_distance = ranking.on(CUDA, np.arange(words)).nearest(torch.from_numpy(vectors).to(CUDA), k)
+    np.testing.assert_allclose(device_distance.cpu().numpy(), distance, rtol=1e-5, atol=1e-5)
+    assert (index != device_index.cpu().numpy()).mean() <= 0.001 if images else not len(device_index)
+
+
+@pytest.mark.parametrize("head", ["ridge", "lda", "centred", "demixed"])
+def test_heads(rng: np.random.Generator, head: str) -> None:
+    vectors = rng.standard_normal((300, 200)).astype(np.float32)
+    labels = sparse.csr_array((rng.random((300, 40)) < 0.1).astype(np.float32))
+    words = tuple(f"w{number}" for number in range(40))
+    config = AnnotatorConfig(head=head, calibration="odds")
+    rankings, confidences = [], []
+    for device in ("cpu", CUDA):
+        bank, made = new_bank(config, words, 200, device), WordHead(config)
+        given = torch.from_numpy(vectors).to(device) if device != "cpu" else vectors
+        for start in range(0, 280, 77):
+            part = slice(start, min(start + 77, 280))
+            bank.partial_fit(given[part], labels[part])
+            if bank.sample is not None:
+                bank.sample.add(np.arange(300)[part], given[part], labels[part])
+        made.settle(bank)
+        made.ranking(bank)
+        bank.partial_fit(given[280:], labels[280:])
+        made.changed(given[280:], labels[280:], 1)
+        bank.forget(given[:9], labels[:9])
+        made.changed(given[:9], labels[:9], -1)
+        rankings.append(made.ranking(bank))
+        confidences.append(made.confidence(bank))
+    for name in ("weights", "bias") if head in ("ridge", "lda", "centred") else ("word_vectors",):
+        host, device_values = (getattr(ranking, name) for ranking in rankings)
+        np.testing.assert_allclose(device_values, host, rtol=1e-4, atol=1e-5 * np.abs(host).max())
+    assert (confidences[0] is None) == (confidences[1] is None) == (head not in ("ridge", "lda"))
+    if confidences[0] is not None and confidences[1] is not None:
+        np.testing.assert_allclose(confidences[1], confidences[0], rtol=1e-3, atol=1e-3)

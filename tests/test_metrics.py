@@ -200,7 +200,7 @@ def test_annotations_of_another_shape(index: NDArray) -> None:
         assert str(index.shape) in str(caught.value)
 
 
-@pytest.mark.parametrize("word", [-1, 4, 1000])
+@pytest.mark.parametrize("word", [-2, 4, 1000])  # −1 says that there is none
 def test_a_word_outside_the_vocabulary(word: int) -> None:
     index = GIVEN.copy()
     index[1, 1] = word

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-import torch
-import typer
 
 import gpuannot
-from gpuannot.cli import app
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "cupy", "cuml", "sklearn", "scipy", "numpy", "PIL", "pyarrow")
@@ -102,38 +97,3 @@ def test_a_build_holds_every_file(tmp_path: Path) -> None:
     expected = contents(source / "gpuannot") | {f"kernels/{name}" for name in contents(source / "kernels")}
     assert {"py.typed", "data/NOTICE", "data/vgg16_conv_int8.safetensors", "kernels/__init__.py"} <= expected
     assert contents(tmp_path / "built" / "gpuannot") == expected
-
-
-# ---- README
-
-
-def readme_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
-    lines += re.findall(r"`(gpuannot [^`\n]+)`", text)
-    return [line for line in lines if line.startswith("gpuannot ")]
-
-
-@pytest.mark.parametrize("line", readme_commands())
-def test_readme_command_is_one_that_the_command_line_takes(line: str) -> None:
-    _, name, *arguments = shlex.split(line, comments=True)
-    command = typer.main.get_command(app).commands[name]
-    command.make_context(name, arguments)  # raises for an option or argument that does not exist
-
-
-def test_readme_shows_the_main_commands() -> None:
-    assert {line.split()[1] for line in readme_commands()} >= {"fit", "annotate", "evaluate", "reproduce", "info"}
-
-
-def test_readme_example_runs(drawn_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    scenes = sorted((drawn_scenes / "images").iterdir())
-    (tmp_path / "holiday").mkdir()
-    shutil.copy(scenes[4], tmp_path / "holiday")
-    monkeypatch.chdir(tmp_path)
-    batch = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    names = {"paths": scenes[:2], "more_paths": scenes[2:4], "batch": batch}
-    exec(compile(example, "README.md", "exec"), names)
-    assert names["annotator"].vocabulary == ("sea", "sky", "tree", "boat")
-    assert (tmp_path / "model.safetensors").is_file()

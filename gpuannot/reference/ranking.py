@@ -1,6 +1,8 @@
-"""The k nearest words of each image (the paper's equation 6)."""
+"""The k nearest words of each image (the paper's equation 6), or the k that a linear head scores highest."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +13,10 @@ from .threads import for_blocks
 _BLOCK = 1024
 # Of those, images whose candidates are chosen at once.
 _IMAGES = 8
-# Differences of image and word vector held at once: 24 of 4,096 values stay in a core's second-level cache.
+# Pairs of image and word compared at once: 24 of 4,096 values in float64 stay in a core's second-level cache.
 _PAIRS = 24
-# Lanes in whose minima the k-th smallest score is bounded.
-_LANES = 64
+# Sets of words in whose minima the k-th smallest score is bounded.
+_SETS = 64
 
 
 def nearest_words(
@@ -37,38 +39,56 @@ def nearest_words(
     Raises:
         ValueError: k outside 1…W, or a non-finite value.
     """
-    words = len(word_vectors)
-    if not 1 <= k <= words:
-        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+    _check_k(k, len(word_vectors))
     halves = half_norms_of(word_vectors) if half_norms is None else half_norms
     if not (np.isfinite(halves).all() or np.isfinite(word_vectors).all()):
         raise ValueError("the word vectors hold NaN or infinite values")
     norm_bound = float(np.sqrt(2 * halves.max()))
     index = np.empty((len(vectors), k), dtype=np.int64)
-    distance = np.empty((len(vectors), k))
+    squared = np.empty((len(vectors), k))
 
-    def rank_block(first: int) -> None:
-        rows = vectors[first : first + _BLOCK]
-        norms = np.linalg.norm(rows, axis=1)
-        if not (np.isfinite(norms).all() or np.isfinite(rows).all()):
-            raise ValueError("the image vectors hold NaN or infinite values")
-        rounding = _rounding(norms, norm_bound, rows)
-        scores = rows @ word_vectors.T
+    def squared_distance(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
+        images -= word_vectors[words]  # exact for float32 input, and the same for equal word vectors
+        return np.einsum("ij,ij->i", images, images)
 
-        def rank(start: int, stop: int) -> None:
-            part = np.subtract(halves, scores[start:stop], out=scores[start:stop])
-            image, word = np.divmod(np.flatnonzero(_candidates(part, k, rounding[start:stop])), words)
-            squared = _squared_distances(rows[start:stop], word_vectors, image, word)
-            order = np.lexsort((word, squared, image))  # ties to the lowest index
-            nearest = order[np.searchsorted(image, np.arange(stop - start))[:, None] + np.arange(k)]
-            index[first + start : first + stop] = word[nearest]
-            distance[first + start : first + stop] = np.sqrt(squared[nearest])
+    for block, rows, norms in _blocks(vectors):
+        rounding = _rounding(rows) * norm_bound * (norms + norm_bound / 2)
+        _lowest(rows, rows @ word_vectors.T, halves, rounding, squared_distance, index[block], squared[block])
+    return index, np.sqrt(squared)
 
-        for_blocks(rank, len(rows), _IMAGES)
 
-    for first in range(0, len(vectors), _BLOCK):
-        rank_block(first)
-    return index, distance
+def best_words(
+    vectors: NDArray[np.floating],  # (T, D)
+    weights: NDArray[np.floating],  # (W, D)
+    bias: NDArray[np.floating],  # (W,)
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k words of the highest score x·v + b for each image, highest first, ties to the lowest word index.
+
+    Candidates come from a matrix product; their order and score from float64, so that words of equal weights and bias tie exactly.
+
+    Returns:
+        index (T, k) int64 and score (T, k) float64.
+
+    Raises:
+        ValueError: k outside 1…W, or a non-finite value.
+    """
+    _check_k(k, len(weights))
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        raise ValueError("the word weights hold NaN or infinite values")
+    norm_bound = float(np.sqrt(np.einsum("ij,ij->i", weights, weights).max()))
+    bias_bound = float(np.abs(bias).max())
+    index = np.empty((len(vectors), k), dtype=np.int64)
+    negative = np.empty((len(vectors), k))
+
+    def negative_score(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
+        images *= weights[words]
+        return -(images.sum(axis=1) + bias[words])
+
+    for block, rows, norms in _blocks(vectors):
+        rounding = _rounding(rows) * (norm_bound * norms + bias_bound)
+        _lowest(rows, rows @ weights.T, -bias, rounding, negative_score, index[block], negative[block])
+    return index, -negative
 
 
 def half_norms_of(word_vectors: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -76,40 +96,69 @@ def half_norms_of(word_vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     return 0.5 * np.einsum("ij,ij->i", word_vectors, word_vectors)
 
 
-def _rounding(norms: NDArray[np.floating], norm_bound: float, rows: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How far a comparison of two scores of each image can be off: 2·5·√D·ε·(‖x‖·‖v‖ + ‖v‖²/2).
+def _check_k(k: int, words: int) -> None:
+    if not 1 <= k <= words:
+        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+
+
+def _blocks(vectors: NDArray[np.floating]) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.floating]]]:
+    """Image vectors block by block, with their norms; refuses those that are not finite."""
+    for start in range(0, len(vectors), _BLOCK):
+        rows = vectors[start : start + _BLOCK]
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(rows, axis=1)
+        if not (np.isfinite(norms).all() or np.isfinite(rows).all()):
+            raise ValueError("the image vectors hold NaN or infinite values")
+        yield slice(start, start + len(rows)), rows, norms
+
+
+def _lowest(
+    rows: NDArray[np.floating],  # (B, D)
+    product: NDArray[np.floating],  # (B, W), overwritten
+    base: NDArray[np.floating],  # (W,)
+    rounding: NDArray[np.floating],  # (B,)
+    exact: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
+    index: NDArray[np.int64],  # (B, k)
+    value: NDArray[np.float64],  # (B, k)
+) -> None:
+    """Write each image's k words of lowest ``exact`` value, in order, and the values, which ``base − product`` is near.
+
+    Args:
+        exact: of images (pairs, D), which it may overwrite, and words (pairs,).
+    """
+    k = index.shape[1]
+
+    def rank(start: int, stop: int) -> None:
+        scores = np.subtract(base, product[start:stop], out=product[start:stop])
+        image, word = np.divmod(np.flatnonzero(_candidates(scores, k, rounding[start:stop])), len(base))
+        images = rows[start:stop].astype(np.float64)
+        values = np.empty(len(image))
+        for first in range(0, len(image), _PAIRS):
+            pairs = slice(first, first + _PAIRS)
+            values[pairs] = exact(images[image[pairs]], word[pairs])
+        order = np.lexsort((word, values, image))  # ties to the lowest index
+        chosen = order[np.searchsorted(image, np.arange(stop - start))[:, None] + np.arange(k)]
+        index[start:stop], value[start:stop] = word[chosen], values[chosen]
+
+    for_blocks(rank, len(rows), _IMAGES)
+
+
+def _rounding(rows: NDArray[np.floating]) -> float:
+    """How far a comparison of two products can be off, relative to their factors' norms: 2·5·√D·ε.
 
     √D rather than D: rounding errors of a sum are as good as independent, and the probabilistic bound with factor 5 fails once in
     10⁵ at worst (Higham and Mary, 2019), where the bound by D would make every word a candidate.
     """
-    return 10 * np.sqrt(rows.shape[1]) * float(np.finfo(rows.dtype).eps) * norm_bound * (norms + norm_bound / 2)
+    return 10 * float(np.sqrt(rows.shape[1])) * float(np.finfo(rows.dtype).eps)
 
 
 def _candidates(scores: NDArray[np.floating], k: int, rounding: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which words (images, W) could be among the k nearest of each image, given that scores are off by ``rounding`` at most.
+    """Which words (B, W) could be among the k lowest of each image, given that scores are off by ``rounding`` at most.
 
     The k-th smallest minimum of disjoint sets of words is at least the k-th smallest score, and close to it where sets are many.
     """
-    lanes = max(_LANES, 4 * k)
-    sets = scores
-    if (depth := scores.shape[1] // lanes) > 1:
-        sets = scores[:, : depth * lanes].reshape(len(scores), depth, lanes).min(axis=1)
-    limit = np.partition(sets, k - 1, axis=1)[:, k - 1] + rounding
+    minima, sets = scores, max(_SETS, 4 * k)
+    if (depth := scores.shape[1] // sets) > 1:
+        minima = scores[:, : depth * sets].reshape(len(scores), depth, sets).min(axis=1)
+    limit = np.partition(minima, k - 1, axis=1)[:, k - 1] + rounding
     return ~(scores > limit[:, None])  # an overflow to NaN is a candidate too
-
-
-def _squared_distances(
-    rows: NDArray[np.floating],  # (B, D)
-    word_vectors: NDArray[np.floating],  # (W, D)
-    image: NDArray[np.intp],  # (pairs,)
-    word: NDArray[np.intp],  # (pairs,)
-) -> NDArray[np.float64]:
-    """‖x − v‖² of pairs, from differences in float64: exact for float32 input, and the same for equal word vectors."""
-    exact = rows.astype(np.float64)
-    squared = np.empty(len(image))
-    for start in range(0, len(image), _PAIRS):
-        pairs = slice(start, start + _PAIRS)
-        difference = exact[image[pairs]]
-        difference -= word_vectors[word[pairs]]
-        squared[pairs] = np.einsum("ij,ij->i", difference, difference)
-    return squared

@@ -133,6 +133,48 @@ def vlad(
     return vectors
 
 
+def patch_contributions(
+    descriptors: NDArray[np.floating],  # (P, n), of one image
+    centers: NDArray[np.floating],  # (m, n)
+    weights: NDArray[np.floating],  # (k, m·n)
+    *,
+    mass: bool = False,
+    intra: bool = False,
+    signed_sqrt: bool = False,
+    l2: bool = False,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What each patch adds to the linear scores w·F_v of an image's VLAD vector.
+
+    Before normalisation F_v is a sum over patches, so a score is too: patch p with centre c adds w_c·(f_p − c). ``mass``, ``intra``
+    and ``l2`` divide by counts and norms: for one image these are fixed factors, and the sum stays a sum. ``signed_sqrt`` is no
+    factor, but sign(r)·√|r| = r/√|r|: with the denominator fixed, each patch has the share of the root that it has of r. So the
+    contributions add up to the score, and the shares of a value whose patches all but cancel are large, of both signs.
+
+    Returns:
+        vector (m·n,) and contributions (k, P), float64. ``contributions.sum(axis=1)`` is ``weights @ vector`` up to rounding.
+    """
+    patches, n = descriptors.shape
+    index = nearest_center(descriptors, centers)
+    exact, middle = descriptors.astype(np.float64), centers.astype(np.float64)
+    residuals, counts = residual_sums(exact[None], index[None], middle)
+    values = residuals[0]
+    factor = np.ones_like(values)  # of the residual sums, in the normalised vector
+    if mass:
+        factor /= np.maximum(counts[0], 1)[:, None]
+    if intra:
+        factor /= _norm_or_one(values * factor)
+    if signed_sqrt:
+        root = np.sqrt(np.abs(values * factor))
+        factor = np.divide(factor, root, out=np.zeros_like(factor), where=root > 0)
+    if l2:
+        factor /= _norm_or_one((values * factor).reshape(1, -1))
+    valid = index >= 0
+    scaled = weights.reshape(len(weights), len(centers), n) * factor
+    contributions = np.zeros((len(weights), patches))
+    contributions[:, valid] = np.einsum("kpn,pn->kp", scaled[:, index[valid]], exact[valid] - middle[index[valid]])
+    return (values * factor).ravel(), contributions
+
+
 def _norm_or_one(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(norm > 0, norm, norm.dtype.type(1))

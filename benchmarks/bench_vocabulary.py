@@ -1,0 +1,190 @@
+"""What a change of the vocabulary costs, whether it equals a refit, and whether confidences mean what they say, on Corel5k.
+
+``python -m benchmarks.bench_vocabulary --data FOLDER --preset best``: the vectors of the training images are computed once; then a
+word more from ten of them, a word less and ten images less are timed, each ready to annotate, and compared with a refit. For
+the confidences the head is learnt from 4,000 training images, and the words given to the other 500 are counted: no test image is
+looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from benchmarks.common import spread, write_result
+from gpuannot import Annotator, AnnotatorConfig
+from gpuannot.baselines.search import holdout_split
+from gpuannot.datasets import load_benchmark
+from gpuannot.encoder import to_host
+from gpuannot.feature_cache import cached_features
+from gpuannot.heads import WordHead, new_bank
+from gpuannot.metrics import evaluate
+
+EXAMPLES = 10
+BINS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="the Corel5k folder")
+    parser.add_argument("--preset", default="best")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
+    parser.add_argument("--cache", type=Path, help="folder for features")
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    from gpuannot.cli_settings import config_from_options
+
+    config = config_from_options(options.preset, None, None, 0, options.settings)
+    annotator, vectors, labels = _learnt(config, options.data, options.cache)
+    command = f"python -m benchmarks.bench_vocabulary --data FOLDER --preset {options.preset}"
+    content: dict[str, Any] = {
+        "config": config.to_dict(),
+        "dimension": annotator.dimension,
+        "vocabulary": _changes(annotator, vectors, labels, options.repeats),
+        "confidence": _reliability(config, annotator.vocabulary, vectors, labels, annotator.device),
+    }
+    print(write_result("corel5k-vocabulary", command, content))
+
+
+def _learnt(config: AnnotatorConfig, data: Path, cache: Path | None) -> tuple[Annotator, NDArray[np.float32], sparse.csr_array]:
+    """An annotator of the training images, and their vectors and labels."""
+    train, _ = load_benchmark("corel5k", data)
+    annotator = Annotator(config)
+    with cached_features(annotator, train, cache) as features:
+        annotator.fit_features(features, train.labels, train.vocabulary)
+        with annotator.describe(features) as descriptors:
+            vectors = np.concatenate([to_host(block) for _, block in annotator.encode_descriptors(descriptors)])
+    return annotator, vectors, train.labels
+
+
+def _changes(annotator: Annotator, vectors: NDArray[np.float32], labels: sparse.csr_array, repeats: int) -> dict[str, Any]:
+    chosen = np.sort(np.random.default_rng(0).choice(len(vectors), EXAMPLES, replace=False))
+    seconds: dict[str, list[float]] = {"add": [], "remove": [], "forget": []}
+
+    def timed(name: str, change: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        change()
+        annotator._words_ranking()
+        seconds[name].append(time.perf_counter() - start)
+
+    start = time.perf_counter()
+    annotator._head.settle(annotator.bank_)
+    annotator._changed()._words_ranking()
+    solve = time.perf_counter() - start
+    for _ in range(repeats):
+        timed("add", lambda: annotator.add_word("a new word", vectors[chosen]))
+        timed("remove", lambda: annotator.remove_words(["a new word"]))
+        timed("forget", lambda: annotator.forget(vectors[chosen], [[]] * EXAMPLES))
+    annotator.add_word("a new word", vectors[chosen])
+    return {
+        "examples": EXAMPLES,
+        "words_before": len(annotator.vocabulary) - 1,
+        "solve_seconds": solve,
+        **{f"{name}_seconds": spread(values) for name, values in seconds.items()},
+        "against_refit": _against_refit(annotator, vectors, labels, chosen),
+    }
+
+
+def _against_refit(
+    annotator: Annotator, vectors: NDArray[np.float32], labels: sparse.csr_array, chosen: NDArray[np.int64]
+) -> dict[str, float]:
+    """Largest difference of weights, relative to the largest weight, and how many of all images' five words are the same."""
+    bank = new_bank(annotator.config, annotator.vocabulary, annotator.dimension, annotator.device)
+    wide = sparse.csr_array(sparse.hstack([labels, sparse.csr_array((len(vectors), 1), dtype=labels.dtype)]))
+    bank.partial_fit(vectors, wide)
+    alone = np.zeros((len(chosen), len(annotator.vocabulary)), np.float32)
+    alone[:, -1] = 1
+    bank.partial_fit(vectors[chosen], sparse.csr_array(alone))
+    head = WordHead(annotator.config)
+    head.penalty = annotator._head.penalty
+    mine, other = annotator._head.linear(annotator.bank_).weights, head.linear(bank).weights
+    index = [ranking.nearest(vectors, 5)[0] for ranking in (annotator._words_ranking(), head.ranking(bank))]
+    return {
+        "largest_relative_difference": float((mine - other).abs().max() / other.abs().max()),
+        "same_words": float((index[0] == index[1]).mean()),
+    }
+
+
+def _reliability(
+    config: AnnotatorConfig, vocabulary: tuple[str, ...], vectors: NDArray[np.float32], labels: sparse.csr_array, device: Any
+) -> dict[str, Any]:
+    """Confidence against the share of right words, on a hold-out of 500 training images."""
+    learn, held = holdout_split(len(vectors), 500, seed=0)
+    bank = new_bank(config, vocabulary, vectors.shape[1], device).partial_fit(vectors[learn], labels[learn])
+    assert bank.sample is not None, "only the heads that are solved give confidences"
+    bank.sample.add(learn, vectors[learn], labels[learn])
+    head = WordHead(config)
+    head.settle(bank)
+    place, distance = head.ranking(bank).nearest(vectors[held], 5)
+    index = bank.known[place]
+    right = np.take_along_axis(labels[held].toarray(), index, axis=1) > 0
+    curves = head.confidence(bank)
+    assert curves is not None and head.logistic is not None
+    confidence = _sigmoid(curves[1][place] - curves[0][place] * distance)
+    # The two Gaussians' own posterior: the confidence before the logistic curve.
+    prior = np.log(bank.counts[index] / (len(learn) - bank.counts[index]))
+    odds = (np.log(confidence / (1 - confidence)) - head.logistic.prior * prior - head.logistic.constant) / head.logistic.odds
+    scores = evaluate(index, labels[held])
+    return {
+        "images": {"learnt": len(learn), "held_out": len(held)},
+        "f1": scores.f1,
+        "n_plus": scores.n_plus,
+        "logistic": head.logistic._asdict(),
+        "calibrated": _curve(confidence, right),
+        "raw_two_gaussians": _curve(_sigmoid(odds + prior), right),
+        "share_right": float(right.mean()),
+        "thresholds": _thresholds(head, bank, vectors[held], labels[held]),
+    }
+
+
+def _thresholds(head: WordHead, bank: Any, vectors: NDArray[np.float32], labels: sparse.csr_array) -> list[dict[str, float]]:
+    """Per-image measures where each image gets its likely words, of ten at most."""
+    from gpuannot import Annotations
+
+    place, distance = head.ranking(bank).nearest(vectors, 10)
+    curves = head.confidence(bank)
+    assert curves is not None
+    confidence = _sigmoid(curves[1][place] - curves[0][place] * distance).astype(np.float32)
+    names, positions = tuple(map(str, range(len(vectors)))), np.arange(len(vectors))
+    ten = Annotations(names, positions, bank.known[place], distance, bank.vocabulary, confidence=confidence)
+    rows = []
+    for threshold in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7):
+        likely = ten.likely(threshold)
+        scores = evaluate(likely.index, labels)
+        given = float((likely.index >= 0).sum(axis=1).mean())
+        rows.append({
+            "threshold": threshold, "words_an_image": given, "image_precision": scores.image_precision,
+            "image_recall": scores.image_recall, "image_f1": scores.image_f1, "micro_f1": scores.micro_f1, "f1": scores.f1,
+        })  # fmt: skip
+    return rows
+
+
+def _curve(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Expected calibration error, and mean confidence and share of right words by tenths of confidence."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    rows = [
+        {
+            "words": int((bins == number).sum()),
+            "confidence": float(confidence[bins == number].mean()),
+            "right": float(right[bins == number].mean()),
+        }
+        for number in range(BINS)
+        if (bins == number).any()
+    ]
+    error = sum(row["words"] * abs(row["confidence"] - row["right"]) for row in rows) / confidence.size
+    return {"expected_calibration_error": error, "reliability": rows}
+
+
+def _sigmoid(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    return 1 / (1 + np.exp(-values))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""From a word's scores to how likely the word is: two Gaussians from leave-one-out sums, and one logistic curve for all words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from .ridge import LeftOut
+
+#: Images that the logistic curve is learnt from, at most.
+SAMPLE_IMAGES = 2000
+#: Words of each of them: those that it would be given.
+SAMPLE_WORDS = 5
+
+# How many images the median separation of all words counts for, beside a word's own images.
+_PRIOR_IMAGES = 2.0
+
+
+class SampledImages:
+    """A uniform sample of the images of a fit, by their vectors and labels: :data:`SAMPLE_IMAGES` of them, or all.
+
+    Every image has a random number of its own, by its position in the data set, and those of the lowest are kept: so it does not
+    matter in what batches they come, and samples of parts merge to that of the whole.
+
+    Args:
+        seed: of the random numbers.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._keys = np.empty(0, np.uint64)
+        self._vectors: Tensor | None = None
+        self._labels: sparse.csr_array | None = None
+
+    def add(self, positions: NDArray[np.int64], vectors: NDArray[np.float32] | Tensor, labels: sparse.csr_array) -> None:
+        """Images at ``positions`` (B,) of the data set: vectors (B, D), labels (B, W)."""
+        if len(positions):
+            self._add(_random_numbers(positions, self._seed), torch.as_tensor(vectors), labels)
+
+    def merge(self, other: SampledImages) -> None:
+        """Add the sample of another part of the data set."""
+        if other._vectors is not None and other._labels is not None:
+            self._add(other._keys, other._vectors, other._labels)
+
+    def _add(self, keys: NDArray[np.uint64], vectors: Tensor, labels: sparse.csr_array) -> None:
+        if self._vectors is not None:
+            keys = np.concatenate([self._keys, keys])
+            vectors = torch.cat([self._vectors, vectors])
+            labels = sparse.csr_array(sparse.vstack([self._labels, labels]))
+        chosen = np.argsort(keys, kind="stable")[:SAMPLE_IMAGES]
+        self._keys, self._vectors, self._labels = keys[chosen], vectors[torch.from_numpy(chosen).to(vectors.device)], labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def vectors(self, device: torch.device) -> Tensor:
+        """(S, D) float64, in an order that the batches do not change."""
+        assert self._vectors is not None
+        return self._vectors.to(device, torch.float64)
+
+    def labels(self, device: torch.device) -> Tensor:
+        """(S, W) float64 0/1."""
+        assert self._labels is not None
+        return torch.from_numpy(self._labels.toarray()).to(device, torch.float64)
+
+
+def _random_numbers(positions: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A number for each position that looks random: the mixing function of SplitMix64."""
+    with np.errstate(over="ignore"):
+        mixed = positions.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+class Odds(NamedTuple):
+    """log P(s | word)/P(s | not word) = ``slope``·s + ``offset`` of scores s, (W,) each."""
+
+    slope: Tensor
+    offset: Tensor
+
+
+def gaussian_odds(scores: LeftOut, counts: Tensor) -> Odds:
+    """Log-odds of scores by two Gaussians of one variance for each word: images with the word, and without.
+
+    Their means, and the variance of all images, are those of leave-one-out scores. A word of few images hardly knows how far its
+    two
+    means are apart: that is drawn to the median of all words, in units of the standard deviation, as if two images of it had been
+    seen.
+
+    Args:
+        counts: (W,) float64, each word's images.
+    """
+    separation = scores.with_word - scores.without_word
+    deviation = torch.where(scores.spread > 0, scores.spread, 1.0)
+    typical = (separation / deviation).median() * deviation if len(separation) else separation
+    separation = (separation * counts + _PRIOR_IMAGES * typical) / (counts + _PRIOR_IMAGES)
+    separation = torch.maximum(separation, 1e-4 * deviation)  # a score never speaks against its own word
+    slope = torch.where(scores.spread > 0, separation / deviation.square(), 0.0)
+    return Odds(slope, -slope * (scores.without_word + separation / 2))
+
+
+class Logistic(NamedTuple):
+    """P(word is right) = σ(``odds``·log-odds of its score + ``prior``·log-odds of its frequency + ``constant``)."""
+
+    odds: float
+    prior: float
+    constant: float
+
+
+def fit_logistic(odds: NDArray[np.float64], prior: NDArray[np.float64], right: NDArray[np.bool_]) -> Logistic | None:
+    """The curve for words that were given: the two log-odds (M,) of each and whether it was right; None where all or none were."""
+    from sklearn.linear_model import LogisticRegression
+
+    if right.all() or not right.any():
+        return None
+    # The two come in one unit, and thousands of words hardly feel the penalty; it only holds where there are a handful.
+    model = LogisticRegression(C=1.0, max_iter=1000).fit(np.stack([odds, prior], axis=1), right)
+    of_odds, of_prior = model.coef_[0]
+    return Logistic(float(of_odds), float(of_prior), float(model.intercept_[0]))

@@ -1,0 +1,229 @@
+"""Heads: from the sums over labelled images to what ranks the words, each in closed form.
+
+``mean`` and ``demixed`` make a vector for every word, and an image's words are those whose vectors are nearest. ``centred``,
+``ridge`` and ``lda`` make a linear score x·v_w + b_w, and an image's words are those that score highest. Annotating costs O(W·D) an
+image with all of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
+from .config import LINEAR_HEADS, SOLVED_HEADS, AnnotatorConfig
+from .moments import Moments
+from .ranking import LinearRanking, WordRanking
+from .ridge import LeftOut, RidgeSystem
+from .words import WordBank
+
+
+class LinearWords(NamedTuple):
+    """The score x·v + b of the words that have an image: ``weights`` (len(known), D) and ``bias`` (len(known),), float64."""
+
+    weights: Tensor
+    bias: Tensor
+
+
+def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: int, device: torch.device | str) -> WordBank:
+    """An empty bank with the sums that the head of ``config`` needs.
+
+    Raises:
+        ValueError: vectors too long for that head.
+    """
+    if config.head == "mean":
+        return WordBank(vocabulary, dimension)
+    bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
+    bank.sample = SampledImages(config.seed) if config.head in SOLVED_HEADS else None
+    return bank
+
+
+class WordHead:
+    """Turns a bank's sums into a ranking, as the config's head says.
+
+    With N_j the images of word j, μ_j their mean vector, μ that of all N images, C_j = N_j·(μ_j − μ) and A = Σ(x − μ)(x − μ)ᵀ + λI:
+
+    * ``mean``: μ_j, the paper's equation 4.
+    * ``demixed``: the paper's equation 3, I = Σ_j a_j·w_j, solved by ridge regression: (YᵀY + λI)·w = YᵀX, one W × W system.
+    * ``centred``: (x − μ)·u_j with u_j the unit vector along μ_j − μ. For one image it orders words as the cosine of both does.
+    * ``ridge``: regression of the 0/1 labels, v_j = A⁻¹C_j and b_j = N_j/N − μ·v_j, which leaves the bias free of the penalty.
+      ``calibration`` then brings the words to one scale, by their scores over the training images as if each had been left out of
+      the fit (:meth:`~gpuannot.ridge.RidgeSystem.left_out`). ``none``: a word's targets are multiplied by (N/N_j)^g, g being
+      ``balance``, which raises rare words. ``spread``: scores are divided by their standard deviation. ``odds``: the log-odds of
+      the score (:func:`~gpuannot.calibration.gaussian_odds`) + (1 − g)·log(N_j/(N − N_j)).
+    * ``lda``: the two-class discriminant of every word, images with it against images without, with their common covariance
+      S_j = A/N − p(1 − p)·δδᵀ, p = N_j/N and δ the difference of the two means: x·S_j⁻¹δ − mid·S_j⁻¹δ + (1 − g)·log(p/(1 − p)),
+      from the same A by the Sherman–Morrison identity. With g = 0 it is the log-odds of the word.
+
+    λ is ``regularisation`` times the mean diagonal of the system, taken by :meth:`settle` at the end of a fit, and held: so adding
+    and forgetting images gives what a fit to all of them with that λ gives.
+
+    Args:
+        config: its ``head``, ``metric``, ``regularisation``, ``balance`` and ``calibration``.
+
+    Attributes:
+        penalty: λ, None where the head has none or it is not settled.
+        logistic: what makes confidences of scores; learnt once by :meth:`settle`, and held. None without.
+    """
+
+    def __init__(self, config: AnnotatorConfig) -> None:
+        self.config = config
+        self.penalty: float | None = None
+        self.logistic: Logistic | None = None
+        self._system: RidgeSystem | None = None
+
+    def settle(self, bank: WordBank) -> None:
+        """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
+        self._system, self.penalty, self.logistic = None, None, None
+        if self.config.head in SOLVED_HEADS:
+            mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
+        elif self.config.head == "demixed":
+            mean_diagonal = float(bank.counts.mean()) if len(bank.counts) else 0.0
+        else:
+            return
+        # Images that are all alike leave nothing to divide by; any λ then gives weights of zero.
+        self.penalty = self.config.regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
+        if bank.sample is not None and len(bank.sample):
+            self.logistic = self._fit_logistic(bank, bank.sample)
+
+    def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""
+        if self.logistic is None:
+            return None
+        system, known, scale, shift = self._affine(bank)
+        odds = self._odds(bank, system, known)
+        slope = torch.where(scale > 0, odds.slope / scale, 0.0)
+        offset = odds.offset - slope * shift
+        curve = self.logistic
+        constant = curve.prior * _prior(system, known) + curve.constant
+        parts = curve.odds * slope, curve.odds * offset + constant
+        return parts[0].cpu().numpy().astype(np.float32), parts[1].cpu().numpy().astype(np.float32)
+
+    def _fit_logistic(self, bank: WordBank, sample: SampledImages) -> Logistic | None:
+        """From the words that the images of a sample would be given, each image scored as if it had been left out."""
+        system, known, scale, shift = self._affine(bank)
+        device = system.mean.device
+        truth = sample.labels(device)[:, known]
+        scores = system.left_out_scores(sample.vectors(device), truth, known)
+        given = (scores * scale + shift).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
+        odds, prior = self._odds(bank, system, known), _prior(system, known)
+        picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0
+        return fit_logistic(*(part.cpu().numpy().ravel() for part in picked))
+
+    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
+        """What ranks the words of :attr:`WordBank.known`, in that order."""
+        if self.config.head in LINEAR_HEADS:
+            weights, bias = (part.cpu().numpy() for part in self.linear(bank))
+            return LinearRanking(weights, bias)
+        return WordRanking(bank.vectors() if self.config.head == "mean" else self._demixed(bank), self.config.metric)
+
+    def linear(self, bank: WordBank) -> LinearWords:
+        """Weights and bias of a linear head."""
+        return self._centred(bank) if self.config.head == "centred" else self._solved_linear(bank)
+
+    # -- sums that change -------------------------------------------------------------------------------------------------------
+
+    def changed(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array, sign: int) -> None:
+        """Images were added to the bank (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W)."""
+        system = self._system
+        if system is None:
+            return
+        if len(vectors) > vectors.shape[1] // 8 or system.images + sign * len(vectors) < 1:
+            self._system = None  # to solve anew costs less
+        else:
+            system.update(vectors, labels, sign)
+
+    def add_words(self, words: int) -> None:
+        """Words without images were appended to the bank."""
+        if self._system is not None and words:
+            self._system.add_words(words)
+
+    def keep_words(self, numbers: list[int]) -> None:
+        """The bank kept the words of these numbers, in this order."""
+        if self._system is not None:
+            self._system.keep_words(numbers)
+
+    def merge_words(self, word: int, into: int, both: NDArray[np.floating] | Tensor) -> None:
+        """The bank merged ``word`` with ``into``, ``both`` (B, D) being the images that carry both, and removed it."""
+        if self._system is not None:
+            self._system.merge_words(word, into, both)
+            self._system.keep_words([number for number in range(len(self._system.counts)) if number != word])
+
+    # -- the heads --------------------------------------------------------------------------------------------------------------
+
+    def _demixed(self, bank: WordBank) -> NDArray[np.float64]:
+        assert bank.cooccurrence is not None
+        known = bank.known
+        system = bank.cooccurrence[known][:, known].toarray().astype(np.float64)
+        system[np.diag_indices_from(system)] += self._settled(bank)
+        return np.linalg.solve(system, bank.sums[known])
+
+    def _centred(self, bank: WordBank) -> LinearWords:
+        mean = _moments(bank).mean
+        offsets = torch.from_numpy(bank.vectors()).to(mean.device) - mean
+        norm = torch.linalg.vector_norm(offsets, dim=1, keepdim=True)
+        weights = offsets / torch.where(norm > 0, norm, 1.0)
+        return LinearWords(weights, -(weights @ mean))
+
+    def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:
+        """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s = (x − μ)·K_j."""
+        system, known = self._solved(bank)
+        counts = system.counts[known]
+        share, prior = counts / system.images, (1 - self.config.balance) * _prior(system, known)
+        if self.config.head == "lda":
+            # δ = C_j·N/(N_j·(N − N_j)), so that (A/N)⁻¹δ is K_j times that and N.
+            to_difference = system.images / (counts * (system.images - counts).clamp(min=0.5))
+            separation = system.products(_sums(bank, system))[known] * system.images * to_difference.square()  # δᵀ(A/N)⁻¹δ
+            within = 1 - share * (1 - share) * separation
+            # Half-way between the two means is μ + δ·(½ − p).
+            return system, known, system.images * to_difference / within, prior - (0.5 - share) * separation / within
+        if self.config.calibration == "odds":
+            odds = self._odds(bank, system, known)
+            return system, known, odds.slope, odds.offset + prior
+        if self.config.calibration == "spread":
+            spread = system.left_out(_sums(bank, system)).spread[known]
+            scale = 1 / torch.where(spread > 0, spread, 1.0)
+        else:
+            scale = share**-self.config.balance
+        return system, known, scale, scale * share
+
+    def _odds(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Odds:
+        scores = LeftOut(*(part[known] for part in system.left_out(_sums(bank, system))))
+        return gaussian_odds(scores, system.counts[known])
+
+    def _solved_linear(self, bank: WordBank) -> LinearWords:
+        system, known, scale, shift = self._affine(bank)
+        solution = system.solution if len(known) == len(system.solution) else system.solution[known]
+        return LinearWords(solution * scale[:, None], shift - scale * (solution @ system.mean))
+
+    def _solved(self, bank: WordBank) -> tuple[RidgeSystem, Tensor]:
+        if self._system is None:
+            self._system = RidgeSystem(bank, self._settled(bank))
+        return self._system, torch.from_numpy(bank.known).to(self._system.mean.device)
+
+    def _settled(self, bank: WordBank) -> float:
+        if self.penalty is None:
+            self.settle(bank)
+        assert self.penalty is not None
+        return self.penalty
+
+
+def _sums(bank: WordBank, system: RidgeSystem) -> Tensor:
+    return torch.from_numpy(bank.sums).to(system.mean.device)
+
+
+def _prior(system: RidgeSystem, known: Tensor) -> Tensor:
+    """log N_j/(N − N_j)."""
+    counts = system.counts[known]
+    return (counts / (system.images - counts).clamp(min=0.5)).log()
+
+
+def _moments(bank: WordBank) -> Moments:
+    if bank.moments is None:
+        raise ValueError("this bank keeps no sums over all images, which the head needs; make it with heads.new_bank")
+    return bank.moments

@@ -1,0 +1,256 @@
+"""Every command and code block of the README and the documentation runs, in the order of its page, in a folder with drawn scenes.
+
+Blocks marked ``sh`` go to bash, blocks marked ``python`` of one page share their names. A block that cannot run here has the
+comment ``<!-- not run: why -->`` before it and is shown as skipped; one that needs a GPU runs where there is one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import typer
+from command_server import client_script
+from markdown_it import MarkdownIt
+
+import gpuannot
+from gpuannot import Annotator, datasets
+from gpuannot.cli import app
+from gpuannot.scenes import write_scenes
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = ("beach", "forest", "harbour", "village", "meadow", "street", "hills", "garden", "coast", "snow")
+NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*")
+NEEDS_GPU = "needs a GPU"
+
+
+class Block(NamedTuple):
+    line: int
+    language: str
+    text: str
+    not_run: str | None
+
+    @property
+    def runs(self) -> bool:
+        return self.not_run is None or (self.not_run == NEEDS_GPU and torch.cuda.is_available())
+
+
+def blocks(page: Path) -> list[Block]:
+    found: list[Block] = []
+    before = ""
+    for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
+        if token.type == "fence" and token.info in ("sh", "python"):
+            marked = NOT_RUN.fullmatch(before)
+            found.append(Block((token.map or [0])[0] + 1, token.info, token.content, marked[1] if marked else None))
+        if token.nesting == 0 or token.type.endswith("_open"):
+            before = token.content if token.type == "html_block" else ""
+    return found
+
+
+def names(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+BLOCKS = {page: blocks(page) for page in PAGES}
+SKIPPED = [(page, block) for page in PAGES for block in BLOCKS[page] if not block.runs]
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PATH on which ``gpuannot`` is this checkout's."""
+    folder = tmp_path_factory.mktemp("commands")
+    address = str(folder / "socket")
+    (folder / "gpuannot").write_text(client_script(address))
+    (folder / "gpuannot").chmod(0o755)
+    server = subprocess.Popen([sys.executable, str(Path(__file__).parent / "command_server.py"), address])
+    try:
+        while not Path(address).exists():
+            assert server.poll() is None, "the server of commands ended"
+            time.sleep(0.05)
+        yield f"{folder}{os.pathsep}{os.environ['PATH']}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the pages speak of, with drawn scenes for photographs."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_scenes(folder / "photos", len(NAMES))
+    content = json.loads((folder / "photos" / "labels.json").read_text())
+    for sample, name in zip(content["samples"], NAMES, strict=True):
+        (folder / "photos" / "images" / sample["image_name"]).rename(folder / "photos" / "images" / f"{name}.jpg")
+        sample["image_name"] = f"{name}.jpg"
+    (folder / "photos" / "labels.json").write_text(json.dumps(content))
+    photos = sorted((folder / "photos" / "images").glob("*.jpg"))
+    write_scenes(folder / "test", 4, seed=1)
+    chosen_for = {"holiday": photos[:2], "more": photos[3:5], "animals/cat": photos[5:7], "animals/dog": photos[8:10]}
+    for place, chosen in chosen_for.items():
+        (folder / place).mkdir(parents=True)
+        for photo in chosen:
+            shutil.copy(photo, folder / place)
+    (folder / "shards").mkdir()
+    with tarfile.open(folder / "shards" / "000.tar", "w") as shard:
+        for photo in photos[:2]:
+            shard.add(photo, photo.name)
+    (folder / "list.txt").write_text("holiday/beach.jpg\n")
+    pq.write_table(pa.table({"path": [str(photo.relative_to(folder)) for photo in photos[4:6]]}), folder / "table.parquet")
+    (folder / "tags.csv").write_text(
+        "image,words\n"
+        + "".join(f"photos/images/{sample['image_name']},{';'.join(sample['image_labels'])}\n" for sample in content["samples"])
+    )
+    benchmark(folder / "corel5k", folder)
+    images = datasets.load_labelled_images(folder / "photos")
+    Annotator(device="cpu").fit(images.paths, images.labels, vocabulary=images.vocabulary).save(folder / "model.safetensors")
+    return folder
+
+
+def benchmark(folder: Path, scenes: Path) -> None:
+    """Drawn scenes in the benchmark's layout; :data:`gpuannot.datasets.BENCHMARKS` has to be told their number."""
+    (folder / "images").mkdir(parents=True)
+    for split, source in (("train", "photos"), ("test", "test")):
+        shutil.copytree(scenes / source / "images", folder / "images", dirs_exist_ok=True)
+        content = json.loads((scenes / source / "labels.json").read_text())
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    (folder / "vocabulary.txt").write_text("\n".join(content["labels"]) + "\n")
+
+
+@pytest.fixture
+def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "work"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(datasets.BENCHMARKS, "corel5k", (len(NAMES), 4, len(datasets.load_labelled_images("test").vocabulary)))
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in BLOCKS[page])], ids=names)
+def test_the_blocks_of_a_page_run(page: Path, workplace: Path, commands: str) -> None:
+    if any(re.search(r"gpuannot fit .*-o model\.safetensors", block.text) for block in BLOCKS[page] if block.runs):
+        (workplace / "model.safetensors").unlink()  # the page makes its own
+    variables: dict[str, Any] = {"__name__": "__main__"}
+    for block in BLOCKS[page]:
+        where = f"{names(page)}, line {block.line}"
+        if not block.runs:
+            continue
+        if block.language == "python":
+            exec(compile("\n" * block.line + block.text, str(page), "exec"), variables)
+        else:
+            ran = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.text],
+                cwd=workplace,
+                env={**os.environ, "PATH": commands},
+                capture_output=True,
+                text=True,
+            )
+            assert ran.returncode == 0, f"{where}: exit code {ran.returncode}\n{ran.stdout}{ran.stderr}"
+
+
+@pytest.mark.parametrize(("page", "block"), SKIPPED, ids=[f"{names(page)}:{block.line}" for page, block in SKIPPED])
+def test_a_block_that_cannot_run_here(page: Path, block: Block) -> None:
+    assert block.not_run
+    pytest.skip(block.not_run)
+
+
+def inline_commands(page: Path) -> list[str]:
+    tokens = [child for token in MarkdownIt("commonmark").parse(page.read_text()) for child in token.children or ()]
+    return [child.content for child in tokens if child.type == "code_inline" and child.content.startswith("gpuannot ")]
+
+
+@pytest.mark.parametrize("line", sorted({line for page in PAGES for line in inline_commands(page)}))
+def test_a_command_in_the_text_is_one_that_the_command_line_takes(line: str) -> None:
+    _, *arguments = shlex.split(line)
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    if arguments:
+        command.make_context(line, arguments)  # raises for an option or argument that does not exist
+
+
+def test_the_readme_shows_the_main_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert {found[1] for found in re.finditer(r"gpuannot (\w+)", text)} >= {"fit", "annotate", "evaluate", "reproduce", "info"}
+
+
+def test_every_block_is_marked_with_its_language() -> None:
+    for page in PAGES:
+        fences = [token for token in MarkdownIt("commonmark").parse(page.read_text()) if token.type in ("fence", "code_block")]
+        assert all(re.fullmatch(r"sh|python|json|text|\{[\w-]+\}", fence.info) for fence in fences), names(page)
+
+
+def test_links_lead_to_files() -> None:
+    for page in PAGES:
+        for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
+            for child in token.children or ():
+                target = str(child.attrs.get("href") or child.attrs.get("src") or "").partition("#")[0]
+                if target and "://" not in target:
+                    assert (page.parent / target).exists(), f"{names(page)} links to {target}"
+
+
+def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "extensions"))
+    process = importlib.import_module("docstrings").process
+    lines = [
+        "P(w | J) of ``a | b`` and centers_:",
+        "",
+        "    P(w | J) = 1",
+        "",
+        "Args:",
+        "    images: N images. They may be mixed: yes. k: how many. labels, words: both,",
+        "        with more. last_: the last one_.",
+        "",
+        "Raises:",
+        "    ValueError: k = 0. DataError: no images.",
+    ]
+    process(None, "function", "name", None, None, lines)
+    assert lines == [
+        r"P(w \| J) of ``a | b`` and centers\_::",
+        "",
+        "    P(w | J) = 1",
+        "",
+        "Args:",
+        "    images: N images. They may be mixed: yes.",
+        "    k: how many.",
+        "    labels, words: both, with more.",
+        r"    last_: the last one\_.",
+        "",
+        "Raises:",
+        "    ValueError: k = 0.",
+        "    DataError: no images.",
+    ]
+
+
+#: Modules that are no part of the public interface.
+INTERNAL = (
+    r"gpuannot\.(__main__|blas|cli.*|containers|data|durable|embed_weights|image_sources|optional|persistence)",
+    r"gpuannot\.reference",
+    r"gpuannot\.scenes\..*",
+    r"gpuannot\.baselines\.pixels",
+)
+
+
+def test_the_reference_has_every_public_module() -> None:
+    text = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    shown = set(re.findall(r"automodule:: (\S+)", text))
+    there = {module.name for module in pkgutil.walk_packages(gpuannot.__path__, "gpuannot.")} | {"gpuannot.kernels"}
+    there |= {f"gpuannot.kernels.{path.stem}" for path in (ROOT / "kernels").glob("*.py") if path.stem != "__init__"}
+    public = {name for name in there if not re.fullmatch("|".join(INTERNAL), name)}
+    assert public - shown == set() and shown - there == set()

@@ -1,0 +1,101 @@
+"""The examples run on drawn scenes, and what they print is what the library finds."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gpuannot import Annotator
+from gpuannot.datasets import load_labelled_images
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Run an example as its command line would; returns its lines."""
+
+    def called(name: str, *arguments: str | Path) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return called
+
+
+@pytest.fixture(scope="module")
+def model(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = load_labelled_images(drawn_scenes)
+    annotator = Annotator(layer="pool3", input_size=64, n_components=16, n_centers=8, device="cpu")
+    annotator.fit(images.paths, images.labels, vocabulary=images.vocabulary)
+    return annotator.save(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def test_every_example_is_tested_here() -> None:
+    text = Path(__file__).read_text()
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text] == []
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_without_arguments_it_says_what_they_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    with pytest.raises(SystemExit, match=f"python examples/{path.name} "):
+        runpy.run_path(str(path), run_name="__main__")
+
+
+def test_annotate_a_folder(call: Callable[..., list[str]], drawn_scenes: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    for word in ("sea", "sky"):
+        (tmp_path / "labelled" / word).mkdir(parents=True)
+    scenes = sorted((drawn_scenes / "images").glob("*.jpg"))
+    for number, scene in enumerate(scenes[:4]):
+        shutil.copy(scene, tmp_path / "labelled" / ("sea", "sky")[number % 2])
+    pictures.mkdir()
+    shutil.copy(scenes[5], pictures / "holiday.jpg")
+    (pictures / "broken.jpg").write_bytes(b"no image")
+    printed = call("annotate_folder.py", tmp_path / "labelled", pictures, tmp_path / "words.csv")
+    (row,) = csv.DictReader((tmp_path / "words.csv").read_text().splitlines())
+    assert row["path"] == str(pictures / "holiday.jpg") and set(row["words"].split(";")) == {"sea", "sky"}
+    assert f"holiday.jpg: {row['words'].replace(';', ', ')}" in printed
+    assert f"1 images annotated in {tmp_path}/words.csv, 1 failed" in printed and "broken.jpg: not an image" in printed[-1]
+
+
+def test_torch_pipeline(call: Callable[..., list[str]], model: Path, drawn_scenes: Path) -> None:
+    printed = call("torch_pipeline.py", model, drawn_scenes / "images")
+    paths = sorted((drawn_scenes / "images").glob("*.jpg"))
+    expected = Annotator.load(model, device="cpu").annotate(paths, k=3)
+    assert [line.split()[0] for line in printed] == [path.name for path in paths]
+    assert [tuple(line.split()[1::2]) for line in printed] == expected.words
+
+
+def test_add_words(call: Callable[..., list[str]], model: Path, drawn_scenes: Path, tmp_path: Path) -> None:
+    scenes = sorted((drawn_scenes / "images").glob("*.jpg"))
+    (tmp_path / "labels.csv").write_text(f"image,words\n{scenes[0]},sky;lighthouse\n{scenes[1]},lighthouse\n")
+    printed = call("add_words.py", model, tmp_path / "labels.csv", tmp_path / "new.safetensors")
+    before, after = (Annotator.load(path, device="cpu") for path in (model, tmp_path / "new.safetensors"))
+    assert after.vocabulary == (*before.vocabulary, "lighthouse") and "new words: lighthouse" in printed
+    sky = before.vocabulary.index("sky")
+    assert after.bank_.counts[sky] == before.bank_.counts[sky] + 1 and after.bank_.counts[-1] == 2
+    both = after.encode(scenes[:2])[1].astype("float64").sum(axis=0)
+    assert after.bank_.sums[-1] == pytest.approx(both, rel=1e-12)
+
+
+def test_dask_cluster(tmp_path: Path, drawn_scenes: Path) -> None:
+    scenes = sorted((drawn_scenes / "images").glob("*.jpg"))[:6]
+    for number, scene in enumerate(scenes):
+        place = tmp_path / "labelled" / ("sea", "sky", "tree")[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scene, place)
+    command = [sys.executable, str(EXAMPLES / "dask_cluster.py"), "labelled", "labelled/sea", "words"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "learnt 3 words from 6 images\nwords: 2 images annotated, 0 failed, by " in done.stdout
+    assert pq.read_table(tmp_path / "words").column("path").to_pylist() == [f"labelled/sea/{scenes[at].name}" for at in (0, 3)]
