@@ -16,7 +16,7 @@ RUN := $(VENV)/bin
 
 demo: $(STAMP)
 	rm -rf demo
-	$(RUN)/gpuannot demo demo
+	$(RUN)/gpuannot demo demo --report demo/report.html
 
 test: lint types docs
 	$(RUN)/python -m pytest

@@ -98,10 +98,6 @@ class Annotator(WordLearner):
         if workers is not None or scheduler is not None:
             from .cluster_fit import fit_on_cluster
 
-            if self.config.projection or self.config.layer_count > 1:
-                raise ValueError(
-                    "workers fit one layer without a projection; fit these settings in one process (workers can annotate with them)"
-                )
             fit_on_cluster(self, sources, matrix, words, learn_from, rest, workers, scheduler, progress)
             self._settle()
         else:
@@ -154,11 +150,13 @@ class Annotator(WordLearner):
                 bank.partial_fit(part, rows)
                 if bank.sample is not None:
                     bank.sample.add(positions, part, rows)
-        return bank
+        # A GPU's sums go through the host when workers add them, and products are formed where the vectors are.
+        return bank.flush() if self._on_gpu else bank
 
     def set_bank(self, vocabulary: Sequence[str], sums: WordBank | None) -> None:
         """Take the word vectors from the sums of all partitions; None leaves every word without an image."""
-        self.bank_ = sums or new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
+        bank = new_bank(self.config, tuple(vocabulary), self.dimension, self.device) if sums is None else sums
+        self.bank_ = bank.to(self.device).flush()
         self._changed()
 
     def reseeded(self, seed: int) -> Annotator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,13 +50,16 @@ class SampledImages:
     def _add(self, keys: NDArray[np.uint64], vectors: Tensor, labels: sparse.csr_array) -> None:
         if self._vectors is not None:
             keys = np.concatenate([self._keys, keys])
-            vectors = torch.cat([self._vectors, vectors])
+            vectors = torch.cat([self._vectors, vectors.to(self._vectors.device)])
             labels = sparse.csr_array(sparse.vstack([self._labels, labels]))
         chosen = np.argsort(keys, kind="stable")[:SAMPLE_IMAGES]
         self._keys, self._vectors, self._labels = keys[chosen], vectors[torch.from_numpy(chosen).to(vectors.device)], labels[chosen]
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_vectors": None if self._vectors is None else self._vectors.cpu()}
 
     def vectors(self, device: torch.device) -> Tensor:
         """(S, D) float64, in an order that the batches do not change."""

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__
+from . import __version__, cli_report
 from .cli_exit import errors, errors_to_exit_code, exit_for
 from .cli_explain import explain
 from .cli_options import (
@@ -46,6 +46,7 @@ from .cli_options import (
     Weights,
     Workers,
 )
+from .cli_report import ReportTo, reporting
 from .cli_tables import comparison_report, plain, reproduction_table, scores_table, some
 from .cli_tune import tune
 from .cli_words import app as words_app
@@ -186,6 +187,7 @@ def annotate(
     scheduler: Scheduler = None,
     processes: Processes = None,
     decode: DecodeOption = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -201,6 +203,8 @@ def annotate(
     from . import cli_annotate
     from .annotator import Annotator
     from .inputs import Inputs
+    from .report import report_files
+    from .report_writer import check_report_path
 
     of_folders = {
         "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
@@ -214,19 +218,26 @@ def annotate(
         raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
     if resume and overwrite:
         raise ValueError("--resume goes on with what is there, --overwrite replaces it: choose one")
+    if report is not None:
+        check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if to is not None and folder:
         done, failed, shown = cli_annotate.to_folder(
             annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
+        if report is not None and done:
+            report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
+            errors.print(f"{plain(report)}: written")
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)
-    if to is None:
-        failures = cli_annotate.to_terminal(annotator, sources, k, threshold, as_json, progress)
-    else:
-        failures = cli_annotate.to_file(annotator, sources, k, threshold, Path(to), overwrite, as_json, progress, errors)
+    with reporting(report, annotator, sources, title=f"Words of {inputs[0]}", overwrite=overwrite) as passing:
+        parts = passing(annotator.stream(sources, k, threshold=threshold, progress=progress))
+        if to is None:
+            failures = cli_annotate.to_terminal(annotator, parts, as_json)
+        else:
+            failures = cli_annotate.to_file(annotator, parts, Path(to), overwrite, as_json, errors)
     exit_for(failures, done=len(sources) - len(failures))
 
 
@@ -237,6 +248,7 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = 5,
     threshold: Threshold = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -248,6 +260,7 @@ def evaluate(
     Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means, N+ the
     number of words given correctly at least once.
     """
+    from .annotations import Annotations
     from .annotator import Annotator
     from .datasets import load_labelled_images
     from .labels import label_matrix
@@ -255,7 +268,9 @@ def evaluate(
 
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     images = load_labelled_images(data)
-    annotations = annotator.annotate(images.paths, k, threshold=threshold, progress=progress)
+    with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
+        parts = list(passing(annotator.stream(images.paths, k, threshold=threshold, progress=progress)))
+    annotations = Annotations.joined(parts, annotator.vocabulary, k)
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
         exit_for(failures, done=0)
@@ -297,6 +312,7 @@ def reproduce(
     ] = Networks.none,
     only: Annotated[list[str] | None, typer.Option(help="With --table: only systems with this in their name; repeatable.")] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -317,6 +333,8 @@ def reproduce(
     if table:
         if seeds != 1:
             raise ValueError("--table runs one seed: leave out --seeds")
+        if report is not None:
+            raise ValueError("--report shows the words of one system: leave out --table")
         from .baselines.comparison import compare, rows_named
 
         result = compare(
@@ -324,7 +342,7 @@ def reproduce(
             cache=cache, device=device, progress=progress,
         )  # fmt: skip
     else:
-        result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, device=device, progress=progress)
+        result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, report=report, device=device, progress=progress)
     text = json.dumps(result, indent=2)
     if to is not None:
         to.write_text(text + "\n")
@@ -346,6 +364,7 @@ def demo(
     test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
     preset: Preset = None,
     seed: Seed = None,
+    report: ReportTo = None,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -353,7 +372,9 @@ def demo(
     """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
     from .demo import run_demo
 
-    result = run_demo(folder, train=train, test=test, seed=seed or 0, preset=preset or "paper", device=device, progress=progress)
+    result = run_demo(
+        folder, train=train, test=test, seed=seed or 0, preset=preset or "paper", report=report, device=device, progress=progress
+    )
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
@@ -363,6 +384,8 @@ def demo(
     output.print(scores_table(scores, {"always the 5 most frequent words": guess}))
     output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
     output.print("look at:")
+    if report is not None:
+        output.print(f"  {plain(report)}  [dim]every test scene, its words, and where each was seen: open it in a browser[/]")
     for name, meaning in (
         ("contact_sheet.png", "the first test scenes with the words they were given"),
         ("annotations.csv", "the words of every test scene (also as .parquet)"),
@@ -396,6 +419,9 @@ def info(as_json: AsJson = False) -> None:
     for name, value in found["settings"].items():
         table.add_row("", f"{name} = {value}")
     output.print(table)
+
+
+app.command()(cli_report.report)
 
 
 def main() -> None:

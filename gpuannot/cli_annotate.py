@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ import typer
 from rich.console import Console
 
 from .cli_tables import plain
-from .inputs import Input
 from .output import FORMATS, AnnotationWriter, failure_lines, rows
 
 if TYPE_CHECKING:
+    from .annotations import Annotations
     from .annotator import Annotator
     from .image_batches import ImageFailure
     from .inputs import Inputs
@@ -29,13 +30,11 @@ def is_folder(to: str) -> bool:
     return to.endswith(("/", os.sep)) or (path.suffix not in FORMATS and (path.is_dir() or not path.suffix))
 
 
-def to_terminal(
-    annotator: Annotator, sources: list[Input], k: int, threshold: float | None, as_json: bool, progress: bool | None
-) -> list[ImageFailure]:
-    """Print the words of each image; returns the failures."""
+def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: bool) -> list[ImageFailure]:
+    """Print the words of each image as they come; returns the failures."""
     failures: list[ImageFailure] = []
     model = annotator.to_model_file().sha256
-    for part in annotator.stream(sources, k, threshold=threshold, progress=progress):
+    for part in parts:
         for row in rows(part, model):
             # typer.echo, not rich: a path is printed as it is, whatever characters it has
             typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
@@ -44,21 +43,13 @@ def to_terminal(
 
 
 def to_file(
-    annotator: Annotator,
-    sources: list[Input],
-    k: int,
-    threshold: float | None,
-    to: Path,
-    overwrite: bool,
-    as_json: bool,
-    progress: bool | None,
-    errors: Console,
+    annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool, errors: Console
 ) -> list[ImageFailure]:
     """Write one file, whole or not at all, and a ledger beside it; returns the failures."""
     failures: list[ImageFailure] = []
     model, confidence = annotator.to_model_file().sha256, annotator.has_confidence
     with AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer:
-        for part in annotator.stream(sources, k, threshold=threshold, progress=progress):
+        for part in parts:
             writer.write(part)
             failures.extend(part.failures)
         writer.commit()

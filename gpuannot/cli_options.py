@@ -59,7 +59,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes on this machine that share the work, on GPUs one each; the result is the same. Needs gpuannot[dask].",
+        help="Processes on this machine that share the work, on GPUs one each; the result is the same. Needs the extra dask.",
     ),
 ]
 Scheduler = Annotated[

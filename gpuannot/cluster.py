@@ -37,6 +37,8 @@ class Task:
 
     ``after``: tasks whose results come first among the arguments, as a list; they stay where they are. ``worker``: address of the
     worker to do it, if that is still there. ``gather``: bring the result here. ``size`` and ``number`` are for the caller.
+    A task among the ``arguments``, given to :meth:`Cluster.results` before this one, stands for its result: what many tasks need
+    goes to each worker once.
     """
 
     title: Callable[[], str]
@@ -277,8 +279,9 @@ class Cluster:
     def _start(self, task: Task, done: queue.SimpleQueue[Task]) -> None:
         # As one argument: Dask puts the results in the list's place.
         earlier = ([before.future for before in task.after],) if task.after else ()
+        arguments = (argument.future if isinstance(argument, Task) else argument for argument in task.arguments)
         task.future = self._client.submit(
-            task.function, *earlier, *task.arguments, pure=False, workers=task.worker, allow_other_workers=task.worker is not None
+            task.function, *earlier, *arguments, pure=False, workers=task.worker, allow_other_workers=task.worker is not None
         )
         task.future.add_done_callback(lambda _: done.put(task))
 

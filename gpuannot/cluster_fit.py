@@ -25,19 +25,21 @@ from .cluster_fit_steps import (
     Excerpt,
     FitJob,
     LabelRows,
+    Learnt,
     Part,
     Read,
     Summed,
     add_up,
+    as_given,
     descriptors_at,
     feature_sums,
     features_at,
     forget,
+    vectors_at,
     word_sums,
     word_sums_of_images,
 )
 from .codebook import sample_positions
-from .descriptors import GaussianPCA
 from .encoder import progress_bar
 from .errors import DataError
 from .image_sources import none_readable
@@ -74,6 +76,8 @@ def fit_on_cluster(
             fit = _Fit(annotator, cluster, job, progress)
             read = fit.transform(sources, learn_from)
             fit.codebook(read)
+            if annotator.config.projection:
+                fit.projection(read)
             fit.words(read, sources, rest, labels, vocabulary)
         finally:
             if not cluster.own:
@@ -97,13 +101,20 @@ class _Fit:
         annotator._forget_bank()
         sample = None
         if annotator.device.type == "cuda":
-            sample = self._sampled("sample of features", read, features_at, ())
+            sample = self._sampled_rows("sample of features", read, features_at)
         annotator.finish_transform(sums, sample)
         return read
 
     def codebook(self, read: list[Read]) -> None:
         annotator = self._annotator
-        annotator.fit_codebook(self._sampled("descriptors", read, descriptors_at, (_without_sums(annotator),)))
+        learnt = self._given(Learnt(annotator.transform_.without_sums()))
+        annotator.fit_codebook(self._sampled_rows("descriptors", read, descriptors_at, learnt))
+
+    def projection(self, read: list[Read]) -> None:
+        annotator = self._annotator
+        learnt = self._given(Learnt(annotator.transform_.without_sums(), annotator.codebook_))
+        rows = annotator.vector_sample_rows(sum(len(each.positions) for each in read))
+        annotator.fit_projection(self._gathered("sample of vectors", read, rows, 1, vectors_at, learnt))
 
     def words(
         self,
@@ -114,22 +125,25 @@ class _Fit:
         vocabulary: Sequence[str],
     ) -> None:
         annotator = self._annotator
-        learnt = (_without_sums(annotator), annotator.codebook_.centers, tuple(vocabulary))
+        projection = annotator.projection_ if annotator.config.projection else None
+        learnt = self._given(Learnt(annotator.transform_.without_sums(), annotator.codebook_, projection))
         calls = (
-            (part, (self._job, part, each, *learnt, LabelRows(part.positions, labels[part.positions])), each.worker)
+            (part, (self._job, part, each, learnt, tuple(vocabulary), _rows_of(labels, part)), each.worker)
             for each in read
             if len(each.positions) and (part := self._parts[each.number])
         )
-        _, bank = self._summed("word vectors", sum(len(each.positions) for each in read), word_sums, calls)
+        _, bank = self._summed("word vectors", sum(len(each.positions) for each in read), word_sums, calls, learnt)
         annotator.set_bank(vocabulary, bank)
         others = (
-            (part, (self._job, part, *learnt, LabelRows(part.positions, labels[part.positions])), None)
-            for part in _parts(sources, rest)
+            (part, (self._job, part, learnt, tuple(vocabulary), _rows_of(labels, part)), None) for part in _parts(sources, rest)
         )
-        more, bank = self._summed("word vectors", len(rest), word_sums_of_images, others)
+        more, bank = self._summed("word vectors", len(rest), word_sums_of_images, others, learnt)
         annotator.failures_ += [failure for each in more for failure in each.failures]
         if bank is not None:
             annotator.bank_.merge(bank)
+
+    def _given(self, learnt: Learnt) -> Task:
+        return Task(lambda: "what has been learnt so far", as_given, (learnt,), gather=False, size=0)
 
     def _summed(
         self,
@@ -137,11 +151,14 @@ class _Fit:
         images: int,
         function: Callable[..., Summed],
         calls: Iterator[tuple[Part, tuple[Any, ...], str | None]],
+        learnt: Task | None = None,
     ) -> tuple[list[Read], Any]:
-        """Sums over parts, in tasks; neighbours are added on the workers, what is left here."""
+        """Sums over parts, in tasks; neighbours are added on the workers, what is left here. ``learnt`` is among the arguments."""
         groups: dict[int, Summed] = {}
 
         def tasks() -> Generator[Task]:
+            if learnt is not None and learnt.future is None:
+                yield learnt
             for number, group in groupby(calls, key=lambda call: call[0].number // FAN_IN):
                 leaves = []
                 for part, arguments, worker in group:
@@ -165,21 +182,37 @@ class _Fit:
                 tree.add(number, copy.deepcopy(group.sums), level=1)
         return read, tree.result()
 
-    def _sampled(self, title: str, read: list[Read], function: Callable[..., Any], arguments: tuple[Any, ...]) -> torch.Tensor:
-        """The rows (S, C) that :meth:`Encoder._sample` draws, from where they are."""
+    def _sampled_rows(self, title: str, read: list[Read], function: Callable[..., Any], learnt: Task | None = None) -> torch.Tensor:
+        """The rows (S, C) of features or descriptors that :meth:`Encoder._sample` draws."""
         annotator, config = self._annotator, self._annotator.config
         patches = annotator.trunk.positions(config.input_size, config.input_size)
-        ends = np.cumsum([len(each.positions) for each in read]) * patches
-        sample = sample_positions(int(ends[-1]), config.codebook_sample, config.seed)
+        total = sum(len(each.positions) for each in read) * patches
+        sample = sample_positions(total, config.codebook_sample, config.seed)
+        gathered = self._gathered(title, read, sample, patches, function, learnt)
+        return gathered.view(annotator.trunk.dtype) if function is features_at else gathered
+
+    def _gathered(
+        self,
+        title: str,
+        read: list[Read],
+        sample: NDArray[np.int64],
+        per_image: int,
+        function: Callable[..., Any],
+        learnt: Task | None,
+    ) -> torch.Tensor:
+        """Rows ``sample`` (S,), ascending, of what each image has ``per_image`` rows of, from where they are."""
+        ends = np.cumsum([len(each.positions) for each in read]) * per_image
         rows: dict[int, Any] = {}
 
         def tasks() -> Generator[Task]:
+            if learnt is not None and learnt.future is None:
+                yield learnt
             for each, end in zip(read, ends, strict=True):
-                start = end - len(each.positions) * patches
+                start = end - len(each.positions) * per_image
                 chosen = sample[np.searchsorted(sample, start) : np.searchsorted(sample, end)] - start
                 part = self._parts[each.number]
-                if len(each.positions):
-                    given = (self._job, part, each, *arguments, chosen)
+                if len(chosen):
+                    given = (self._job, part, each, *([] if learnt is None else [learnt]), chosen)
                     yield Task(
                         _title(title, part), function, given, worker=each.worker, size=len(each.positions), number=each.number
                     )
@@ -187,13 +220,16 @@ class _Fit:
         total = sum(len(each.positions) for each in read)
         with progress_bar(title, total, self._progress) as bar, closing(self._cluster.results(tasks(), each=_AHEAD)) as results:
             for task, result in results:
-                rows[task.number] = result
+                if task is not learnt:
+                    rows[task.number] = result
                 bar.update(task.size)
         # One array in the end, and each part let go as it is taken.
-        gathered = torch.from_numpy(np.concatenate([rows.pop(each.number) for each in read if len(each.positions)]))
-        return (
-            gathered.view(annotator.trunk.dtype).to(annotator.device) if function is features_at else gathered.to(annotator.device)
-        )
+        gathered = np.concatenate([rows.pop(each.number) for each in read if each.number in rows])
+        return torch.from_numpy(gathered).to(self._annotator.device)
+
+
+def _rows_of(labels: sparse.csr_array, part: Part) -> LabelRows:
+    return LabelRows(part.positions, labels[part.positions])
 
 
 def _parts(sources: Sequence[Any], positions: NDArray[np.int64]) -> Iterator[Part]:
@@ -202,11 +238,6 @@ def _parts(sources: Sequence[Any], positions: NDArray[np.int64]) -> Iterator[Par
         if len(chosen):
             items = [_absolute(sources[position]) for position in chosen.tolist()]
             yield Part(int(chosen[0]) // PARTITION, chosen, Excerpt(chosen, items, len(sources)))
-
-
-def _without_sums(annotator: Annotator) -> GaussianPCA:
-    assert isinstance(annotator.transform_, GaussianPCA)
-    return annotator.transform_.without_sums()
 
 
 def _absolute(source: Any) -> Any:

@@ -19,8 +19,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .codebook import Codebook
-from .descriptors import GaussianPCA
 from .device_store import new_store
 from .encoder import Store
 from .errors import ClusterError, DataError
@@ -48,6 +46,14 @@ class Excerpt(Sequence[Any]):
 
     def __getitem__(self, position: Any) -> Any:
         return self._items[int(position)]
+
+
+class Learnt(NamedTuple):
+    """What of an encoder has been learnt so far: normalisation and PCA without their sums, codebook, projection."""
+
+    transform: Any
+    codebook: Any = None
+    projection: Any = None
 
 
 class LabelRows(NamedTuple):
@@ -126,31 +132,32 @@ def features_at(job: FitJob, part: Part, read: Read, rows: NDArray[np.int64]) ->
     return _rows(store, rows).contiguous().view(torch.uint8).numpy()
 
 
-def descriptors_at(job: FitJob, part: Part, read: Read, transform: GaussianPCA, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def as_given(learnt: Learnt) -> Learnt:
+    """What later tasks need, as a result that goes to each worker once."""
+    return learnt
+
+
+def descriptors_at(job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Describe a part and give rows (S, n) of its descriptors."""
-    return _rows(_describe(job, part, read, transform), rows).numpy()
+    return _rows(_describe(job, part, read, learnt), rows).numpy()
 
 
-def word_sums(
-    job: FitJob,
-    part: Part,
-    read: Read,
-    transform: GaussianPCA,
-    centers: NDArray[np.float32],
-    vocabulary: Sequence[str],
-    labels: LabelRows,
-) -> Summed:
-    """The word vectors' sums over a part that has been described."""
-    encoder = _encoder(job, transform, centers)
-    vectors = encoder.encode_descriptors(_describe(job, part, read, transform))
+def vectors_at(job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """VLAD vectors (S, L·m·n), not projected, of some images of a part that has been described."""
+    descriptors = _describe(job, part, read, learnt)
+    return torch.cat([block.cpu() for block in _encoder(job, learnt).sampled_vectors(descriptors, rows)]).numpy()
+
+
+def word_sums(job: FitJob, part: Part, read: Read, learnt: Learnt, vocabulary: Sequence[str], labels: LabelRows) -> Summed:
+    """The sums that words are learnt from, over a part that has been described."""
+    encoder = _encoder(job, learnt)
+    vectors = encoder.encode_descriptors(_describe(job, part, read, learnt))
     return Summed((), encoder.word_sums(vectors, labels, vocabulary))
 
 
-def word_sums_of_images(
-    job: FitJob, part: Part, transform: GaussianPCA, centers: NDArray[np.float32], vocabulary: Sequence[str], labels: LabelRows
-) -> Summed:
-    """The word vectors' sums over a part that nothing else is learnt from."""
-    encoder = _encoder(job, transform, centers)
+def word_sums_of_images(job: FitJob, part: Part, learnt: Learnt, vocabulary: Sequence[str], labels: LabelRows) -> Summed:
+    """The sums that words are learnt from, over a part that nothing else is learnt from."""
+    encoder = _encoder(job, learnt)
     sums = encoder.word_sums(encoder.vectors_of(part.sources, part.positions, progress=False), labels, vocabulary)
     read = Read(part.number, np.empty(0, np.int64), tuple(encoder.failures_), _address())
     return Summed((read,), sums if len(encoder.failures_) < len(part.positions) else None)
@@ -197,10 +204,10 @@ def _features(job: FitJob, encoder: Any, part: Part, read: Read) -> Store:
     return store
 
 
-def _describe(job: FitJob, part: Part, read: Read, transform: GaussianPCA) -> Store:
+def _describe(job: FitJob, part: Part, read: Read, learnt: Learnt) -> Store:
     local = _local(job)
     if part.number not in local.descriptors:
-        encoder = _encoder(job, transform)
+        encoder = _encoder(job, learnt)
         folder = None if encoder.device.type == "cuda" else local.folder / f"descriptors-{part.number}"
         local.descriptors[part.number] = encoder.describe(_features(job, encoder, part, read), folder, progress=False)
         local.features.pop(part.number).close()
@@ -229,7 +236,7 @@ def _local(job: FitJob) -> _Local:
         return _locals[job.key]
 
 
-def _encoder(job: FitJob, transform: GaussianPCA | None = None, centers: NDArray[np.float32] | None = None) -> Any:
+def _encoder(job: FitJob, learnt: Learnt | None = None) -> Any:
     """An annotator for one task, with a trunk that is loaded once on each worker."""
     from .annotator import Annotator
 
@@ -246,11 +253,9 @@ def _encoder(job: FitJob, transform: GaussianPCA | None = None, centers: NDArray
             _encoders[key] = annotator
         encoder = copy.copy(_encoders[key])
     encoder.failures_ = []
-    if transform is not None:
-        encoder.transform_, encoder._stages = transform, None
-    if centers is not None:
-        encoder.codebook_ = Codebook(job.config.n_centers)
-        encoder.codebook_.centers_ = centers
+    if learnt is not None:
+        encoder.transform_, encoder.codebook_, encoder.projection_ = learnt
+        encoder._stages = None
     return encoder
 
 

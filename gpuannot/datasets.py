@@ -177,6 +177,25 @@ def _almost(base: Path, name: str) -> str:
     return ""
 
 
+def find_label_file(source: str | Path) -> Path | None:
+    """The label file that ``source`` is or, as a folder, holds; None for images, lists and tables without a column of words.
+
+    Raises:
+        DataError: a folder with two label files.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _label_file(path) if any((path / name).is_file() for name in ("labels.json", "labels.csv")) else None
+    if path.suffix.lower() == ".json":
+        return path
+    if path.suffix.lower() not in _TABLES or not path.is_file():
+        return None
+    text = _read_text(path)
+    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
+    names, words = _columns([name.strip().lower() for name in header])
+    return path if names and words else None
+
+
 def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Sequence[str], images: bool) -> LabelledImages:
     path = folder / f"{split}.json"
     samples, _ = _read_json(path)

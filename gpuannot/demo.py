@@ -20,6 +20,7 @@ from .errors import DataError
 from .labels import label_matrix
 from .metrics import Scores, evaluate
 from .output import AnnotationWriter
+from .report_writer import ReportWriter, check_report_path
 from .scenes import WORDS, write_scenes
 
 
@@ -31,13 +32,14 @@ def run_demo(
     k: int = 5,
     seed: int = 0,
     preset: str = "paper",
+    report: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Draw ``train`` + ``test`` scenes into ``folder`` and run the whole method on them.
 
     Writes ``train/`` and ``test/`` (scenes and labels), ``model.safetensors``, ``annotations.csv``, ``annotations.parquet``,
-    ``contact_sheet.png`` and ``scores.json``.
+    ``contact_sheet.png`` and ``scores.json``; and a page to look at where ``report`` names one.
 
     Returns:
         The content of ``scores.json``: our scores, those of giving every image the k most frequent words, and seconds a step.
@@ -48,6 +50,8 @@ def run_demo(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is there already; the demo draws its images into a new folder: gpuannot demo NAME")
+    if report is not None and Path(report).parent != folder:  # the folder is about to be made
+        check_report_path(report)
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     write_scenes(folder / "train", train, seed=seed, progress=bool(progress))
@@ -71,6 +75,12 @@ def run_demo(
             writer.write(annotations)
             writer.commit()
     contact_sheet(annotations, testing).save(folder / "contact_sheet.png")
+    if report is not None:
+        with ReportWriter(
+            report, annotator.vocabulary, len(testing), truth=testing.labels, annotator=annotator, title="Drawn scenes"
+        ) as page:
+            page.add(annotations, [testing.paths[position] for position in annotations.positions])
+            page.commit(run=[("Seconds", dict(clock.seconds))])
     clock.mark("write")
     result = {
         "images": {"train": train, "test": test},

@@ -216,21 +216,28 @@ class Encoder:
         """
         if not self.config.projection:
             return None
-        self.projection_ = self.new_projection().fit(self._vector_sample(descriptors))
+        chosen = self.vector_sample_rows(len(descriptors))
+        return self.fit_projection(torch.cat(list(self.sampled_vectors(descriptors, chosen))))
+
+    def fit_projection(self, sample: Tensor) -> JointProjection:
+        """Learn the projection from VLAD vectors (S, L·m·n) float32 on this encoder's device."""
+        self.projection_ = self.new_projection().fit(sample)
         return self.projection_
 
-    def _vector_sample(self, descriptors: Stored) -> Tensor:
-        """VLAD vectors (S, L·m·n), not projected, of a uniform sample of the images."""
-        chosen = sample_positions(len(descriptors), self.config.projection_sample, self.config.seed)
-        parts, start = [], 0
-        for positions, block in descriptors.blocks():
+    def vector_sample_rows(self, images: int) -> NDArray[np.int64]:
+        """Which of so many images that could be read the projection is learnt from, ascending."""
+        return sample_positions(images, self.config.projection_sample, self.config.seed)
+
+    def sampled_vectors(self, descriptors: Stored, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+        """VLAD vectors (B, L·m·n), not projected, of some images of a store, block by block; ascending ``rows``."""
+        start = 0
+        for positions, block in descriptors.blocks(within_partitions=True):
             stop = start + len(positions)
-            rows = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)] - start
-            if len(rows):
-                picked = block[torch.from_numpy(rows).to(block.device)].to(self.device)
-                parts.append(torch.as_tensor(self._vlad_vectors(picked)))
+            chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)] - start
+            if len(chosen):
+                picked = block[torch.from_numpy(chosen).to(block.device)].to(self.device)
+                yield torch.as_tensor(self._vlad_vectors(picked))
             start = stop
-        return torch.cat(parts)
 
     def encode_descriptors(self, descriptors: Store) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         """Stored descriptors (N, P, n) → positions (B,) and image vectors (B, D), block by block."""

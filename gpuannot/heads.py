@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from .blas import one_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
 from .config import LINEAR_HEADS, SOLVED_HEADS, AnnotatorConfig
 from .moments import Moments
@@ -161,7 +162,8 @@ class WordHead:
         known = bank.known
         system = bank.cooccurrence[known][:, known].toarray().astype(np.float64)
         system[np.diag_indices_from(system)] += self._settled(bank)
-        return np.linalg.solve(system, bank.sums[known])
+        with one_thread():
+            return np.linalg.solve(system, bank.sums[known])
 
     def _centred(self, bank: WordBank) -> LinearWords:
         mean = _moments(bank).mean

@@ -26,7 +26,7 @@ from .images import INTERPOLATIONS, ImageSource
 from .inputs import Input, image_name
 from .partitions import spans
 
-__all__ = ["DecodedBatch", "ImageBatches", "ImageFailure", "decode_ahead", "default_workers"]
+__all__ = ["DecodedBatch", "ImageBatches", "decode_ahead", "default_workers"]
 
 _BATCHES_AHEAD = 2
 

@@ -48,6 +48,12 @@ class LayerTransforms:
             part.merge(added)
         return self
 
+    def without_sums(self) -> LayerTransforms:
+        """The same map alone, as :meth:`GaussianPCA.without_sums`."""
+        other = LayerTransforms(self.n_components, self.channels)
+        other.parts = [part.without_sums() for part in self.parts]
+        return other
+
     def finish(self, sample: Tensor | None = None) -> LayerTransforms:
         """Learn each layer's map; arguments and errors as :meth:`GaussianPCA.finish`."""
         for part, columns in zip(self.parts, self._columns(sum(self.channels)), strict=True):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .blas import one_thread
 
 #: Σxxᵀ of longer vectors would take more than 2 GB, and the heads that need it minutes to solve.
 MAX_DIMENSION = 16_384
@@ -59,7 +63,8 @@ class Moments:
         if sign < 0 and len(rows) > self.images:
             raise ValueError(f"cannot forget {len(rows)} images: the sums hold {self.images}")
         self.images += sign * len(rows)
-        self.total += sign * rows.sum(dim=0)
+        # NumPy's sum does not depend on the number of threads.
+        self.total += sign * (rows.sum(dim=0) if rows.is_cuda else torch.from_numpy(rows.numpy().sum(axis=0)))
         if self.scatter:
             self._wait([(rows, sign)])
         if not self.images:  # nothing is left but rounding
@@ -74,8 +79,29 @@ class Moments:
         self.total += other.total.to(self.device)
         if other._lower is not None:
             self._scatter().add_(other._lower.to(self.device))
+        # Rows that wait in a sum over a few images go on waiting: they take less room than Σxxᵀ on their way to another process.
         self._wait([(rows.to(self.device), sign) for rows, sign in other._waiting])
         return self
+
+    def to(self, device: torch.device | str) -> Moments:
+        """These moments on ``device``, in the same memory where they are there."""
+        if self.device == torch.device(device):
+            return self
+        return Moments(self.dimension, device, scatter=self.scatter).merge(self)
+
+    def flush(self) -> None:
+        """Add to Σxxᵀ the images that wait for it."""
+        waiting, self._waiting = self._waiting, []
+        for sign in (1, -1):
+            if parts := [rows for rows, of in waiting if of == sign]:
+                rows, scatter = torch.cat(parts), self._scatter()
+                for start in range(0, self.dimension, _COLUMNS):
+                    stop = start + _COLUMNS
+                    _add_product(scatter[start:, start:stop], rows[:, start:], rows[:, start:stop], sign)
+
+    def __getstate__(self) -> dict[str, Any]:
+        host = {"total": self.total.cpu(), "_lower": None if self._lower is None else self._lower.cpu()}
+        return {**vars(self), **host, "_waiting": [(rows.cpu(), sign) for rows, sign in self._waiting]}
 
     def copy(self) -> Moments:
         """The same moments in memory of their own."""
@@ -118,7 +144,7 @@ class Moments:
 
     def _scatter(self) -> Tensor:
         """Σxxᵀ (D, D), of which the part above the diagonal's blocks is not filled."""
-        self._flush()
+        self.flush()
         if self._lower is None:
             self._lower = torch.zeros((self.dimension, self.dimension), dtype=torch.float64, device=self.device)
         return self._lower
@@ -126,18 +152,19 @@ class Moments:
     def _wait(self, batches: list[tuple[Tensor, int]]) -> None:
         self._waiting += batches
         if sum(len(rows) for rows, _ in self._waiting) >= _WAITING_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for sign in (1, -1):
-            if parts := [rows for rows, of in waiting if of == sign]:
-                rows, scatter = torch.cat(parts), self._scatter()
-                for start in range(0, self.dimension, _COLUMNS):
-                    block = scatter[start:, start : start + _COLUMNS]
-                    block.addmm_(rows[:, start:].T, rows[:, start : start + _COLUMNS], alpha=sign)
+            self.flush()
 
     def _clear(self) -> None:
         self._waiting.clear()
         self._lower = None
         self.total.zero_()
+
+
+def _add_product(block: Tensor, left: Tensor, right: Tensor, sign: int) -> None:
+    """block += sign·leftᵀ·right; on the CPU with the same bits for any number of threads."""
+    if block.is_cuda:
+        block.addmm_(left.T, right, alpha=sign)
+        return
+    with one_thread():
+        product = left.numpy().T @ right.numpy()
+    block.add_(torch.from_numpy(product), alpha=sign)

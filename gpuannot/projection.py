@@ -7,11 +7,14 @@ does, at a cost that does not depend on the number of training images.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .blas import one_thread
 from .errors import NotFittedError
 
 
@@ -89,9 +92,10 @@ class JointProjection:
 
     def unit(self, vectors: Tensor) -> Tensor:
         """u (B, d) of VLAD vectors (B, D)."""
-        if vectors.device.type == "cpu":  # NumPy's product, whose number of threads, and so rounding, blas.one_thread settles
+        if vectors.device.type == "cpu":
             self._require_fit()
-            projected = torch.from_numpy((vectors.numpy() - self.mean_) @ self.matrix_)
+            with one_thread():
+                projected = torch.from_numpy((vectors.numpy() - self.mean_) @ self.matrix_)
         else:
             mean, matrix = self._on(vectors.device)
             projected = (vectors - mean) @ matrix
@@ -135,6 +139,9 @@ class JointProjection:
         pulled = linear @ matrix.T / norm
         transformed = self.expand(torch.from_numpy(unit)[None])[0].numpy()
         return transformed, pulled, -(pulled @ mean)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_device": None, "_pairs": None}
 
     def _pair_indices(self, device: torch.device) -> Tensor:
         """(2, t(t + 1)/2) int64: i and j of the products."""

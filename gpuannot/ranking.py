@@ -136,7 +136,8 @@ class LinearRanking:
     """
 
     def __init__(self, weights: NDArray[np.floating], bias: NDArray[np.floating]) -> None:
-        self.weights, self.bias = weights.astype(np.float32), bias.astype(np.float32)
+        # In C order, as they come back from a file: a product rounds otherwise in the other order.
+        self.weights, self.bias = np.array(weights, dtype=np.float32, order="C"), bias.astype(np.float32)
 
     def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k best words of image vectors (T, D): index (T, k) int64 and the negative score (T, k) float32, best first.

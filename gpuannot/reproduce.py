@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .annotations import Annotations
 from .annotator import Annotator
 from .config import AnnotatorConfig
-from .datasets import load_benchmark
+from .datasets import LabelledImages, load_benchmark
 from .environment import record
 from .feature_cache import cached_features
 from .metrics import evaluate
+from .report_writer import ReportWriter, check_report_path
 
 SCHEMA = "gpuannot.reproduce/1"
 
@@ -51,6 +54,7 @@ def reproduce(
     seeds: int = 1,
     k: int = 5,
     cache: str | Path | None = None,
+    report: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def reproduce(
         name: ``corel5k``, ``iaprtc12`` or ``espgame``. data: its folder.
         seeds: how many codebooks; each seed draws its own K-means sample and start.
         cache: folder for features; None is the user's cache folder.
+        report: an HTML page to write about the test images, as the first seed annotates them.
 
     Returns:
         A dictionary ready for JSON: settings, environment, each seed's scores, their mean, standard deviation, minimum and maximum,
@@ -70,6 +75,8 @@ def reproduce(
     """
     if seeds < 1:
         raise ValueError(f"seeds = {seeds} must be at least 1")
+    if report is not None:
+        check_report_path(report)
     config = config or AnnotatorConfig()
     train, test = load_benchmark(name, data)
     first = Annotator(config, device=device)
@@ -91,10 +98,12 @@ def reproduce(
                 began = time.perf_counter()
                 annotator.fit_descriptors(train_descriptors, train.labels, train.vocabulary)
                 fitted = time.perf_counter()
-                positions, index, _ = annotator.annotate_descriptors(test_descriptors, k)
+                positions, index, distance = annotator.annotate_descriptors(test_descriptors, k)
                 seconds["fit"] += fitted - began
                 seconds["annotate"] += time.perf_counter() - fitted
                 scores = evaluate(index, test.labels[positions])
+                if report is not None and seed == config.seed:
+                    _write_report(report, annotator, test, positions, index, distance)
                 runs.append({"seed": seed, "model_sha256": annotator.to_model_file().sha256, **scores.to_dict()})
     return {
         "schema": SCHEMA,
@@ -109,6 +118,23 @@ def reproduce(
         "summary": _summary(runs),
         "paper": {method: rows[name] for method, rows in PAPER.items() if name in rows},
     }
+
+
+def _write_report(
+    path: str | Path,
+    annotator: Annotator,
+    test: LabelledImages,
+    positions: NDArray[np.int64],
+    index: NDArray[np.int64],
+    distance: NDArray[np.float32],
+) -> None:
+    paths = [test.paths[position] for position in positions]
+    confidence = annotator.confidence(index, distance)
+    annotations = Annotations(tuple(map(str, paths)), positions, index, distance, test.vocabulary, confidence=confidence)
+    title = f"{test.name}, seed {annotator.config.seed}"
+    with ReportWriter(path, test.vocabulary, len(test), truth=test.labels, annotator=annotator, title=title) as page:
+        page.add(annotations, paths)
+        page.commit()
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

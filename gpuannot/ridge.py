@@ -144,7 +144,8 @@ class RidgeSystem:
         self.solution[into] += self.solution[word] - self._times_inverse(rows.sum(dim=0, keepdim=True))[0]
 
     def _times_inverse(self, rows: Tensor) -> Tensor:
-        product = rows @ self._inverse
+        # A CPU's product of 11 rows takes half as long again as one of 16.
+        product = (torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % 8)) @ self._inverse)[: len(rows)]
         for inner, projected in self._apart:
             product -= (rows @ projected.T) @ inner @ projected
         return product

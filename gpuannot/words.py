@@ -132,6 +132,18 @@ class WordBank:
         self.counts += other.counts
         return self
 
+    def to(self, device: torch.device | str) -> WordBank:
+        """This bank, with its moments on ``device``."""
+        if self.moments is not None:
+            self.moments = self.moments.to(device)
+        return self
+
+    def flush(self) -> WordBank:
+        """Form the products that wait for more images (:meth:`Moments.flush`)."""
+        if self.moments is not None:
+            self.moments.flush()
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_sums": self.sums, "_device_sums": None}
 

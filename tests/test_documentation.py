@@ -240,7 +240,7 @@ def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytes
 
 #: Modules that are no part of the public interface.
 INTERNAL = (
-    r"gpuannot\.(__main__|blas|cli.*|containers|data|durable|embed_weights|image_sources|optional|persistence)",
+    r"gpuannot\.(__main__|blas|cli.*|containers|data|decode_processes|decode_worker|durable|embed_weights|image_sources|jpeg_header|optional|persistence|streaming)",
     r"gpuannot\.reference",
     r"gpuannot\.scenes\..*",
     r"gpuannot\.baselines\.pixels",

@@ -1,0 +1,71 @@
+"""The page of a report: template, style and scripts, put together into one HTML text that needs nothing else.
+
+`chart.umd.min.js` is Chart.js as its authors distribute it (MIT, `chart.LICENSE.md`). The other scripts are ours and run as one, in
+the order of `SCRIPTS`.
+
+Text from file names and labels reaches the page as JSON with ``<`` escaped, and the scripts put it there as text nodes only. The
+page's policy allows its own scripts and style, by their SHA-256, and nothing from any network: text could not run even if it got
+into the markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+SCRIPTS = ("dom.js", "data.js", "heatmap.js", "gallery.js", "filters.js", "detail.js", "words.js", "charts.js", "main.js")
+STYLES = ("base.css", "images.css", "tables.css")
+
+
+def render(title: str, data: dict[str, Any], previews: Iterator[str], heatmaps: Iterator[str]) -> Iterator[str]:
+    """The page, piece by piece.
+
+    Args:
+        data: what the scripts show; must be ready for JSON. previews, heatmaps: blocks of base64 lines, one line an image.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2.utils import htmlsafe_json_dumps
+    from markupsafe import Markup
+
+    environment = Environment(loader=PackageLoader(__name__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    theme, chart, script, style = _text("theme.js"), _chart(), _script(), "\n".join(_text(name) for name in STYLES)
+    policy = (
+        f"default-src 'none'; script-src {_source(theme)} {_source(chart)} {_source(script)}; style-src {_source(style)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template("page.html").generate(
+        title=title,
+        policy=policy,
+        **{name: Markup(text) for name, text in (("theme", theme), ("chart", chart), ("script", script), ("style", style))},
+        data=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
+        previews=previews,
+        heatmaps=heatmaps,
+        tables=data["scores"] is not None,
+    )
+
+
+@cache
+def _text(name: str) -> str:
+    text = files(__name__).joinpath(name).read_text(encoding="utf-8")
+    if re.search(r"</(script|style)|<!--", text, re.IGNORECASE):
+        raise ValueError(f"{name} would end the element that holds it")
+    return text
+
+
+def _chart() -> str:
+    # Developer tools would look for the source map, which a page in one file does not have.
+    return re.sub(r"\n//# sourceMappingURL=\S+\s*$", "\n", _text("chart.umd.min.js"))
+
+
+def _script() -> str:
+    return '(() => {\n"use strict";\n' + "\n".join(_text(name) for name in SCRIPTS) + "\n})();"
+
+
+def _source(text: str) -> str:
+    """How a content security policy names a text that may run."""
+    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
