@@ -56,6 +56,8 @@ setup(
         "cuda13": ["cupy-cuda13x>=14", "cuml-cu13>=26.6", "torchvision"],
         # cuML for CUDA 12 and torch built for CUDA 12 end at these versions.
         "cuda12": ["torch>=2.6,<2.11", "torchvision", "cupy-cuda12x>=13.6", "cuml-cu12>=25.10,<26.4"],
+        # What the benchmarks compare with, and their charts. cyvlfeat, which compiles against libvlfeat-dev, is a peer where it is.
+        "bench": ["faiss-cpu>=1.8", "fastkmeans>=0.5", "matplotlib>=3.8", "opencv-python-headless>=4.9", "simplejpeg>=1.7"],
         "baselines": ["scikit-image>=0.22", "PyWavelets>=1.5"],
         "dask": ["dask>=2024.8", "distributed>=2024.8"],
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "latex2mathml>=3.77"],
@@ -64,6 +66,8 @@ setup(
             "ruff>=0.15",
             "mypy>=1.15",
             "hypothesis>=6.100",
+            "jsonschema>=4.20",
+            "matplotlib>=3.8",
             "markdown-it-py>=3",
             # The report's tests drive Debian's Chromium, where it is installed.
             "selenium>=4.20",

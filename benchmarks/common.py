@@ -1,35 +1,86 @@
-"""What every benchmark shares: alternated timing, medians with their spread, and result files."""
+"""What every benchmark shares: alternated timing, medians with their spread, peak memory, and result files."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from threadpoolctl import threadpool_info
 
 from gpuannot.environment import record
 
 RESULTS = Path(__file__).parent / "results"
+#: ``schema.json`` says what a result file holds; gpuannot.benchmark/2 are those with rows of one form (benchmarks/rows.py).
 SCHEMA = "gpuannot.benchmark/1"
+#: The exit code where a device is asked for that is not there.
+NO_DEVICE = 3
+
+_PEERS = ("faiss-cpu", "faiss-gpu-cu12", "fastkmeans", "flash-kmeans", "cyvlfeat", "simplejpeg", "opencv-python-headless")
+_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# Threads of one library go on waiting in a loop, on a core that the next variant needs, for this long after its last call.
+_SECONDS_TO_REST = 0.03
+_FLUSH_BYTES = 256 << 20  # more than the second-level cache of any GPU so far
+
+Result = TypeVar("Result")
 
 
-def alternate(variants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each variant, one call of each in turn, ``repeats`` times.
+def alternate(
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: int = 1,
+    device: torch.device | None = None,
+    numbers: Mapping[str, int] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each variant, one timing of each in turn, ``repeats`` times.
 
     Alternating puts every variant under the same drift of the machine: ratios within one run hold where single times do not.
+
+    Args:
+        device: where the variants run. On a CUDA device times are those of its events, and what its second-level cache holds is
+            overwritten before each timing.
+        numbers: calls of a variant in one timing, where one alone is too short for the clock; the seconds are those of one call.
     """
     for _ in range(warm_up):
         for call in variants.values():
             call()
+    clock = _CudaClock(device) if device is not None and device.type == "cuda" else _seconds
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, call in variants.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+            number = (numbers or {}).get(name, 1)
+            seconds[name].append(clock(call, number) / number)
     return seconds
+
+
+def _seconds(call: Callable[[], object], number: int) -> float:
+    time.sleep(_SECONDS_TO_REST)
+    start = time.perf_counter()
+    for _ in range(number):
+        call()
+    return time.perf_counter() - start
+
+
+class _CudaClock:
+    def __init__(self, device: torch.device) -> None:
+        self.flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
+
+    def __call__(self, call: Callable[[], object], number: int) -> float:
+        self.flush.zero_()
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(number):
+            call()
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -38,9 +89,54 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median, "q1": low, "q3": high, "runs": len(values)}
 
 
+def with_peak_memory(call: Callable[[], Result], device: torch.device | None = None) -> tuple[Result, int | None]:
+    """The call's result, and the bytes that it held at its peak beyond what was held before.
+
+    On a CUDA device torch's allocations; on a CPU the process's resident memory, which the Linux kernel watches, and None on other
+    systems. Memory that an allocator had kept from earlier calls and reused is not seen.
+    """
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = call()
+        torch.cuda.synchronize(device)
+        return result, torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
+        resident = _status_bytes("VmRSS")
+    except OSError:
+        return call(), None
+    result = call()
+    return result, max(0, _status_bytes("VmHWM") - resident)
+
+
+def _status_bytes(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {name}")
+    return 1024 * int(found[1])
+
+
+def libraries() -> dict[str, Any]:
+    """What decides the speed of products and loops beside the versions: BLAS kernels, threads, and the variables that set them."""
+    keys = ("internal_api", "version", "architecture", "num_threads")
+    found = [{key: pool[key] for key in keys if pool.get(key) is not None} for pool in threadpool_info()]
+    for pool, number in zip(threadpool_info(), found, strict=True):
+        number["of"] = next((part for part in Path(pool["filepath"]).parts if part.endswith(".libs") or part == "torch"), "system")
+    return {"threadpools": found, "variables": {name: os.environ[name] for name in _SETTINGS if name in os.environ}}
+
+
 def write_result(name: str, command: str, content: Mapping[str, Any]) -> Path:
     """Write ``results/NAME.json`` with commit, machine, versions and date beside the measurement."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"schema": SCHEMA, "command": command, "environment": record(), **content}, indent=2) + "\n")
+    path.write_text(json.dumps(result(command, content), indent=2) + "\n")
     return path
+
+
+def result(command: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A measurement with commit, machine, versions and date beside it; ``content`` may bring a schema of its own."""
+    environment = record(_PEERS)
+    environment["libraries"] = libraries()
+    return {"schema": SCHEMA, "command": command, "environment": environment, **content}

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go and without the network: the GPU tests, the benchmarks, and the Corel5k experiment where
-# its images are. Results go to benchmarks/results (or to $RESULTS). About 10 minutes on one GPU.
+# Everything that needs a GPU, in one go and without the network: the GPU tests, all benchmarks with the peers that are installed,
+# their charts, and the Corel5k experiment where its images are. Results go to benchmarks/results (or to $RESULTS).
 #
 #   benchmarks/on_gpu.sh                 on a machine with a GPU
 #   benchmarks/on_gpu.sh --dry-run       on any machine: every step is started; those that need a GPU say so and are counted
 #
-# It needs torch for CUDA, CuPy, pytest and this package's other requirements; cuML where PCA and K-means should use it.
+# It needs torch for CUDA, CuPy, pytest and this package's other requirements; cuML where PCA and K-means should use it; faiss-gpu,
+# fastkmeans, flash-kmeans and matplotlib where the benchmarks should compare with them and draw.
 # Environment: PYTHON (python3), RESULTS (benchmarks/results), COREL5K (folder of the data set; left out where unset), NETWORKS (fixed
 # or all: also train the networks of the comparison on COREL5K).
 set -uo pipefail
@@ -48,11 +49,12 @@ gpu_tests() {
 step "environment" "$PYTHON" -m gpuannot info
 step "tests" gpu_tests
 if [ "$DRY_RUN" = 1 ]; then
-    step "benchmarks" "$PYTHON" -m benchmarks.bench_gpu --quick
+    step "benchmarks" "$PYTHON" -m benchmarks --device cuda --quick
     step "decoding" "$PYTHON" -m benchmarks.bench_decode_gpu --quick
 else
     name="gpu-$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name(0).replace(" ", "-").lower())')"
-    step "benchmarks" "$PYTHON" -m benchmarks.bench_gpu --write "$name"
+    step "benchmarks" "$PYTHON" -m benchmarks --device cuda --write "$name"
+    "$PYTHON" -c 'import matplotlib' 2>/dev/null && step "charts" "$PYTHON" -m benchmarks.plot "benchmarks/results/$name.json"
     step "decoding" "$PYTHON" -m benchmarks.bench_decode_gpu --write "$name-decode"
     [ "$RESULTS" = benchmarks/results ] || cp "benchmarks/results/$name"*.json "$RESULTS/"
     if [ -n "${COREL5K:-}" ]; then

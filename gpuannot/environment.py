@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of gpuannot, Python and the packages it uses; what is not installed is left out."""
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    """Installed versions of gpuannot, Python, the packages it uses and ``others``; what is not installed is left out."""
     found = {"gpuannot": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *others):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -94,12 +95,12 @@ def missing() -> dict[str, str]:
     return advice
 
 
-def record() -> dict[str, Any]:
-    """All of the above with the date (UTC), for a result file."""
+def record(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """All of the above with the date (UTC), for a result file; ``packages`` are named with their versions too."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "versions": versions(),
+        "versions": versions(packages),
         "processor": processor(),
         "gpus": gpus(),
         "platform": platform.platform(),

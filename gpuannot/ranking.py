@@ -34,6 +34,7 @@ class WordRanking:
         zero: NDArray[np.bool_] = ~np.any(prepared, axis=1) if metric == "cosine" else np.zeros(len(prepared), dtype=bool)
         self._extra = bool(zero.any())
         self.word_vectors = np.hstack([prepared, zero[:, None].astype(np.float32)]) if self._extra else prepared
+        self._half_norms = _reference.half_norms_of(self.word_vectors)
 
     def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k nearest words of image vectors (T, D): index (T, k) int64 and distance (T, k) float32, nearest first.
@@ -46,7 +47,7 @@ class WordRanking:
         prepared = self._prepare(vectors.astype(np.float32, copy=False))
         if self._extra:
             prepared = np.hstack([prepared, np.zeros((len(prepared), 1), dtype=np.float32)])
-        index, distance = _reference.nearest_words(prepared, self.word_vectors, k)
+        index, distance = _reference.nearest_words(prepared, self.word_vectors, k, self._half_norms)
         if self.metric == "cosine":
             # ‖x − v‖² = ‖x‖² + 1 − 2·cos, where ‖x‖ is 1, or 0 for an image vector of zeros.
             squared_norm = np.square(prepared, dtype=np.float64).sum(axis=1, keepdims=True)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
+from .threads import for_blocks
+
 # Images whose scores are held at once.
 _BLOCK = 1024
-# Candidates beyond k that are compared by exact distance, so that ties at the cut are seen.
-_MARGIN = 8
+# Of those, images whose candidates are chosen at once.
+_IMAGES = 8
+# Pairs of image and word compared at once: 24 of 4,096 values in float64 stay in a core's second-level cache.
+_PAIRS = 24
+# Sets of words in whose minima the k-th smallest score is bounded.
+_SETS = 64
 
 
 def nearest_words(
     vectors: NDArray[np.floating],  # (T, D)
     word_vectors: NDArray[np.floating],  # (W, D)
     k: int,
+    half_norms: NDArray[np.floating] | None = None,  # (W,)
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k word vectors nearest to each image in L2, nearest first, ties to the lowest word index.
 
     Candidates come from a matrix product, ``‖v‖²/2 − x·v``; their order and distance from ‖x − v‖ itself in float64. So two words
     with the same vector tie exactly, whatever the product rounded to.
+
+    Args:
+        half_norms: :func:`half_norms_of` the word vectors, where many calls share them; None computes them.
 
     Returns:
         index (T, k) int64 and distance (T, k) float64.
@@ -27,30 +39,22 @@ def nearest_words(
     Raises:
         ValueError: k outside 1…W, or a non-finite value.
     """
-    words = len(word_vectors)
-    if not 1 <= k <= words:
-        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
-    if not np.isfinite(word_vectors).all():
+    _check_k(k, len(word_vectors))
+    halves = half_norms_of(word_vectors) if half_norms is None else half_norms
+    if not (np.isfinite(halves).all() or np.isfinite(word_vectors).all()):
         raise ValueError("the word vectors hold NaN or infinite values")
-    half_norms = 0.5 * np.einsum("ij,ij->i", word_vectors, word_vectors)
-    norm_bound = float(np.sqrt(2 * half_norms.max()))
+    norm_bound = float(np.sqrt(2 * halves.max()))
     index = np.empty((len(vectors), k), dtype=np.int64)
-    distance = np.empty((len(vectors), k))
-    for start in range(0, len(vectors), _BLOCK):
-        rows = vectors[start : start + _BLOCK]
-        if not np.isfinite(rows).all():
-            raise ValueError("the image vectors hold NaN or infinite values")
-        scores = rows @ word_vectors.T
-        np.subtract(half_norms, scores, out=scores)
-        for offset, (row, score) in enumerate(zip(rows, scores, strict=True)):
-            candidates = _candidates(score, k, _rounding(row, norm_bound))
-            # Float64 differences: exact for float32 input, and the same for equal word vectors.
-            exact = word_vectors[candidates].astype(np.float64) - row
-            squared = np.einsum("ij,ij->i", exact, exact)
-            best = np.argsort(squared, kind="stable")[:k]  # candidates ascend, so a stable sort gives ties to the lowest index
-            index[start + offset] = candidates[best]
-            distance[start + offset] = np.sqrt(squared[best])
-    return index, distance
+    squared = np.empty((len(vectors), k))
+
+    def squared_distance(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
+        images -= word_vectors[words]  # exact for float32 input, and the same for equal word vectors
+        return np.einsum("ij,ij->i", images, images)
+
+    for block, rows, norms in _blocks(vectors):
+        rounding = _rounding(rows) * norm_bound * (norms + norm_bound / 2)
+        _lowest(rows, rows @ word_vectors.T, halves, rounding, squared_distance, index[block], squared[block])
+    return index, np.sqrt(squared)
 
 
 def best_words(
@@ -69,45 +73,92 @@ def best_words(
     Raises:
         ValueError: k outside 1…W, or a non-finite value.
     """
-    words = len(weights)
-    if not 1 <= k <= words:
-        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+    _check_k(k, len(weights))
     if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
         raise ValueError("the word weights hold NaN or infinite values")
     norm_bound = float(np.sqrt(np.einsum("ij,ij->i", weights, weights).max()))
     bias_bound = float(np.abs(bias).max())
     index = np.empty((len(vectors), k), dtype=np.int64)
-    best = np.empty((len(vectors), k))
+    negative = np.empty((len(vectors), k))
+
+    def negative_score(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
+        images *= weights[words]
+        return -(images.sum(axis=1) + bias[words])
+
+    for block, rows, norms in _blocks(vectors):
+        rounding = _rounding(rows) * (norm_bound * norms + bias_bound)
+        _lowest(rows, rows @ weights.T, -bias, rounding, negative_score, index[block], negative[block])
+    return index, -negative
+
+
+def half_norms_of(word_vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """‖v‖²/2 of word vectors (W, D)."""
+    return 0.5 * np.einsum("ij,ij->i", word_vectors, word_vectors)
+
+
+def _check_k(k: int, words: int) -> None:
+    if not 1 <= k <= words:
+        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+
+
+def _blocks(vectors: NDArray[np.floating]) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.floating]]]:
+    """Image vectors block by block, with their norms; refuses those that are not finite."""
     for start in range(0, len(vectors), _BLOCK):
         rows = vectors[start : start + _BLOCK]
-        if not np.isfinite(rows).all():
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(rows, axis=1)
+        if not (np.isfinite(norms).all() or np.isfinite(rows).all()):
             raise ValueError("the image vectors hold NaN or infinite values")
-        negative = -(rows @ weights.T + bias)
-        for offset, (row, score) in enumerate(zip(rows, negative, strict=True)):
-            epsilon = float(np.finfo(row.dtype).eps)
-            rounding = 10 * np.sqrt(len(row)) * epsilon * (norm_bound * float(np.linalg.norm(row)) + bias_bound)
-            candidates = _candidates(score, k, rounding)
-            exact = (weights[candidates].astype(np.float64) * row).sum(axis=1) + bias[candidates]
-            chosen = np.argsort(-exact, kind="stable")[:k]
-            index[start + offset], best[start + offset] = candidates[chosen], exact[chosen]
-    return index, best
+        yield slice(start, start + len(rows)), rows, norms
 
 
-def _rounding(row: NDArray[np.floating], norm_bound: float) -> float:
-    """How far a comparison of two scores can be off: 2·5·√D·ε·(‖x‖·‖v‖ + ‖v‖²/2).
+def _lowest(
+    rows: NDArray[np.floating],  # (B, D)
+    product: NDArray[np.floating],  # (B, W), overwritten
+    base: NDArray[np.floating],  # (W,)
+    rounding: NDArray[np.floating],  # (B,)
+    exact: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
+    index: NDArray[np.int64],  # (B, k)
+    value: NDArray[np.float64],  # (B, k)
+) -> None:
+    """Write each image's k words of lowest ``exact`` value, in order, and the values, which ``base − product`` is near.
+
+    Args:
+        exact: of images (pairs, D), which it may overwrite, and words (pairs,).
+    """
+    k = index.shape[1]
+
+    def rank(start: int, stop: int) -> None:
+        scores = np.subtract(base, product[start:stop], out=product[start:stop])
+        image, word = np.divmod(np.flatnonzero(_candidates(scores, k, rounding[start:stop])), len(base))
+        images = rows[start:stop].astype(np.float64)
+        values = np.empty(len(image))
+        for first in range(0, len(image), _PAIRS):
+            pairs = slice(first, first + _PAIRS)
+            values[pairs] = exact(images[image[pairs]], word[pairs])
+        order = np.lexsort((word, values, image))  # ties to the lowest index
+        chosen = order[np.searchsorted(image, np.arange(stop - start))[:, None] + np.arange(k)]
+        index[start:stop], value[start:stop] = word[chosen], values[chosen]
+
+    for_blocks(rank, len(rows), _IMAGES)
+
+
+def _rounding(rows: NDArray[np.floating]) -> float:
+    """How far a comparison of two products can be off, relative to their factors' norms: 2·5·√D·ε.
 
     √D rather than D: rounding errors of a sum are as good as independent, and the probabilistic bound with factor 5 fails once in
     10⁵ at worst (Higham and Mary, 2019), where the bound by D would make every word a candidate.
     """
-    epsilon = float(np.finfo(row.dtype).eps)
-    return 10 * np.sqrt(len(row)) * epsilon * norm_bound * (float(np.linalg.norm(row)) + norm_bound / 2)
+    return 10 * float(np.sqrt(rows.shape[1])) * float(np.finfo(rows.dtype).eps)
 
 
-def _candidates(score: NDArray[np.floating], k: int, rounding: float) -> NDArray[np.intp]:
-    """Ascending indices of every word that could be among the k nearest, given that scores are off by ``rounding`` at most."""
-    take = min(k + _MARGIN, len(score))
-    nearest = np.argpartition(score, take - 1)[:take]
-    limit = np.partition(score[nearest], k - 1)[k - 1] + rounding
-    if take < len(score) and score[nearest].max() <= limit:
-        return np.flatnonzero(score <= limit)
-    return np.sort(nearest[score[nearest] <= limit])
+def _candidates(scores: NDArray[np.floating], k: int, rounding: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which words (B, W) could be among the k lowest of each image, given that scores are off by ``rounding`` at most.
+
+    The k-th smallest minimum of disjoint sets of words is at least the k-th smallest score, and close to it where sets are many.
+    """
+    minima, sets = scores, max(_SETS, 4 * k)
+    if (depth := scores.shape[1] // sets) > 1:
+        minima = scores[:, : depth * sets].reshape(len(scores), depth, sets).min(axis=1)
+    limit = np.partition(minima, k - 1, axis=1)[:, k - 1] + rounding
+    return ~(scores > limit[:, None])  # an overflow to NaN is a candidate too

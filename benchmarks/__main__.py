@@ -1,0 +1,57 @@
+"""All benchmarks in one run: ``python -m benchmarks``, under 20 minutes on 2 cores; under 2 with ``--quick``, at small sizes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from benchmarks.common import write_result
+from benchmarks.compare import compare, print_comparison, read
+from benchmarks.rows import Row, add_arguments, content, print_rows, setting_of
+from benchmarks.stages import stages
+
+
+def main() -> None:
+    measures = stages()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--only", nargs="+", choices=measures, metavar="NAME", help=f"of {', '.join(measures)}")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="print what changed since an earlier result")
+    arguments = parser.parse_args()
+    old = read(arguments.compare) if arguments.compare else None  # before the work, as it may be no result
+    start = time.perf_counter()
+    setting = setting_of(arguments)
+    rows: list[Row] = []
+    seconds: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for name in arguments.only or measures:
+        began = time.perf_counter()
+        print(f"{name} …", file=sys.stderr, flush=True)
+        found: list[Row] = []
+        try:
+            found.extend(measures[name](setting))
+        except Exception as error:  # one benchmark that fails must not lose the others' hour
+            traceback.print_exc()
+            failed[name] = f"{type(error).__name__}: {error}"
+        seconds[name] = round(time.perf_counter() - began, 1)
+        rows += found
+        print_rows(found, f"{name} on {setting.device}, {seconds[name]:.0f} s")
+    total = time.perf_counter() - start
+    print(f"{total:.0f} s in all; limits: copy {setting.limits.copy_bytes_per_second / 1e9:.1f} GB/s, products ", end="")
+    print(", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in setting.limits.flop_per_second.items()))
+    if old is not None:
+        print_comparison(compare(old["rows"], rows))
+    if arguments.write:
+        command = "python -m benchmarks" + "".join(f" {part}" for part in sys.argv[1:])
+        more = {"seconds_by_benchmark": seconds, "seconds": round(total, 1), "failed": failed}
+        print(write_result(arguments.write, command, content(setting, rows, **more)))
+    for name, reason in failed.items():
+        print(f"FAILED: {name}: {reason}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
