@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 
 from .cli_tables import plain
+from .durable import final_name
 from .errors import GpuannotError
 
 if TYPE_CHECKING:
@@ -51,9 +53,9 @@ def errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _one_line(error: Exception) -> str:
-    """What is wrong; the operating system's errors without their number."""
+    """What is wrong; the operating system's errors without their number, and with the name that the user knows."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return f"{final_name(os.fsdecode(error.filename))}: {error.strerror}"
     return str(error)
 
 

@@ -45,11 +45,11 @@ def explain(
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     sources = list(Inputs(inputs, glob=glob or (), exclude=exclude or ()))
     entries = []
-    to.mkdir(parents=True, exist_ok=True)
     by_name = {source.name: source for source in sources}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         found = annotator.explain(sources, word or None, k, progress=progress)
+    to.mkdir(parents=True, exist_ok=True)
     for number, explanation in enumerate(found):
         pictures = []
         for place, name in enumerate(explanation.words):

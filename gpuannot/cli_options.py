@@ -123,3 +123,9 @@ DecodeOption = Annotated[
     Decode | None,
     typer.Option("--decode", help="Folder only: where JPEGs are decoded; auto (the default) is the GPU where it has a decoder."),
 ]
+
+
+def check_folder_of(path: Path) -> None:
+    """Raise ValueError without a folder for an output: before hours of work, not after them."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent}: no such folder for the output")

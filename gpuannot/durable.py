@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,11 @@ from pathlib import Path
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that no other writer uses and no listing shows."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def final_name(temporary: str) -> str:
+    """The name that a file of a :func:`temporary_name` was to get; other names are returned as they are."""
+    return re.sub(r"\.([^/\\]+)\.\d+-[0-9a-f]{8}\.part$", r"\1", temporary)
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -278,13 +278,15 @@ def check_report_path(path: str | Path, overwrite: bool = False) -> Path:
     """The path of a report to write, checked before the work rather than after it.
 
     Raises:
-        DataError: no folder for the file, or it exists.
+        DataError: no folder for the file, another suffix than ``.html``, or it exists.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such folder for the report")
     if path.is_dir():
         raise DataError(f"{path} is a folder; a report is one file, such as {path / 'report.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"{path}: a report is an HTML file; name it {path.with_suffix('.html')}")
     if path.exists() and not overwrite:
         raise DataError(f"{path} exists; choose another name for the report, or replace it with --overwrite")
     return path
