@@ -22,8 +22,8 @@ from benchmarks.common import write_result
 from gpuannot import Annotator
 from gpuannot.config import PRESETS, AnnotatorConfig
 from gpuannot.datasets import LabelledImages, load_benchmark, load_labelled_images
-from gpuannot.encoder import Store
 from gpuannot.feature_cache import cached_features
+from gpuannot.feature_extractor import Store
 from gpuannot.metrics import evaluate
 from gpuannot.scenes import write_scenes
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from .annotations import Annotations, check_threshold
 from .batch import annotate_batch
 from .blas import one_thread
-from .encoder import Store, Vectors, to_host
+from .encoder import Vectors, to_host
 from .errors import DataError
+from .feature_extractor import Store
 from .heads import new_bank
 from .image_batches import ImageFailure
 from .image_sources import Images, as_sequence, source_name, warn_of_failures

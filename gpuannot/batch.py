@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .batch_pipeline import Crew, annotate_parts, limiting_stage
 from .clock import StageClock
-from .encoder import progress_bar
 from .environment import peak_memory
 from .errors import TooManyFailuresError
+from .feature_extractor import progress_bar
 from .gpu_decode import choose_decoder
 from .image_batches import ImageFailure, default_workers
 from .inputs import Inputs

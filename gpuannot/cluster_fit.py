@@ -40,8 +40,8 @@ from .cluster_fit_steps import (
     word_sums_of_images,
 )
 from .codebook import sample_positions
-from .encoder import progress_bar
 from .errors import DataError
+from .feature_extractor import progress_bar
 from .image_sources import none_readable
 from .inputs import Input, is_url
 from .partitions import FAN_IN, PARTITION, TreeSum, spans

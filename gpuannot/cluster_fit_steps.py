@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .device_store import new_store
-from .encoder import Store
 from .errors import ClusterError, DataError
+from .feature_extractor import Store
 from .image_batches import ImageFailure
 
 

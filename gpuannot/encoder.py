@@ -6,8 +6,6 @@ images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual w
 
 from __future__ import annotations
 
-import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -16,26 +14,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .blas import one_thread
 from .codebook import Codebook, sample_positions
 from .config import AnnotatorConfig
 from .descriptors import DeviceTransform, GaussianPCA
-from .device import resolve_device
-from .device_store import DeviceStore, new_store
-from .errors import DataError, NotFittedError
-from .feature_store import FeatureStore, StorePart
-from .image_batches import ImageBatches, ImageFailure
-from .image_sources import Images, as_sequence, none_readable, warn_of_failures
+from .device_store import new_store
+from .errors import NotFittedError
+from .feature_extractor import FeatureExtractor, Store, progress_bar
+from .feature_store import StorePart
+from .image_sources import Images, as_sequence, warn_of_failures
 from .layers import DeviceLayerTransforms, LayerCodebooks, LayerTransforms
 from .partitions import by_partition, tree_sum
 from .projection import JointProjection
-from .trunk import Trunk, split_layers
 from .vlad import Vlad
-from .weights import TrunkWeights, load_weights
 
-Store: TypeAlias = FeatureStore | DeviceStore
 Stored: TypeAlias = Store | StorePart
 Vectors: TypeAlias = NDArray[np.float32] | Tensor  # NumPy on the CPU, a device tensor on a GPU
 
@@ -59,7 +52,7 @@ class PatchContributions(NamedTuple):
     grid: tuple[int, int]
 
 
-class Encoder:
+class Encoder(FeatureExtractor):
     """Learns how to turn images into VLAD vectors, and does it.
 
     Args:
@@ -83,46 +76,14 @@ class Encoder:
     projection_: JointProjection
 
     def __init__(self, config: AnnotatorConfig | None = None, *, device: str | torch.device = "auto", **changes: Any) -> None:
-        self.config = dataclasses.replace(config or AnnotatorConfig(), **changes)
-        self.device = resolve_device(device)
-        self.failures_: list[ImageFailure] = []
-        split_layers(self.config.layer)
+        super().__init__(config, device=device, **changes)
         self._vlad = Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2)
-        self._weights: TrunkWeights | None = None
-        self._trunk: Trunk | None = None
         self._stages: _DeviceStages | None = None
-        self._room: int | None = None  # images that the GPU has memory for, once it had none for a batch
 
     @property
     def dimension(self) -> int:
         """D, the length of an image vector: m·n, or what the projection makes."""
         return self.projection_.dimension if self.config.projection else self.config.vlad_dimension
-
-    def extract(
-        self, images: Images, store: Store, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
-    ) -> Store:
-        """Run images through the trunk into a feature store; unreadable ones are added to ``failures_``.
-
-        Args:
-            positions: which of the images, ascending; None for all.
-
-        Raises:
-            DataError: not one image could be read, or the disk is full.
-        """
-        sources = as_sequence(images)
-        chosen = np.arange(len(sources)) if positions is None else positions
-        before = len(self.failures_)
-        self.extract_into(sources, store, chosen, progress=progress)
-        if not len(store):
-            raise DataError(none_readable(len(chosen), self.failures_[before:]))
-        return store
-
-    def extract_into(
-        self, sources: Sequence[Any], store: Store, positions: NDArray[np.int64], *, progress: bool | None = None
-    ) -> None:
-        """:meth:`extract` for which it is no error that not one image can be read."""
-        for index, features in self._features(sources, positions, "trunk", progress, within_partitions=True):
-            store.append(index, features)
 
     def vectors_of(
         self, sources: Sequence[Any], positions: NDArray[np.int64], *, progress: bool | None = None
@@ -130,11 +91,6 @@ class Encoder:
         """Positions (B,) and VLAD vectors (B, m·n) of images, batch by batch, none across partitions; ascending ``positions``."""
         for index, features in self._features(sources, positions, "word vectors", progress, within_partitions=True):
             yield index, self._vectors(features)
-
-    def new_store(self, images: int) -> Store:
-        """An empty store for the features of ``images`` images: on a GPU that has room for them, else in a temporary folder."""
-        patches = self.trunk.positions(self.config.input_size, self.config.input_size)
-        return new_store(self.device, images, patches, self.trunk.channels, self.trunk.dtype)
 
     def new_transform(self) -> GaussianPCA | LayerTransforms:
         """Normalisation and PCA that have learnt nothing yet."""
@@ -304,72 +260,6 @@ class Encoder:
         _, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, pulled)
         return PatchContributions(vector, patches, constant, (side, side))
 
-    @property
-    def weights(self) -> TrunkWeights:
-        """The trunk's weights, loaded at first use."""
-        if self._weights is None:
-            self._weights = load_weights(self.config.weights, self.config.weights_convention)
-        return self._weights
-
-    @property
-    def trunk(self) -> Trunk:
-        """The trunk, built at first use."""
-        if self._trunk is None:
-            self._trunk = Trunk(
-                self.weights, self.config.layer, relu=self.config.relu, dtype=self.config.trunk_dtype, device=self.device
-            )
-        return self._trunk
-
-    def _features(
-        self,
-        sources: Sequence[Any],
-        positions: NDArray[np.int64],
-        title: str,
-        progress: bool | None,
-        failures: list[ImageFailure] | None = None,
-        *,
-        within_partitions: bool = False,
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C)."""
-        failures = self.failures_ if failures is None else failures
-        batches = ImageBatches(
-            sources,
-            size=self.config.input_size,
-            batch_size=self.config.batch_size,
-            positions=positions,
-            interpolation=self.config.interpolation,
-            within_partitions=within_partitions,
-        )
-        seen = 0
-        with progress_bar(title, len(positions), progress) as bar:
-            for index, batch in batches:
-                failures.extend(batches.failures[seen:])
-                seen = len(batches.failures)
-                if self._on_gpu:
-                    batch = batch.pin_memory().to(self.device, non_blocking=True)
-                yield index, self._run_trunk(batch)
-                bar.update(int(np.searchsorted(positions, index[-1])) + 1 - bar.n)
-        failures.extend(batches.failures[seen:])
-
-    def _run_trunk(self, images: Tensor) -> Tensor:
-        """Features of a batch; where the GPU has no room for its activations, of its halves, and so with all later batches."""
-        room = self._room
-        if room is not None and len(images) > room:
-            return torch.cat([self._run_trunk(part) for part in images.split(room)])
-        try:
-            return self.trunk(images)
-        except torch.OutOfMemoryError:
-            if len(images) < 2:
-                raise
-        torch.cuda.empty_cache()
-        self._room = (len(images) + 1) // 2
-        if room is None:
-            warnings.warn(
-                f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
-                stacklevel=2,
-            )
-        return self._run_trunk(images)
-
     def _vectors(self, features: Tensor) -> Vectors:
         """Image vectors (B, D) of features (B, P, C)."""
         if self._on_gpu:
@@ -393,10 +283,6 @@ class Encoder:
         with one_thread():
             return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
 
-    @property
-    def _on_gpu(self) -> bool:
-        return self.device.type == "cuda"
-
     def _device_stages(self) -> _DeviceStages:
         """The learnt stages on the GPU, put there once."""
         if self._stages is None:
@@ -408,12 +294,6 @@ class Encoder:
             self._stages = _DeviceStages(transform, centers, norms)
         return self._stages
 
-    def _statistics_positions(self, count: int) -> NDArray[np.int64]:
-        if count <= self.config.statistics_images:
-            return np.arange(count, dtype=np.int64)
-        generator = np.random.default_rng(np.random.SeedSequence((self.config.seed, 0)))
-        return np.sort(generator.choice(count, size=self.config.statistics_images, replace=False)).astype(np.int64)
-
     def _require_fit(self) -> None:
         if not hasattr(self, "codebook_"):
             raise NotFittedError(f"this {type(self).__name__} has learnt nothing yet; call fit first")
@@ -422,11 +302,6 @@ class Encoder:
 def to_host(values: Vectors | Tensor) -> NDArray[Any]:
     """A NumPy array of the same values."""
     return values.cpu().numpy() if isinstance(values, Tensor) else values
-
-
-def progress_bar(title: str, total: int | None, progress: bool | None, initial: int = 0) -> Any:
-    """A bar that appears after two seconds; None shows it on terminals only."""
-    return tqdm(desc=title, total=total, initial=initial, unit="img", disable=None if progress is None else not progress, delay=2)
 
 
 def _bar(blocks: Iterator[tuple[NDArray[np.int64], Tensor]], title: str, total: int, progress: bool | None) -> Any:

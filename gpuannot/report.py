@@ -11,8 +11,8 @@ from scipy import sparse
 
 from .annotation_files import AnnotationFiles
 from .datasets import LabelledImages
-from .encoder import progress_bar
 from .errors import DataError
+from .feature_extractor import progress_bar
 from .image_batches import ImageFailure
 from .labels import label_matrix
 from .output import utf8

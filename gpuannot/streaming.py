@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from .annotations import Annotations
-from .encoder import progress_bar
+from .feature_extractor import progress_bar
 from .inputs import Input
 
 if TYPE_CHECKING:

@@ -23,9 +23,10 @@ from .baselines.search import holdout_split
 from .config import AnnotatorConfig
 from .datasets import LabelledImages, load_labelled_images, named_images
 from .durable import write_durably
-from .encoder import Store, to_host
+from .encoder import to_host
 from .errors import DataError
 from .feature_cache import cached_features
+from .feature_extractor import Store
 from .feature_store import StorePart
 from .heads import WordHead, new_bank
 from .metrics import evaluate

@@ -34,7 +34,7 @@ weights_once = functools.cache(load_weights)
 
 @pytest.fixture(autouse=True)
 def read_the_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuannot.encoder.load_weights", weights_once)
+    monkeypatch.setattr("gpuannot.feature_extractor.load_weights", weights_once)
 
 
 def test_every_row_of_the_paper_and_every_kind_is_there() -> None:

@@ -38,7 +38,7 @@ weights_once = functools.cache(load_weights)
 @pytest.fixture(autouse=True)
 def as_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Warnings shown as usual after each command, which replaces how they are shown; and the weights read from disk once."""
-    monkeypatch.setattr("gpuannot.encoder.load_weights", weights_once, raising=False)
+    monkeypatch.setattr("gpuannot.feature_extractor.load_weights", weights_once, raising=False)
     with warnings.catch_warnings():
         yield
 

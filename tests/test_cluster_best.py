@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 from scipy import sparse
 from test_batch import files
-from test_cluster import SMALL, learning, local, scenes, scheduler
+from test_cluster import SMALL, beside, learning, local, processes, scenes, scheduler, wait_until
 
 from gpuannot import Annotator
 from gpuannot.calibration import SampledImages
 from gpuannot.layers import LayerTransforms
 from gpuannot.moments import Moments
+
+distributed = pytest.importorskip("distributed")
 
 __all__ = ["learning", "local", "scenes", "scheduler"]  # fixtures
 
@@ -66,6 +70,28 @@ def test_the_bits_of_one_process(name: str, learning: Learning, scheduler: str) 
     assert two.tensors.keys() == one.tensors.keys()
     assert [key for key in one.tensors if not np.array_equal(one.tensors[key], two.tensors[key])] == []
     assert two.metadata == one.metadata and two.sha256 == one.sha256
+
+
+@pytest.mark.parametrize("step", ["vectors_at", "word_sums"])
+def test_a_worker_killed_in_a_fit(learning: Learning, local: Any, scheduler: str, step: str) -> None:
+    """With what it had of what was learnt so far: another gives that to those that are left."""
+    alone, numbers = fit("few", learning), processes(local)
+    killed: list[str] = []
+
+    def kill() -> None:
+        with distributed.Client(local, set_as_default=False) as client:
+
+            def holders() -> list[str]:
+                if not any(str(key).startswith(f"{step}-") for keys in client.processing().values() for key in keys):
+                    return []
+                return [who for key, found in client.who_has().items() if str(key).startswith("as_given-") for who in found]
+
+            wait_until(lambda: killed.extend(holders()[:1]) or killed)
+            os.kill(numbers[killed[0]], signal.SIGKILL)
+
+    with beside(kill):
+        shared = fit("few", learning, scheduler=scheduler)
+    assert killed and shared.to_model_file().sha256 == alone.to_model_file().sha256
 
 
 def test_one_worker_and_batches(learning: Learning, drawn_scenes: Path, scheduler: str, tmp_path: Path) -> None:

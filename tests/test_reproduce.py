@@ -31,7 +31,7 @@ weights_once = functools.cache(load_weights)
 
 @pytest.fixture(autouse=True)
 def read_the_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuannot.encoder.load_weights", weights_once, raising=False)
+    monkeypatch.setattr("gpuannot.feature_extractor.load_weights", weights_once, raising=False)
 
 
 def test_seeds_scores_and_their_summary(benchmark_folder: Path, tmp_path: Path) -> None:

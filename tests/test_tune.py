@@ -32,7 +32,7 @@ weights_once = functools.cache(load_weights)
 
 @pytest.fixture(autouse=True)
 def read_the_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuannot.encoder.load_weights", weights_once)
+    monkeypatch.setattr("gpuannot.feature_extractor.load_weights", weights_once)
 
 
 @pytest.fixture(scope="module")
