@@ -10,6 +10,7 @@ VENV ?= .venv
 EXTRA ?= $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/cuda\1/p' | sed 's/cuda1[4-9]/cuda13/' | grep . || echo cpu)
 
 STAMP := $(VENV)/.installed-$(EXTRA)
+TOOLS := $(VENV)/.installed-tools-$(EXTRA)
 RUN := $(VENV)/bin
 
 .PHONY: demo test lint types docs bench clean
@@ -21,14 +22,14 @@ demo: $(STAMP)
 test: lint types docs
 	$(RUN)/python -m pytest
 
-lint: $(STAMP)
+lint: $(TOOLS)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 
-types: $(STAMP)
+types: $(TOOLS)
 	$(RUN)/mypy
 
-docs: $(STAMP)
+docs: $(TOOLS)
 	$(RUN)/python -m sphinx -q -W --keep-going docs docs/_build
 
 bench: $(STAMP)
@@ -39,6 +40,10 @@ $(STAMP): setup.py pyproject.toml requirements-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpuannot needs Python 3.11 or newer; make PYTHON=/path/to/python3.11 …"; exit 1; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	if [ "$(EXTRA)" = cpu ]; then $(RUN)/python -m pip install -q -r requirements-cpu.txt; fi
+	$(RUN)/python -m pip install -q -e ".[$(EXTRA)]"
+	touch $@
+
+$(TOOLS): $(STAMP)
 	$(RUN)/python -m pip install -q -e ".[$(EXTRA),test,docs]"
 	touch $@
 

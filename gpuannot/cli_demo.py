@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,9 +50,16 @@ def demo(
         ("contact_sheet.png", "the first test scenes with the words they were given"),
         ("annotations.csv", "the words of every test scene (also as .parquet)"),
         ("scores.json", "all scores"),
-        ("model.safetensors", f"the model: gpuannot annotate {folder / 'model.safetensors'} YOUR_IMAGES"),
+        ("model.safetensors", f"the model: {_command()} annotate {folder / 'model.safetensors'} YOUR_IMAGES"),
     ):
         output.print(f"  {plain(folder / name)}  [dim]{plain(meaning)}[/]")
+
+
+def _command() -> str:
+    """How this command can be called again: by its name, or in an environment that is not activated by its path."""
+    if shutil.which("gpuannot"):
+        return "gpuannot"
+    return sys.argv[0] if Path(sys.argv[0]).stem == "gpuannot" else "python -m gpuannot"
 
 
 @errors_to_exit_code

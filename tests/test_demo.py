@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from gpuannot import Annotations, Annotator
+from gpuannot.cli_demo import _command
 from gpuannot.datasets import load_labelled_images
 from gpuannot.demo import contact_sheet, run_demo
 from gpuannot.errors import DataError
@@ -168,3 +170,14 @@ def test_a_sheet_shows_the_first_images_only(tmp_path: Path) -> None:
     annotations = Annotations(tuple(map(str, truth.paths)), np.arange(5), zeros, zeros.astype(np.float32), ("sky",))
     sheet = np.asarray(contact_sheet(annotations, truth, columns=2, rows=2))
     assert [shows(sheet, colour) for colour in colours] == [True] * 4 + [False]
+
+
+def test_the_command_that_is_shown_can_be_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [".venv/bin/gpuannot", "demo"])
+    assert _command() == ".venv/bin/gpuannot"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/gpuannot/__main__.py", "demo"])
+    assert _command() == "python -m gpuannot"
+    (tmp_path / "gpuannot").write_text("#!/bin/sh\n")
+    (tmp_path / "gpuannot").chmod(0o755)
+    assert _command() == "gpuannot"
