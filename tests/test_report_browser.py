@@ -420,8 +420,12 @@ def test_dark_and_light(read: Any, browser: Any, page: Path) -> None:
             assert reader.one("#theme").text == ("Light" if expected else "Dark")
             reader.one("#theme").click()
         chosen = reader.script("return document.documentElement.dataset.theme")
-        reader.browser.refresh()
-        assert reader.script("return document.documentElement.dataset.theme") == chosen  # the choice outlives the page
+
+        def kept(_: Any, reader: Reader = reader, chosen: str = chosen) -> bool:
+            reader.browser.refresh()
+            return bool(reader.script("return document.documentElement.dataset.theme") == chosen)
+
+        WebDriverWait(reader.browser, 5).until(kept)  # the choice outlives the page, as soon as the browser has stored it
         reader.script("localStorage.clear()")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
