@@ -122,7 +122,7 @@ class JointProjection:
             vector: its VLAD vector (D,). weights: (k, :attr:`dimension`).
 
         Returns:
-            the transformed vector (dimension,), weights (k, D) and constant (k,), float64: ``weights' @ vector + constant`` is
+            ``transformed (dimension,), pulled (k, D), constant (k,)``, float64, with ``pulled @ vector + constant`` being
             ``weights @ transformed``.
         """
         mean, matrix = self.mean_.astype(np.float64), self.matrix_.astype(np.float64)
