@@ -462,11 +462,12 @@ def test_fit_on_the_command_line(drawn_scenes: Path, scheduler: str, tmp_path: P
         "--device",
         "cpu",
     ]
-    for name, more in (("one", []), ("cluster", ["--scheduler", scheduler])):
+    for name, more in (("one.safetensors", []), ("cluster.safetensors", ["--scheduler", scheduler])):
         result = CliRunner().invoke(app, ["fit", str(drawn_scenes), "-o", str(tmp_path / name), *options, *more])
         assert result.exit_code == 0, result.stderr
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "cluster").read_bytes()
-    printed = CliRunner().invoke(app, ["annotate", str(tmp_path / "one"), str(drawn_scenes / "images"), "--workers", "2"])
+    model = tmp_path / "one.safetensors"
+    assert model.read_bytes() == (tmp_path / "cluster.safetensors").read_bytes()
+    printed = CliRunner().invoke(app, ["annotate", str(model), str(drawn_scenes / "images"), "--workers", "2"])
     assert printed.exit_code == 2 and "--workers needs a folder for the output" in printed.stderr
 
 
