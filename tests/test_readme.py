@@ -53,7 +53,7 @@ def spread(runs: dict[str, Any]) -> list[str]:
 
 
 def best_over_seeds() -> dict[str, Any]:
-    (row,) = results("corel5k-best")["rows"]
+    *_, row = results("corel5k-best")["rows"]
     values = {name: [run[name] for run in row["runs"]] for name in ("precision", "recall", "f1", "n_plus")}
     return {name: {"mean": statistics.mean(each), "std": statistics.stdev(each)} for name, each in values.items()}
 
@@ -121,3 +121,18 @@ def test_the_speed_is_that_measured() -> None:
     }
     shown = table_after("## Speed", README)
     assert dict(shown) == {name: f"{best[variant]:.1f}" for name, variant in variants.items()}
+
+
+def test_the_steps_are_those_measured() -> None:
+    rows = results("corel5k-best")["rows"]
+    shown = table_after("## From paper to best")
+    for (step, f1, n_plus, dimension, fit, image, size), row in zip(shown, rows, strict=True):
+        values = {name: [run[name] for run in row["runs"]] for name in ("f1", "n_plus", "dimension", "fit_seconds", "annotate_ms")}
+        bytes_ = row["runs"][0]["model_bytes"]
+        assert step == row["step"]
+        assert f1 == f"{100 * statistics.mean(values['f1']):.2f} ± {100 * statistics.stdev(values['f1']):.2f}"
+        assert n_plus == f"{statistics.mean(values['n_plus']):.1f} ± {statistics.stdev(values['n_plus']):.1f}"
+        assert {dimension} == {str(value) for value in values["dimension"]}
+        assert fit == f"{statistics.median(values['fit_seconds']):.0f} s"
+        assert image == f"{statistics.median(values['annotate_ms']):.2f} ms"
+        assert size == ", ".join(f"{value / 1e6:.0f} MB" for value in bytes_.values())
