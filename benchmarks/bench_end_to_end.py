@@ -47,7 +47,7 @@ def fitted(device: torch.device, seed: int) -> Annotator:
         (missing, bank.dimension)
     )
     bank.counts[-missing:] = 1
-    annotator._forget_ranking()
+    annotator._changed()
     return annotator
 
 
