@@ -24,8 +24,10 @@ NO_DEVICE = 3
 
 _PEERS = ("faiss-cpu", "faiss-gpu-cu12", "fastkmeans", "flash-kmeans", "cyvlfeat", "simplejpeg", "opencv-python-headless")
 _SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# Threads of one library go on waiting in a loop, on a core that the next variant needs, for this long after its last call.
-_SECONDS_TO_REST = 0.03
+# Threads of one library go on waiting in a loop, on a core that the next variant needs, after a call: OpenBLAS's for 2²⁸ cycles.
+_SECONDS_TO_REST = 0.15
+# A call that takes less is made once before it is timed, as the rest leaves threads asleep and caches cold.
+_SECONDS_NEED_NO_WARMING = 0.25
 _FLUSH_BYTES = 256 << 20  # more than the second-level cache of any GPU so far
 
 Result = TypeVar("Result")
@@ -62,6 +64,10 @@ def alternate(
 
 def _seconds(call: Callable[[], object], number: int) -> float:
     time.sleep(_SECONDS_TO_REST)
+    start = time.perf_counter()
+    call()
+    if (seconds := time.perf_counter() - start) >= _SECONDS_NEED_NO_WARMING:
+        return seconds * number
     start = time.perf_counter()
     for _ in range(number):
         call()

@@ -144,7 +144,7 @@ def test_distance_of_a_word_to_itself_is_zero() -> None:
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 def test_more_images_than_a_block(extra: int) -> None:
-    count = 2 * reference._BLOCK + extra
+    count = 2 * reference._IMAGES + extra
     vectors, word_vectors = normal(count, 3), normal(20, 3, seed=1)
     index, distance = WordRanking(word_vectors).nearest(vectors, 4)
     exact = np.sqrt(((vectors[:, None].astype(np.float64) - word_vectors) ** 2).sum(axis=2))

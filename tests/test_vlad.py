@@ -114,7 +114,7 @@ def test_equal_centres_tie_exactly(dtype: type) -> None:
 
 
 def test_more_descriptors_than_a_block() -> None:
-    block = reference._BLOCK
+    block = reference._SCORES // 3  # of descriptors beside 3 centres
     rng = np.random.default_rng(0)
     centers = whole_numbers(rng, 3, 2)
     for count in (block - 1, block, block + 1, 2 * block + 1):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .threads import for_blocks
 
-# Images whose scores are held at once.
-_BLOCK = 1024
-# Of those, images whose candidates are chosen at once.
-_IMAGES = 8
+# Images that a thread ranks at once.
+_IMAGES = 256
 # Pairs of image and word compared at once: 24 of 4,096 values in float64 stay in a core's second-level cache.
 _PAIRS = 24
 # Sets of words in whose minima the k-th smallest score is bounded.
@@ -44,16 +42,15 @@ def nearest_words(
     if not (np.isfinite(halves).all() or np.isfinite(word_vectors).all()):
         raise ValueError("the word vectors hold NaN or infinite values")
     norm_bound = float(np.sqrt(2 * halves.max()))
-    index = np.empty((len(vectors), k), dtype=np.int64)
-    squared = np.empty((len(vectors), k))
 
     def squared_distance(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
         images -= word_vectors[words]  # exact for float32 input, and the same for equal word vectors
         return np.einsum("ij,ij->i", images, images)
 
-    for block, rows, norms in _blocks(vectors):
-        rounding = _rounding(rows) * norm_bound * (norms + norm_bound / 2)
-        _lowest(rows, rows @ word_vectors.T, halves, rounding, squared_distance, index[block], squared[block])
+    def rounding(norms: NDArray[np.floating]) -> NDArray[np.floating]:
+        return norm_bound * (norms + norm_bound / 2)
+
+    index, squared = _lowest(vectors, word_vectors, halves, k, rounding, squared_distance)
     return index, np.sqrt(squared)
 
 
@@ -78,16 +75,15 @@ def best_words(
         raise ValueError("the word weights hold NaN or infinite values")
     norm_bound = float(np.sqrt(np.einsum("ij,ij->i", weights, weights).max()))
     bias_bound = float(np.abs(bias).max())
-    index = np.empty((len(vectors), k), dtype=np.int64)
-    negative = np.empty((len(vectors), k))
 
     def negative_score(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
         images *= weights[words]
         return -(images.sum(axis=1) + bias[words])
 
-    for block, rows, norms in _blocks(vectors):
-        rounding = _rounding(rows) * (norm_bound * norms + bias_bound)
-        _lowest(rows, rows @ weights.T, -bias, rounding, negative_score, index[block], negative[block])
+    def rounding(norms: NDArray[np.floating]) -> NDArray[np.floating]:
+        return norm_bound * norms + bias_bound
+
+    index, negative = _lowest(vectors, weights, -bias, k, rounding, negative_score)
     return index, -negative
 
 
@@ -101,49 +97,45 @@ def _check_k(k: int, words: int) -> None:
         raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
 
 
-def _blocks(vectors: NDArray[np.floating]) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.floating]]]:
-    """Image vectors block by block, with their norms; refuses those that are not finite."""
-    for start in range(0, len(vectors), _BLOCK):
-        rows = vectors[start : start + _BLOCK]
-        with np.errstate(over="ignore"):
-            norms = np.linalg.norm(rows, axis=1)
-        if not (np.isfinite(norms).all() or np.isfinite(rows).all()):
-            raise ValueError("the image vectors hold NaN or infinite values")
-        yield slice(start, start + len(rows)), rows, norms
-
-
 def _lowest(
-    rows: NDArray[np.floating],  # (B, D)
-    product: NDArray[np.floating],  # (B, W), overwritten
+    vectors: NDArray[np.floating],  # (T, D)
+    word_vectors: NDArray[np.floating],  # (W, D)
     base: NDArray[np.floating],  # (W,)
-    rounding: NDArray[np.floating],  # (B,)
+    k: int,
+    rounding: Callable[[NDArray[np.floating]], NDArray[np.floating]],
     exact: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
-    index: NDArray[np.int64],  # (B, k)
-    value: NDArray[np.float64],  # (B, k)
-) -> None:
-    """Write each image's k words of lowest ``exact`` value, in order, and the values, which ``base − product`` is near.
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Each image's k words of lowest ``exact`` value, in order, and the values, which base − x·v is near.
 
     Args:
+        rounding: of the norms of images (B,), how large the terms of base − x·v are at most.
         exact: of images (pairs, D), which it may overwrite, and words (pairs,).
     """
-    k = index.shape[1]
+    index = np.empty((len(vectors), k), dtype=np.int64)
+    value = np.empty((len(vectors), k))
 
     def rank(start: int, stop: int) -> None:
-        scores = np.subtract(base, product[start:stop], out=product[start:stop])
-        image, word = np.divmod(np.flatnonzero(_candidates(scores, k, rounding[start:stop])), len(base))
-        images = rows[start:stop].astype(np.float64)
+        rows = vectors[start:stop]
+        with np.errstate(over="ignore"):
+            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        if not (np.isfinite(norms).all() or np.isfinite(rows).all()):
+            raise ValueError("the image vectors hold NaN or infinite values")
+        scores = rows @ word_vectors.T
+        np.subtract(base, scores, out=scores)
+        image, word = np.divmod(np.flatnonzero(_candidates(scores, k, _relative_rounding(rows) * rounding(norms))), len(base))
         values = np.empty(len(image))
         for first in range(0, len(image), _PAIRS):
             pairs = slice(first, first + _PAIRS)
-            values[pairs] = exact(images[image[pairs]], word[pairs])
+            values[pairs] = exact(rows[image[pairs]].astype(np.float64), word[pairs])
         order = np.lexsort((word, values, image))  # ties to the lowest index
         chosen = order[np.searchsorted(image, np.arange(stop - start))[:, None] + np.arange(k)]
         index[start:stop], value[start:stop] = word[chosen], values[chosen]
 
-    for_blocks(rank, len(rows), _IMAGES)
+    for_blocks(rank, len(vectors), _IMAGES)
+    return index, value
 
 
-def _rounding(rows: NDArray[np.floating]) -> float:
+def _relative_rounding(rows: NDArray[np.floating]) -> float:
     """How far a comparison of two products can be off, relative to their factors' norms: 2·5·√D·ε.
 
     √D rather than D: rounding errors of a sum are as good as independent, and the probabilistic bound with factor 5 fails once in

@@ -7,19 +7,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+from ..blas import one_thread
+
 
 def for_blocks(work: Callable[[int, int], None], count: int, block: int) -> None:
     """Call ``work(start, stop)`` for every block of 0…count, several at a time where there are several cores.
 
     NumPy and SciPy let go of the interpreter while they compute. Blocks do not depend on the number of threads, so neither do the
-    results, as long as each block writes only its own rows. ``work`` leaves matrix products out: they have threads of their own.
+    results, as long as each block writes only its own rows. Matrix products in ``work`` are made in one thread each.
     """
     starts = range(0, count, block)
-    if len(starts) < 2 or cores() < 2:
-        for start in starts:
-            work(start, min(start + block, count))
-        return
-    list(_pool(os.getpid()).map(lambda start: work(start, min(start + block, count)), starts))
+    with one_thread():
+        if len(starts) < 2 or cores() < 2:
+            for start in starts:
+                work(start, min(start + block, count))
+        else:
+            list(_pool(os.getpid()).map(lambda start: work(start, min(start + block, count)), starts))
 
 
 def cores() -> int:

@@ -8,12 +8,10 @@ from scipy import sparse
 
 from .threads import for_blocks
 
-# Rows whose scores are held at once: with 64 centres 2 MB.
-_BLOCK = 8192
-# Of those, rows that a thread goes through at once: 256 KB stay in a core's second-level cache.
-_ROWS = 1024
+# Scores that a thread holds at once: few enough for the cache, and enough for the calls to cost little beside the work.
+_SCORES = 1 << 18
 # Images that a thread aggregates at once.
-_IMAGES = 32
+_IMAGES = 64
 
 
 def nearest_center(
@@ -34,24 +32,16 @@ def nearest_center(
     canonical = _first_of_equals(centers)
     index = np.empty(len(descriptors), dtype=np.int32)
 
-    def assign_block(first: int) -> None:
-        # The product by itself, as it has threads of its own.
+    def assign(start: int, stop: int) -> None:
         with np.errstate(invalid="ignore", over="ignore"):
-            block = descriptors[first : first + _BLOCK] @ negative
+            scores = descriptors[start:stop] @ negative
+            scores += half_norms
+        index[start:stop] = canonical[scores.argmin(axis=1)]
+        # NaN and +inf show in the largest score, −inf in the smallest.
+        if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
+            index[start:stop][~np.isfinite(scores).all(axis=1)] = -1
 
-        def assign(start: int, stop: int) -> None:
-            scores, nearest = block[start:stop], index[first + start : first + stop]
-            with np.errstate(invalid="ignore", over="ignore"):
-                scores += half_norms
-            nearest[:] = canonical[scores.argmin(axis=1)]
-            # NaN and +inf show in the largest score, −inf in the smallest.
-            if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
-                nearest[~np.isfinite(scores).all(axis=1)] = -1
-
-        for_blocks(assign, len(block), _ROWS)
-
-    for first in range(0, len(descriptors), _BLOCK):
-        assign_block(first)
+    for_blocks(assign, len(descriptors), max(64, _SCORES // len(centers)))
     return index
 
 
@@ -87,12 +77,11 @@ def residual_sums(
         images = stop - start
         labels = index[start:stop].reshape(-1)
         valid = labels >= 0
-        row = (np.repeat(np.arange(images), patches) * m + labels)[valid]
-        column = np.flatnonzero(valid)
-        ones = np.ones(len(column), dtype=descriptors.dtype)
-        indicator = sparse.csr_array((ones, (row, column)), shape=(images * m, images * patches))
-        counts[start:stop] = np.diff(indicator.indptr).reshape(images, m)
-        # A sparse product never touches a descriptor that is left out, so a NaN in it stays there.
+        row = (np.repeat(np.arange(images, dtype=np.int32), patches) * m + labels)[valid]
+        counts[start:stop] = np.bincount(row, minlength=images * m).reshape(images, m)
+        # By columns, of which each has one entry or, where a descriptor is left out, none: a NaN in that one touches nothing.
+        column = np.concatenate([[0], np.cumsum(valid)])
+        indicator = sparse.csc_array((np.ones(len(row), descriptors.dtype), row, column), shape=(images * m, images * patches))
         sums = (indicator @ descriptors[start:stop].reshape(-1, n)).reshape(images, m, n)
         np.subtract(sums, counts[start:stop, :, None].astype(descriptors.dtype) * centers, out=residuals[start:stop])
 
