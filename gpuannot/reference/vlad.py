@@ -9,7 +9,7 @@ from scipy import sparse
 from .threads import for_blocks
 
 # Scores that a thread holds at once: few enough for the cache, and enough for the calls to cost little beside the work.
-_SCORES = 1 << 18
+_SCORES = 1 << 19
 # Images that a thread aggregates at once.
 _IMAGES = 64
 
@@ -37,8 +37,9 @@ def nearest_center(
             scores = descriptors[start:stop] @ negative
             scores += half_norms
         index[start:stop] = canonical[scores.argmin(axis=1)]
-        # NaN and +inf show in the largest score, −inf in the smallest.
-        if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = scores.sum()
+        if not np.isfinite(total):  # as it is wherever a score is not
             index[start:stop][~np.isfinite(scores).all(axis=1)] = -1
 
     for_blocks(assign, len(descriptors), max(64, _SCORES // len(centers)))
