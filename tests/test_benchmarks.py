@@ -60,7 +60,7 @@ def test_spread() -> None:
 def test_variants_take_turns_after_a_warm_up() -> None:
     calls: list[str] = []
     seconds = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2, warm_up=1, numbers={"b": 3})  # type: ignore[misc]
-    assert "".join(calls) == "ab" + "abbb" * 2
+    assert "".join(calls) == "ab" + "aabbbb" * 2  # each once more after its rest
     assert [len(values) for values in seconds.values()] == [2, 2] and min(seconds["a"] + seconds["b"]) > 0
 
 
@@ -70,6 +70,13 @@ def test_seconds_are_those_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     (taken,) = alternate({"sleep": lambda: time.sleep(0.02)}, repeats=1)["sleep"]
     assert taken >= 0.02
+
+
+def test_a_long_call_is_not_made_again_to_be_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "_SECONDS_NEED_NO_WARMING", 0.01)
+    calls: list[float] = []
+    alternate({"sleep": lambda: calls.append(time.sleep(0.02))}, repeats=3, warm_up=0)  # type: ignore[func-returns-value]
+    assert len(calls) == 3
 
 
 def test_peak_memory_is_what_the_call_held() -> None:

@@ -25,6 +25,12 @@ def for_blocks(work: Callable[[int, int], None], count: int, block: int) -> None
             list(_pool(os.getpid()).map(lambda start: work(start, min(start + block, count)), starts))
 
 
+def even_block(count: int, most: int) -> int:
+    """The size of blocks, ``most`` at most, of which an even number makes up 0…``count``: two cores then end together."""
+    blocks = -(-count // max(1, most))
+    return max(1, -(-count // (blocks + blocks % 2))) if blocks > 1 else max(1, count)
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

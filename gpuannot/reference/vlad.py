@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .threads import for_blocks
+from .threads import even_block, for_blocks
 
 # Scores that a thread holds at once: few enough for the cache, and enough for the calls to cost little beside the work.
-_SCORES = 1 << 19
+_SCORES = 1 << 20
 # Images that a thread aggregates at once.
 _IMAGES = 64
 
@@ -26,23 +28,38 @@ def nearest_center(
     Returns:
         (N,) int32.
     """
-    dtype = np.result_type(descriptors, centers)
-    negative = np.ascontiguousarray(-centers.T, dtype=dtype)
-    half_norms = 0.5 * np.einsum("ij,ij->i", centers, centers)
-    canonical = _first_of_equals(centers)
+    prepared = _prepare(centers, np.result_type(descriptors, centers))
     index = np.empty(len(descriptors), dtype=np.int32)
 
     def assign(start: int, stop: int) -> None:
-        with np.errstate(invalid="ignore", over="ignore"):
-            scores = descriptors[start:stop] @ negative
-            scores += half_norms
-        index[start:stop] = canonical[scores.argmin(axis=1)]
-        with np.errstate(invalid="ignore", over="ignore"):
-            total = scores.sum()
-        if not np.isfinite(total):  # as it is wherever a score is not
-            index[start:stop][~np.isfinite(scores).all(axis=1)] = -1
+        index[start:stop] = _nearest(descriptors[start:stop], prepared)
 
-    for_blocks(assign, len(descriptors), max(64, _SCORES // len(centers)))
+    for_blocks(assign, len(descriptors), even_block(len(descriptors), _SCORES // len(centers)))
+    return index
+
+
+class _Prepared(NamedTuple):
+    """−Cᵀ (n, m), ‖c‖²/2 (m,), and for each centre the first that equals it, (m,)."""
+
+    negative: NDArray[np.floating]
+    half_norms: NDArray[np.floating]
+    canonical: NDArray[np.int32]
+
+
+def _prepare(centers: NDArray[np.floating], dtype: np.dtype) -> _Prepared:
+    half_norms = 0.5 * np.einsum("ij,ij->i", centers, centers)
+    return _Prepared(np.ascontiguousarray(-centers.T, dtype=dtype), half_norms, _first_of_equals(centers))
+
+
+def _nearest(descriptors: NDArray[np.floating], prepared: _Prepared) -> NDArray[np.int32]:
+    """:func:`nearest_center` of few descriptors (B, n)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        scores = descriptors @ prepared.negative
+        scores += prepared.half_norms
+        total = scores.sum()
+    index = prepared.canonical[scores.argmin(axis=1)]
+    if not np.isfinite(total):  # as it is wherever a score is not
+        index[~np.isfinite(scores).all(axis=1)] = -1
     return index
 
 
@@ -69,25 +86,36 @@ def residual_sums(
     Returns:
         residuals (B, m, n) in the descriptors' dtype, and counts (B, m) int64.
     """
-    batch, patches, n = descriptors.shape
-    m = len(centers)
-    residuals = np.empty((batch, m, n), dtype=descriptors.dtype)
-    counts = np.empty((batch, m), dtype=np.int64)
+    batch, _, n = descriptors.shape
+    residuals = np.empty((batch, len(centers), n), dtype=descriptors.dtype)
+    counts = np.empty((batch, len(centers)), dtype=np.int64)
 
     def aggregate(start: int, stop: int) -> None:
-        images = stop - start
-        labels = index[start:stop].reshape(-1)
-        valid = labels >= 0
-        row = (np.repeat(np.arange(images, dtype=np.int32), patches) * m + labels)[valid]
-        counts[start:stop] = np.bincount(row, minlength=images * m).reshape(images, m)
-        # By columns, of which each has one entry or, where a descriptor is left out, none: a NaN in that one touches nothing.
-        column = np.concatenate([[0], np.cumsum(valid)])
-        indicator = sparse.csc_array((np.ones(len(row), descriptors.dtype), row, column), shape=(images * m, images * patches))
-        sums = (indicator @ descriptors[start:stop].reshape(-1, n)).reshape(images, m, n)
-        np.subtract(sums, counts[start:stop, :, None].astype(descriptors.dtype) * centers, out=residuals[start:stop])
+        counts[start:stop] = _sum(descriptors[start:stop], index[start:stop], centers, residuals[start:stop])
 
-    for_blocks(aggregate, batch, _IMAGES)
+    for_blocks(aggregate, batch, even_block(batch, _IMAGES))
     return residuals, counts
+
+
+def _sum(
+    descriptors: NDArray[np.floating],  # (B, P, n)
+    index: NDArray[np.int32],  # (B, P)
+    centers: NDArray[np.floating],  # (m, n)
+    residuals: NDArray[np.floating],  # (B, m, n), written to
+) -> NDArray[np.int64]:
+    """:func:`residual_sums` of few images: the counts (B, m)."""
+    images, patches, n = descriptors.shape
+    m, dtype = len(centers), descriptors.dtype
+    labels = index.reshape(-1)
+    valid = labels >= 0
+    row = (np.repeat(np.arange(images, dtype=np.int32), patches) * m + labels)[valid]
+    counts = np.bincount(row, minlength=images * m).reshape(images, m)
+    # By columns, of which each has one entry or, where a descriptor is left out, none: a NaN in that one touches nothing.
+    column = np.concatenate([[0], np.cumsum(valid)])
+    indicator = sparse.csc_array((np.ones(len(row), dtype), row, column), shape=(images * m, images * patches))
+    sums = (indicator @ descriptors.reshape(-1, n)).reshape(images, m, n)
+    np.subtract(sums, counts[:, :, None].astype(dtype) * centers, out=residuals)
+    return counts
 
 
 def vlad(
@@ -109,8 +137,16 @@ def vlad(
         (B, m·n) in the descriptors' dtype.
     """
     batch, patches, n = descriptors.shape
-    index = nearest_center(descriptors.reshape(-1, n), centers).reshape(batch, patches)
-    residuals, counts = residual_sums(descriptors, index, centers)
+    prepared = _prepare(centers, np.result_type(descriptors, centers))
+    residuals = np.empty((batch, len(centers), n), dtype=descriptors.dtype)
+    counts = np.empty((batch, len(centers)), dtype=np.int64)
+
+    def encode(start: int, stop: int) -> None:  # one after the other in one thread, whose cache still holds the descriptors
+        part = descriptors[start:stop]
+        index = _nearest(part.reshape(-1, n), prepared).reshape(part.shape[:2])
+        counts[start:stop] = _sum(part, index, centers, residuals[start:stop])
+
+    for_blocks(encode, batch, even_block(batch, _SCORES // max(1, len(centers) * patches)))
     if mass:
         residuals /= np.maximum(counts, 1)[:, :, None].astype(residuals.dtype)
     if intra:
