@@ -83,6 +83,12 @@ class AnnotatorConfig:
     calibration: str = "none"
     """How ``ridge`` brings the words' scores to one scale: ``none``, ``spread`` (divided by their leave-one-out standard deviation;
     ``balance`` then does nothing) or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out scores)."""
+    vote: float = 0.0
+    """a, with ``projection``, the head ``ridge`` and ``calibration`` ``odds``: training images vote for their words, weighed by
+    their likeness, and the log-odds of a word's share are added a-fold to its score; 0 for none. The model then keeps the vectors
+    of its images (:class:`~gpuannot.voters.Voters`), and annotating takes O(N·d) for N of them."""
+    vote_sharpness: float = 20.0
+    """β of the vote: an image whose vector has the inner product c with that of the image at hand votes with weight exp(β·c)."""
     seed: int = 0
     """Seeds every random choice: same images, seed and machine, same model."""
     batch_size: int = 32
@@ -125,6 +131,15 @@ class AnnotatorConfig:
             raise ValueError(f"balance must be a number in 0…1, got {self.balance!r}")
         if self.calibration not in CALIBRATIONS:
             raise ValueError(f"calibration {self.calibration!r} is unknown; choose one of {', '.join(CALIBRATIONS)}")
+        if not _is_number(self.vote) or not 0 <= self.vote < math.inf:
+            raise ValueError(f"vote must be a finite number of at least 0, got {self.vote!r}")
+        if not _is_number(self.vote_sharpness) or not 0 < self.vote_sharpness < math.inf:
+            raise ValueError(f"vote_sharpness must be a finite number above 0, got {self.vote_sharpness!r}")
+        if self.vote and (self.head, self.calibration, bool(self.projection)) != ("ridge", "odds", True):
+            raise ValueError(
+                "vote adds to log-odds and compares vectors of unit length: it needs head 'ridge', calibration 'odds' and a "
+                "projection, as in the preset best"
+            )
         if self.weights_convention not in (None, *CONVENTIONS):
             raise ValueError(f"weights_convention {self.weights_convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
 

@@ -19,8 +19,9 @@ from .blas import one_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
 from .config import LINEAR_HEADS, SOLVED_HEADS, AnnotatorConfig
 from .moments import Moments
-from .ranking import LinearRanking, WordRanking
+from .ranking import LinearRanking, VotedRanking, WordRanking
 from .ridge import LeftOut, RidgeSystem
+from .voters import Voters, leading_coordinates
 from .words import WordBank
 
 
@@ -41,6 +42,8 @@ def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: in
         return WordBank(vocabulary, dimension)
     bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
     bank.sample = SampledImages(config.seed) if config.head in SOLVED_HEADS else None
+    if config.vote:
+        bank.voters = Voters(leading_coordinates(dimension, config.quadratic), len(vocabulary), config.vote_sharpness)
     return bank
 
 
@@ -56,7 +59,8 @@ class WordHead:
       ``calibration`` then brings the words to one scale, by their scores over the training images as if each had been left out of
       the fit (:meth:`~gpuannot.ridge.RidgeSystem.left_out`). ``none``: a word's targets are multiplied by (N/N_j)^g, g being
       ``balance``, which raises rare words. ``spread``: scores are divided by their standard deviation. ``odds``: the log-odds of
-      the score (:func:`~gpuannot.calibration.gaussian_odds`) + (1 − g)·log(N_j/(N − N_j)).
+      the score (:func:`~gpuannot.calibration.gaussian_odds`) + (1 − g)·log(N_j/(N − N_j)); ``vote`` adds the log-odds, made in
+      the same way, of the share of all images' votes that name the word (:class:`~gpuannot.voters.Voters`).
     * ``lda``: the two-class discriminant of every word, images with it against images without, with their common covariance
       S_j = A/N − p(1 − p)·δδᵀ, p = N_j/N and δ the difference of the two means: x·S_j⁻¹δ − mid·S_j⁻¹δ + (1 − g)·log(p/(1 − p)),
       from the same A by the Sherman–Morrison identity. With g = 0 it is the log-odds of the word.
@@ -77,10 +81,11 @@ class WordHead:
         self.penalty: float | None = None
         self.logistic: Logistic | None = None
         self._system: RidgeSystem | None = None
+        self._of_votes: Odds | None = None
 
     def settle(self, bank: WordBank) -> None:
         """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
-        self._system, self.penalty, self.logistic = None, None, None
+        self._system, self.penalty, self.logistic, self._of_votes = None, None, None, None
         if self.config.head in SOLVED_HEADS:
             mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
         elif self.config.head == "demixed":
@@ -111,17 +116,36 @@ class WordHead:
         device = system.mean.device
         truth = sample.labels(device)[:, known]
         scores = system.left_out_scores(sample.vectors(device), truth, known)
-        given = (scores * scale + shift).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
         odds, prior = self._odds(bank, system, known), _prior(system, known)
-        picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0
+        voted = torch.zeros_like(scores)
+        if bank.voters is not None:
+            host = sample.vectors(torch.device("cpu")).numpy()
+            votes = bank.voters.votes(host.astype(np.float32), bank.voters.own_places(host))[:, bank.known]
+            of_votes = Odds(*(part.to(device) for part in self.vote_odds(bank)))
+            voted = of_votes.slope * torch.from_numpy(votes).to(device) + of_votes.offset
+        given = (scores * scale + shift + voted).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
+        picked = (odds.slope * scores + odds.offset + voted).gather(1, given), prior[given], truth.gather(1, given) > 0
         return fit_logistic(*(part.cpu().numpy().ravel() for part in picked))
 
-    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
+    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking | VotedRanking:
         """What ranks the words of :attr:`WordBank.known`, in that order."""
         if self.config.head in LINEAR_HEADS:
             weights, bias = (part.cpu().numpy() for part in self.linear(bank))
-            return LinearRanking(weights, bias)
+            ranking = LinearRanking(weights, bias)
+            if bank.voters is None:
+                return ranking
+            return VotedRanking(ranking, bank.voters, bank.known, *(part.numpy() for part in self.vote_odds(bank)))
         return WordRanking(bank.vectors() if self.config.head == "mean" else self._demixed(bank), self.config.metric)
+
+    def vote_odds(self, bank: WordBank) -> Odds:
+        """What of the votes for the known words is added to their scores: ``slope``·vote + ``offset``, ``vote``-fold log-odds."""
+        if self._of_votes is None:
+            assert bank.voters is not None
+            scores, counts = bank.voters.left_out()
+            known = torch.from_numpy(bank.known)
+            odds = gaussian_odds(LeftOut(*(part[known] for part in scores)), counts[known])
+            self._of_votes = Odds(self.config.vote * odds.slope, self.config.vote * odds.offset)
+        return self._of_votes
 
     def linear(self, bank: WordBank) -> LinearWords:
         """Weights and bias of a linear head."""
@@ -131,6 +155,7 @@ class WordHead:
 
     def changed(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array, sign: int) -> None:
         """Images were added to the bank (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W)."""
+        self._of_votes = None
         system = self._system
         if system is None:
             return
@@ -141,16 +166,19 @@ class WordHead:
 
     def add_words(self, words: int) -> None:
         """Words without images were appended to the bank."""
+        self._of_votes = None
         if self._system is not None and words:
             self._system.add_words(words)
 
     def keep_words(self, numbers: list[int]) -> None:
         """The bank kept the words of these numbers, in this order."""
+        self._of_votes = None
         if self._system is not None:
             self._system.keep_words(numbers)
 
     def merge_words(self, word: int, into: int, both: NDArray[np.floating] | Tensor) -> None:
         """The bank merged ``word`` with ``into``, ``both`` (B, D) being the images that carry both, and removed it."""
+        self._of_votes = None
         if self._system is not None:
             self._system.merge_words(word, into, both)
             self._system.keep_words([number for number in range(len(self._system.counts)) if number != word])

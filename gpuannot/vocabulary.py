@@ -19,7 +19,14 @@ from .errors import DataError, NotFittedError
 from .heads import WordHead
 from .image_sources import Images, as_sequence, none_readable, warn_of_failures
 from .labels import label_matrix
-from .ranking import DeviceLinearRanking, DeviceRanking, LinearRanking, WordRanking
+from .ranking import (
+    DeviceLinearRanking,
+    DeviceRanking,
+    DeviceVotedRanking,
+    LinearRanking,
+    VotedRanking,
+    WordRanking,
+)
 from .words import WordBank
 
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
@@ -36,8 +43,8 @@ class WordLearner(Encoder):
     """
 
     bank_: WordBank
-    _ranking: WordRanking | LinearRanking | None = None
-    _device_ranking: DeviceRanking | DeviceLinearRanking | None = None
+    _ranking: WordRanking | LinearRanking | VotedRanking | None = None
+    _device_ranking: DeviceRanking | DeviceLinearRanking | DeviceVotedRanking | None = None
     _curves: NDArray[np.float32] | Literal[False] | None = None
     _device_curves: Tensor | None = None
 
@@ -141,7 +148,7 @@ class WordLearner(Encoder):
             index, distance = ranking.nearest(vectors, k)
         return self.bank_.known[index].astype(np.int64), distance
 
-    def _words_ranking(self) -> WordRanking | LinearRanking:
+    def _words_ranking(self) -> WordRanking | LinearRanking | VotedRanking:
         if self._ranking is None:
             self._ranking = self._head.ranking(self.bank_)
         return self._ranking

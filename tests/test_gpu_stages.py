@@ -14,11 +14,12 @@ from gpuannot.codebook import Codebook, kmeans_torch
 from gpuannot.descriptors import DeviceTransform, GaussianPCA
 from gpuannot.heads import WordHead, new_bank
 from gpuannot.optional import cuml_module
-from gpuannot.ranking import LinearRanking, WordRanking
+from gpuannot.ranking import LinearRanking, VotedRanking, WordRanking
 from gpuannot.reference import codebook as reference_codebook
 from gpuannot.reference import vlad as reference_vlad
 from gpuannot.trunk import Trunk
 from gpuannot.vlad import Vlad
+from gpuannot.voters import Voters
 from gpuannot.weights import load_weights
 from gpuannot.words import WordBank
 
@@ -161,6 +162,20 @@ def test_linear_ranking(rng: np.random.Generator, images: int, words: int, k: in
     device_index, device_distance = ranking.on(CUDA, np.arange(words)).nearest(torch.from_numpy(vectors).to(CUDA), k)
     np.testing.assert_allclose(device_distance.cpu().numpy(), distance, rtol=1e-5, atol=1e-5)
     assert (index != device_index.cpu().numpy()).mean() <= 0.001 if images else not len(device_index)
+
+
+@pytest.mark.parametrize(("images", "voters"), [(0, 3), (1, 1), (33, 700)])
+def test_voted_ranking(rng: np.random.Generator, images: int, voters: int) -> None:
+    vectors = rng.standard_normal((images + voters, 96)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    weights, bias, slope, offset = (rng.standard_normal(shape) for shape in ((37, 96), 37, 37, 37))
+    seen = Voters(64, 40, 20.0)
+    seen.add(vectors[images:], sparse.csr_array((rng.random((voters, 40)) < 0.2).astype(np.float32)))
+    ranking = VotedRanking(LinearRanking(weights, bias), seen, np.arange(3, 40), slope, offset)
+    index, distance = ranking.nearest(vectors[:images], 5)
+    on_device = ranking.on(CUDA, np.arange(3, 40)).nearest(torch.from_numpy(vectors[:images]).to(CUDA), 5)
+    np.testing.assert_allclose(on_device[1].cpu().numpy(), distance, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(on_device[0].cpu().numpy(), index + 3)
 
 
 @pytest.mark.parametrize("head", ["ridge", "lda", "centred", "demixed"])
