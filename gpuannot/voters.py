@@ -36,8 +36,9 @@ class Voters:
 
         vote_w(u) = Σ_i exp(β·⟨u, u_i⟩)·y_iw / Σ_i exp(β·⟨u, u_i⟩),
 
-    the share of votes that name it: Nadaraya–Watson regression, and 2PKNN (:class:`~gpuannot.baselines.TwoPassKNN`) with every
-    image in its first pass. It costs O(N·d) an image, and 4·N·d bytes here, half of that in a file.
+    the share of votes that name it: Nadaraya–Watson regression, and 2PKNN
+    (:class:`~gpuannot.baselines.two_pass_knn.TwoPassKNN`) with every image in its first pass. It costs
+    O(N·d) an image, and 4·N·d bytes here, half of that in a file.
 
     Args:
         dimension: d. words: W. sharpness: β.
