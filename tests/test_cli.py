@@ -522,7 +522,10 @@ def test_ctrl_c_ends_with_130_and_one_line(tmp_path: Path) -> None:
     while not list(tmp_path.glob("new/train/images/*.jpg")) and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    try:
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()  # one that goes on would draw for an hour
     assert (running.returncode, out, err) == (130, "", "stopped\n")
 
 
