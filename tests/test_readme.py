@@ -140,3 +140,12 @@ def test_the_steps_are_those_measured() -> None:
         assert fit == f"{statistics.median(values['fit_seconds']):.0f} s"
         assert image == f"{statistics.median(values['annotate_ms']):.2f} ms"
         assert size == ", ".join(f"{value / 1e6:.0f} MB" for value in bytes_.values())
+
+
+def test_the_other_encodings_are_those_measured() -> None:
+    shown = table_after("## Other encodings")
+    for number, ((name, values, f1, n_plus, gain), row) in enumerate(zip(shown, results("corel5k-encodings")["rows"], strict=True)):
+        assert (name, values) == (row["variant"], str(row["dimension"]))
+        assert f1 == f"{100 * statistics.mean(split['f1'] for split in row['splits']):.2f}"
+        assert n_plus == f"{statistics.mean(split['n_plus'] for split in row['splits']):.1f}"
+        assert gain == (", ".join(f"{value:+.2f}" for value in row["gain"]) if number else "")
