@@ -51,6 +51,7 @@ class Voters:
         self.dimension, self.sharpness = dimension, sharpness
         self._vectors = [np.empty((0, dimension), np.float32)]
         self._labels = [sparse.csr_array((0, words), dtype=np.float32)]
+        self._transposed: tuple[sparse.csr_array, sparse.csr_array] | None = None
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -63,6 +64,14 @@ class Voters:
         if len(self._labels) > 1:
             self._labels = [sparse.csr_array(sparse.vstack(self._labels, format="csr"))]
         return self._labels[0]
+
+    @property
+    def _by_word(self) -> sparse.csr_array:
+        """The labels as (W, N), made once for as long as they stay."""
+        labels = self.labels
+        if self._transposed is None or self._transposed[0] is not labels:
+            self._transposed = labels, labels.T.tocsr()
+        return self._transposed[1]
 
     def __len__(self) -> int:
         return sum(map(len, self._vectors))
@@ -133,7 +142,7 @@ class Voters:
         Args:
             own: (B,) which voter an image is, whose vote for itself does not count; −1 for none. None: none is a voter.
         """
-        voters, by_word = self.vectors, self.labels.T.tocsr()
+        voters, by_word = self.vectors, self._by_word
         shares = np.zeros((len(vectors), by_word.shape[0]), np.float32)
 
         def vote(start: int, stop: int) -> None:

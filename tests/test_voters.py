@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -307,15 +306,10 @@ def test_a_file_whose_voters_do_not_fit(model: Path, tmp_path: Path, change: dic
         Annotator.load(path, device="cpu")
 
 
-@pytest.fixture
-def cached(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "cache"
-
-
-def test_the_vote_is_searched_like_other_settings(scenes: LabelledImages, cached: Path) -> None:
+def test_the_vote_is_searched_like_other_settings(scenes: LabelledImages, tmp_path: Path) -> None:
     config = annotator(vote=0.0).config
     found = tune(
-        scenes, config, {"vote": [0.3, 1.0], "regularisation": [0.5]}, splits=1, cache=cached, device="cpu", progress=False
+        scenes, config, {"vote": [0.3, 1.0], "regularisation": [0.5]}, splits=1, cache=tmp_path, device="cpu", progress=False
     )
     assert [(trial.setting, trial.value) for trial in found.trials[:3]] == [("vote", 0.0), ("vote", 0.3), ("vote", 1.0)]
     assert len({(trial.f1, trial.n_plus) for trial in found.trials[:3]}) > 1
