@@ -38,9 +38,6 @@ STEPS: dict[str, tuple[str, ...]] = {
     "calibration by leave-one-out odds, balance": ("calibration", "balance"),
     "products of the first components = best": ("quadratic", "quadratic_weight"),
 }
-#: What the preset leaves out because it costs O(T·N), N being the images that were learnt from.
-VOTED = {"vote": 0.45}
-_WITH_VOTE = "best with the neighbour vote"
 K = 5
 # Settings that the descriptors and the visual words depend on: steps that agree in them share those.
 _OF_DESCRIPTORS = ("layer", "n_components")
@@ -56,7 +53,7 @@ def configs() -> dict[str, AnnotatorConfig]:
     left = {name for name in PRESETS["best"] if getattr(config, name) != getattr(best, name)}
     if left:
         raise ValueError(f"the steps leave out settings of the preset best: {', '.join(sorted(left))}")
-    return {**found, _WITH_VOTE: dataclasses.replace(config, **VOTED)}
+    return found
 
 
 def ablation(data: str, cache: str | None, seeds: int, only: str = "") -> list[dict[str, Any]]:
@@ -81,14 +78,14 @@ def ablation(data: str, cache: str | None, seeds: int, only: str = "") -> list[d
                 annotator.codebook_, clustering = books[book]
                 runs.append(_run(annotator, train_store, test_store, train, test, prepared + clustering))
                 print(f"  seed {seed}: F1 {100 * runs[-1]['f1']:.2f}, N+ {runs[-1]['n_plus']}", flush=True)
-            rows.append({"step": step, "changed": {name: getattr(config, name) for name in STEPS.get(step, VOTED)}, "runs": runs})
+            rows.append({"step": step, "changed": {name: getattr(config, name) for name in STEPS[step]}, "runs": runs})
             _print(rows[-1])
     return rows
 
 
 def presets_on_scenes(train: int, test: int, seeds: int) -> list[dict[str, Any]]:
-    """A row for each preset, and best with the vote; the scenes of every seed are drawn anew."""
-    rows: list[dict[str, Any]] = [{"step": name, "runs": []} for name in ("paper", "best", _WITH_VOTE)]
+    """A row for each preset; the scenes of every seed are drawn anew."""
+    rows: list[dict[str, Any]] = [{"step": name, "runs": []} for name in ("paper", "best")]
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             parts = {"train": train, "test": test}
@@ -97,8 +94,7 @@ def presets_on_scenes(train: int, test: int, seeds: int) -> list[dict[str, Any]]
                 for number, (part, count) in enumerate(parts.items())
             ]
             for row in rows:
-                changes = VOTED if row["step"] == _WITH_VOTE else {}
-                config = AnnotatorConfig.preset(row["step"].split()[0], seed=seed, **changes)
+                config = AnnotatorConfig.preset(row["step"], seed=seed)
                 with ExitStack() as open_stores:
                     first, train_store, test_store, prepared = _described(config, *drawn, folder, open_stores)
                     _, clustering = _timed(lambda: first.learn_codebook(train_store))  # noqa: B023 - called at once
@@ -171,7 +167,7 @@ def _run(
     (positions, index, _), annotating = _timed(lambda: annotator.annotate_descriptors(test_store, K))
     scores = evaluate(index, test.labels[positions])
     sizes = {"with sums": _bytes(annotator, True)}
-    if annotator.config.head in ("ridge", "lda", "centred"):
+    if annotator.config.head == "ridge":
         sizes["without"] = _bytes(annotator, False)
     return {
         "seed": annotator.config.seed, "precision": scores.precision, "recall": scores.recall, "f1": scores.f1,

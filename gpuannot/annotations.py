@@ -20,7 +20,7 @@ class Annotations:
         names: the images' paths, or ``image 3`` for the fourth one given as pixels.
         positions: (T,) int64, each image's place in the input.
         index: (T, k) int64 into ``vocabulary``, nearest word first. distance: (T, k) float32.
-            With a linear head the negative score, so that smaller is better here too.
+            With the head ``ridge`` the negative score, so that smaller is better here too.
         failures: the images that got no row, with the reason. Rows + failures = inputs.
         vectors: (T, m·n) float32, the images' VLAD vectors, where they were asked for.
         confidence: (T, k) float32, how likely each word is right (:meth:`Annotator.confidence`); None where the model does not say.
@@ -61,9 +61,7 @@ class Annotations:
             ValueError: a threshold outside 0…1, or there are no confidences.
         """
         if self.confidence is None:
-            raise ValueError(
-                "these annotations have no confidences to compare with a threshold; the heads 'ridge' and 'lda' give them"
-            )
+            raise ValueError("these annotations have no confidences to compare with a threshold; the head 'ridge' gives them")
         check_threshold(threshold)
         kept = self.confidence >= threshold
         if kept.size:

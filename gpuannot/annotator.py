@@ -293,7 +293,7 @@ class Annotator(WordLearner):
         self._require_fit()
         check_threshold(threshold)
         if threshold is not None and not self.has_confidence:
-            raise ValueError("this model gives no confidences to compare with a threshold; the heads 'ridge' and 'lda' do")
+            raise ValueError("this model gives no confidences to compare with a threshold; the head 'ridge' does")
         known = len(self.bank_.known)
         if not 1 <= k <= known:
             without = len(self.vocabulary) - known
@@ -306,8 +306,8 @@ class Annotator(WordLearner):
         """Write the fitted annotator to one ``.safetensors`` file.
 
         Args:
-            sums: with the sums that words are learnt from, so that the loaded model can go on learning: for the heads ``ridge`` and
-                ``lda`` 4·D² bytes, D = m·n. Without them, a model with a linear head annotates and can no longer change.
+            sums: with the sums that words are learnt from, so that the loaded model can go on learning: for the head ``ridge``
+                4·D² bytes, D = m·n. Without them, a model with that head annotates and can no longer change.
 
         Raises:
             NotFittedError: before ``fit``. ModelFileError: the file cannot be written. ValueError: ``sums=False`` with the heads

@@ -174,8 +174,8 @@ def annotate(
 ) -> None:
     """Give words to images, few or millions.
 
-    A row an image: its path, its words (nearest first), their distances, with the heads ridge and lda their confidences, and the
-    model's hash. Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output
+    A row an image: its path, its words (nearest first), their distances, with the head ridge their confidences, and the model's
+    hash. Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output
     file in OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and
     timings.
     """

@@ -31,7 +31,7 @@ K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each
 Threshold = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Give of those words only the ones with at least this confidence, but one at least (heads ridge, lda)."
+        min=0, max=1, help="Give of those words only the ones with at least this confidence, but one at least (head ridge)."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]

@@ -13,10 +13,10 @@ from .weights import CONVENTIONS
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
-SOLVED_HEADS = ("ridge", "lda")
-LINEAR_HEADS = ("centred", *SOLVED_HEADS)
-HEADS = ("mean", "demixed", *LINEAR_HEADS)
-CALIBRATIONS = ("none", "spread", "odds")
+HEADS = ("mean", "demixed", "ridge")
+CALIBRATIONS = ("none", "odds")
+# Values that files of earlier versions may state.
+_REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,15 @@ class AnnotatorConfig:
     """Distance from an image vector to a word vector, for the heads that make word vectors: ``l2`` (the paper) or ``cosine`` (1 −
     cosine similarity)."""
     head: str = "mean"
-    """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, or the linear scores ``centred``, ``ridge`` or
-    ``lda``; see :class:`~gpuannot.heads.WordHead`. ``ridge`` and ``lda`` keep D² sums, D = m·n."""
+    """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, or the linear score ``ridge``; see
+    :class:`~gpuannot.heads.WordHead`. ``ridge`` keeps D² sums, D = m·n."""
     regularisation: float = 1.0
-    """λ of ``demixed``, ``ridge`` and ``lda``, above 0, as a multiple of the mean diagonal of the system that is solved."""
+    """λ of ``demixed`` and ``ridge``, above 0, as a multiple of the mean diagonal of the system that is solved."""
     balance: float = 0.0
-    """g in 0…1, of ``ridge`` and ``lda``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent
-    it is."""
+    """g in 0…1, of ``ridge``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent it is."""
     calibration: str = "none"
-    """How ``ridge`` brings the words' scores to one scale: ``none``, ``spread`` (divided by their leave-one-out standard deviation;
-    ``balance`` then does nothing) or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out scores)."""
-    vote: float = 0.0
-    """a, with ``projection``, the head ``ridge`` and ``calibration`` ``odds``: training images vote for their words, weighed by
-    their likeness, and the log-odds of a word's share are added a-fold to its score; 0 for none. The model then keeps the vectors
-    of its images (:class:`~gpuannot.voters.Voters`), and annotating takes O(N·d) for N of them."""
-    vote_sharpness: float = 20.0
-    """β of the vote: an image whose vector has the inner product c with that of the image at hand votes with weight exp(β·c)."""
+    """How ``ridge`` brings the words' scores to one scale: ``none`` or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out
+    scores)."""
     seed: int = 0
     """Seeds every random choice: same images, seed and machine, same model."""
     batch_size: int = 32
@@ -131,15 +124,6 @@ class AnnotatorConfig:
             raise ValueError(f"balance must be a number in 0…1, got {self.balance!r}")
         if self.calibration not in CALIBRATIONS:
             raise ValueError(f"calibration {self.calibration!r} is unknown; choose one of {', '.join(CALIBRATIONS)}")
-        if not _is_number(self.vote) or not 0 <= self.vote < math.inf:
-            raise ValueError(f"vote must be a finite number of at least 0, got {self.vote!r}")
-        if not _is_number(self.vote_sharpness) or not 0 < self.vote_sharpness < math.inf:
-            raise ValueError(f"vote_sharpness must be a finite number above 0, got {self.vote_sharpness!r}")
-        if self.vote and (self.head, self.calibration, bool(self.projection)) != ("ridge", "odds", True):
-            raise ValueError(
-                "vote adds to log-odds and compares vectors of unit length: it needs head 'ridge', calibration 'odds' and a "
-                "projection, as in the preset best"
-            )
         if self.weights_convention not in (None, *CONVENTIONS):
             raise ValueError(f"weights_convention {self.weights_convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
 
@@ -166,11 +150,12 @@ class AnnotatorConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AnnotatorConfig:
-        """The inverse of :meth:`to_dict`.
+        """The inverse of :meth:`to_dict`, also of what earlier versions wrote, unless it asks for what there is no more.
 
         Raises:
-            ValueError: a name that is no setting, or a value out of range.
+            ValueError: a name that is no setting, a value out of range, or a setting or value that was removed.
         """
+        values = _without_removed(values)
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
@@ -179,6 +164,20 @@ class AnnotatorConfig:
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain Python values."""
         return dataclasses.asdict(self)
+
+
+def _without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the keys of the neighbour vote; ValueError where they ask for that, or for a value that was removed."""
+    left = dict(values)
+    asked = {"vote": left.pop("vote", 0), **left}
+    left.pop("vote_sharpness", None)  # which does nothing without a vote
+    for name, value in asked.items():
+        if value in _REMOVED.get(name, ()) or (name == "vote" and value != 0):
+            raise ValueError(
+                f"{name} = {value!r} was removed from gpuannot: fit again with other settings, such as --preset best, or use the "
+                "version that wrote the file"
+            )
+    return left
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from .errors import DataError
 from .image_sources import Images, as_sequence, source_name, warn_of_failures
 from .images import decode_image
 from .output import utf8
-from .ranking import LinearRanking, VotedRanking
+from .ranking import LinearRanking
 
 if TYPE_CHECKING:
     from .annotator import Annotator
@@ -28,10 +28,10 @@ _FOR, _AGAINST = (214, 39, 40), (31, 119, 180)
 class Explanation:
     """Which patches of one image speak for a word, and which against it.
 
-    For each of its k words the contributions of the patches and the bias add up to the score that the word is ranked by. Of a
-    linear head that is x·v + b; of word vectors compared in L2, x·v − ‖v‖²/2, which orders them as the distance does; of word
-    vectors compared by cosine, the cosine. A neighbour vote is left out, as it comes from whole images. What normalisation does to
-    the split: :func:`gpuannot.reference.vlad.patch_contributions`.
+    For each of its k words the contributions of the patches and the bias add up to the score that the word is ranked by. Of the
+    head ``ridge`` that is x·v + b; of word vectors compared in L2, x·v − ‖v‖²/2, which orders them as the distance does; of word
+    vectors compared by cosine, the cosine. What normalisation does to the split:
+    :func:`gpuannot.reference.vlad.patch_contributions`.
 
     Attributes:
         name: the image's path, or ``image 3``. grid: (H', W') of the patches.
@@ -149,8 +149,6 @@ def _explanation(annotator: Annotator, name: str, features: Any, numbers: NDArra
 def _linear(annotator: Annotator, known: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (k, D) and bias (k,) of the linear score that some of the known words are ranked by."""
     ranking = annotator._words_ranking()
-    if isinstance(ranking, VotedRanking):
-        ranking = ranking.linear
     if isinstance(ranking, LinearRanking):
         return ranking.weights[known].astype(np.float64), ranking.bias[known].astype(np.float64)
     vectors = ranking.word_vectors[known, : annotator.dimension].astype(np.float64)

@@ -1,8 +1,7 @@
 """Heads: from the sums over labelled images to what ranks the words, each in closed form.
 
-``mean`` and ``demixed`` make a vector for every word, and an image's words are those whose vectors are nearest. ``centred``,
-``ridge`` and ``lda`` make a linear score x·v_w + b_w, and an image's words are those that score highest. Annotating costs O(W·D) an
-image with all of them.
+``mean`` and ``demixed`` make a vector for every word, and an image's words are those whose vectors are nearest. ``ridge`` makes a
+linear score x·v_w + b_w, and an image's words are those that score highest. Annotating costs O(W·D) an image with all of them.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from torch import Tensor
 
 from .blas import one_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
-from .config import LINEAR_HEADS, SOLVED_HEADS, AnnotatorConfig
+from .config import AnnotatorConfig
 from .moments import Moments
-from .ranking import LinearRanking, VotedRanking, WordRanking
+from .ranking import LinearRanking, WordRanking
 from .ridge import LeftOut, RidgeSystem
-from .voters import Voters, leading_coordinates
 from .words import WordBank
 
 
@@ -40,10 +38,9 @@ def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: in
     """
     if config.head == "mean":
         return WordBank(vocabulary, dimension)
-    bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=config.head in SOLVED_HEADS))
-    bank.sample = SampledImages(config.seed) if config.head in SOLVED_HEADS else None
-    if config.vote:
-        bank.voters = Voters(leading_coordinates(dimension, config.quadratic), len(vocabulary), config.vote_sharpness)
+    solved = config.head == "ridge"
+    bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=solved))
+    bank.sample = SampledImages(config.seed) if solved else None
     return bank
 
 
@@ -54,16 +51,11 @@ class WordHead:
 
     * ``mean``: μ_j, the paper's equation 4.
     * ``demixed``: the paper's equation 3, I = Σ_j a_j·w_j, solved by ridge regression: (YᵀY + λI)·w = YᵀX, one W × W system.
-    * ``centred``: (x − μ)·u_j with u_j the unit vector along μ_j − μ. For one image it orders words as the cosine of both does.
     * ``ridge``: regression of the 0/1 labels, v_j = A⁻¹C_j and b_j = N_j/N − μ·v_j, which leaves the bias free of the penalty.
       ``calibration`` then brings the words to one scale, by their scores over the training images as if each had been left out of
       the fit (:meth:`~gpuannot.ridge.RidgeSystem.left_out`). ``none``: a word's targets are multiplied by (N/N_j)^g, g being
-      ``balance``, which raises rare words. ``spread``: scores are divided by their standard deviation. ``odds``: the log-odds of
-      the score (:func:`~gpuannot.calibration.gaussian_odds`) + (1 − g)·log(N_j/(N − N_j)); ``vote`` adds the log-odds, made in
-      the same way, of the share of all images' votes that name the word (:class:`~gpuannot.voters.Voters`).
-    * ``lda``: the two-class discriminant of every word, images with it against images without, with their common covariance
-      S_j = A/N − p(1 − p)·δδᵀ, p = N_j/N and δ the difference of the two means: x·S_j⁻¹δ − mid·S_j⁻¹δ + (1 − g)·log(p/(1 − p)),
-      from the same A by the Sherman–Morrison identity. With g = 0 it is the log-odds of the word.
+      ``balance``, which raises rare words. ``odds``: the log-odds of the score (:func:`~gpuannot.calibration.gaussian_odds`)
+      + (1 − g)·log(N_j/(N − N_j)).
 
     λ is ``regularisation`` times the mean diagonal of the system, taken by :meth:`settle` at the end of a fit, and held: so adding
     and forgetting images gives what a fit to all of them with that λ gives.
@@ -81,12 +73,11 @@ class WordHead:
         self.penalty: float | None = None
         self.logistic: Logistic | None = None
         self._system: RidgeSystem | None = None
-        self._of_votes: Odds | None = None
 
     def settle(self, bank: WordBank) -> None:
         """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
-        self._system, self.penalty, self.logistic, self._of_votes = None, None, None, None
-        if self.config.head in SOLVED_HEADS:
+        self._system, self.penalty, self.logistic = None, None, None
+        if self.config.head == "ridge":
             mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
         elif self.config.head == "demixed":
             mean_diagonal = float(bank.counts.mean()) if len(bank.counts) else 0.0
@@ -116,46 +107,28 @@ class WordHead:
         device = system.mean.device
         truth = sample.labels(device)[:, known]
         scores = system.left_out_scores(sample.vectors(device), truth, known)
+        given = (scores * scale + shift).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
         odds, prior = self._odds(bank, system, known), _prior(system, known)
-        voted = torch.zeros_like(scores)
-        if bank.voters is not None:
-            host = sample.vectors(torch.device("cpu")).numpy()
-            votes = bank.voters.votes(host.astype(np.float32), bank.voters.own_places(host))[:, bank.known]
-            of_votes = Odds(*(part.to(device) for part in self.vote_odds(bank)))
-            voted = of_votes.slope * torch.from_numpy(votes).to(device) + of_votes.offset
-        given = (scores * scale + shift + voted).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
-        picked = (odds.slope * scores + odds.offset + voted).gather(1, given), prior[given], truth.gather(1, given) > 0
+        picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0
         return fit_logistic(*(part.cpu().numpy().ravel() for part in picked))
 
-    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking | VotedRanking:
+    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
         """What ranks the words of :attr:`WordBank.known`, in that order."""
-        if self.config.head in LINEAR_HEADS:
+        if self.config.head == "ridge":
             weights, bias = (part.cpu().numpy() for part in self.linear(bank))
-            ranking = LinearRanking(weights, bias)
-            if bank.voters is None:
-                return ranking
-            return VotedRanking(ranking, bank.voters, bank.known, *(part.numpy() for part in self.vote_odds(bank)))
+            return LinearRanking(weights, bias)
         return WordRanking(bank.vectors() if self.config.head == "mean" else self._demixed(bank), self.config.metric)
 
-    def vote_odds(self, bank: WordBank) -> Odds:
-        """What of the votes for the known words is added to their scores: ``slope``·vote + ``offset``, ``vote``-fold log-odds."""
-        if self._of_votes is None:
-            assert bank.voters is not None
-            scores, counts = bank.voters.left_out()
-            known = torch.from_numpy(bank.known)
-            odds = gaussian_odds(LeftOut(*(part[known] for part in scores)), counts[known])
-            self._of_votes = Odds(self.config.vote * odds.slope, self.config.vote * odds.offset)
-        return self._of_votes
-
     def linear(self, bank: WordBank) -> LinearWords:
-        """Weights and bias of a linear head."""
-        return self._centred(bank) if self.config.head == "centred" else self._solved_linear(bank)
+        """Weights and bias of the head ``ridge``."""
+        system, known, scale, shift = self._affine(bank)
+        solution = system.solution if len(known) == len(system.solution) else system.solution[known]
+        return LinearWords(solution * scale[:, None], shift - scale * (solution @ system.mean))
 
     # -- sums that change -------------------------------------------------------------------------------------------------------
 
     def changed(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array, sign: int) -> None:
         """Images were added to the bank (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W)."""
-        self._of_votes = None
         system = self._system
         if system is None:
             return
@@ -166,19 +139,16 @@ class WordHead:
 
     def add_words(self, words: int) -> None:
         """Words without images were appended to the bank."""
-        self._of_votes = None
         if self._system is not None and words:
             self._system.add_words(words)
 
     def keep_words(self, numbers: list[int]) -> None:
         """The bank kept the words of these numbers, in this order."""
-        self._of_votes = None
         if self._system is not None:
             self._system.keep_words(numbers)
 
     def merge_words(self, word: int, into: int, both: NDArray[np.floating] | Tensor) -> None:
         """The bank merged ``word`` with ``into``, ``both`` (B, D) being the images that carry both, and removed it."""
-        self._of_votes = None
         if self._system is not None:
             self._system.merge_words(word, into, both)
             self._system.keep_words([number for number in range(len(self._system.counts)) if number != word])
@@ -193,43 +163,20 @@ class WordHead:
         with one_thread():
             return np.linalg.solve(system, bank.sums[known])
 
-    def _centred(self, bank: WordBank) -> LinearWords:
-        mean = _moments(bank).mean
-        offsets = torch.from_numpy(bank.vectors()).to(mean.device) - mean
-        norm = torch.linalg.vector_norm(offsets, dim=1, keepdim=True)
-        weights = offsets / torch.where(norm > 0, norm, 1.0)
-        return LinearWords(weights, -(weights @ mean))
-
     def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:
         """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s = (x − μ)·K_j."""
         system, known = self._solved(bank)
-        counts = system.counts[known]
-        share, prior = counts / system.images, (1 - self.config.balance) * _prior(system, known)
-        if self.config.head == "lda":
-            # δ = C_j·N/(N_j·(N − N_j)), so that (A/N)⁻¹δ is K_j times that and N.
-            to_difference = system.images / (counts * (system.images - counts).clamp(min=0.5))
-            separation = system.products(_sums(bank, system))[known] * system.images * to_difference.square()  # δᵀ(A/N)⁻¹δ
-            within = 1 - share * (1 - share) * separation
-            # Half-way between the two means is μ + δ·(½ − p).
-            return system, known, system.images * to_difference / within, prior - (0.5 - share) * separation / within
         if self.config.calibration == "odds":
             odds = self._odds(bank, system, known)
-            return system, known, odds.slope, odds.offset + prior
-        if self.config.calibration == "spread":
-            spread = system.left_out(_sums(bank, system)).spread[known]
-            scale = 1 / torch.where(spread > 0, spread, 1.0)
-        else:
-            scale = share**-self.config.balance
+            return system, known, odds.slope, odds.offset + (1 - self.config.balance) * _prior(system, known)
+        share = system.counts[known] / system.images
+        scale = share**-self.config.balance
         return system, known, scale, scale * share
 
     def _odds(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Odds:
-        scores = LeftOut(*(part[known] for part in system.left_out(_sums(bank, system))))
+        sums = torch.from_numpy(bank.sums).to(system.mean.device)
+        scores = LeftOut(*(part[known] for part in system.left_out(sums)))
         return gaussian_odds(scores, system.counts[known])
-
-    def _solved_linear(self, bank: WordBank) -> LinearWords:
-        system, known, scale, shift = self._affine(bank)
-        solution = system.solution if len(known) == len(system.solution) else system.solution[known]
-        return LinearWords(solution * scale[:, None], shift - scale * (solution @ system.mean))
 
     def _solved(self, bank: WordBank) -> tuple[RidgeSystem, Tensor]:
         if self._system is None:
@@ -241,10 +188,6 @@ class WordHead:
             self.settle(bank)
         assert self.penalty is not None
         return self.penalty
-
-
-def _sums(bank: WordBank, system: RidgeSystem) -> Tensor:
-    return torch.from_numpy(bank.sums).to(system.mean.device)
 
 
 def _prior(system: RidgeSystem, known: Tensor) -> Tensor:

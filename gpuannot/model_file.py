@@ -9,12 +9,11 @@ Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``,
 have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D = L·m·n. Read D for
 m·n below.
 
-With a linear head there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
+With the head ``ridge`` there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
 confidences ``confidence`` (2, W), slope and offset of each word's. With a head that needs more sums than the words' there are
-``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that carry both) and, for ``ridge`` and ``lda``,
+``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that carry both) and, for ``ridge``,
 ``scatter``, the lower triangle of Σxxᵀ row by row, float64. ``sums`` and these are missing in a model that was saved without sums;
-it annotates, and cannot learn. With a neighbour vote there are ``voters`` (N, d) float16, the leading coordinates of all images,
-``voter_words`` (F, 2) int64 (image, word), and ``vote_odds`` (2, K), slope and offset of what is added to a word's score.
+it annotates, and cannot learn.
 """
 
 from __future__ import annotations
@@ -41,11 +40,10 @@ _SHAPES = {
     "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "counts": "W", "sums": "W D",
     "projection": "V d", "projection_mean": "V",
     "weights": "K D", "bias": "K", "confidence": "2 W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
-    "voters": "N d", "voter_words": "F 2", "vote_odds": "2 K",
 }  # fmt: skip
 _DTYPES = {
     "explained_variance_ratio": "float64", "sums": "float64", "counts": "int64", "total": "float64", "cooccurrence": "int64",
-    "scatter": "float64", "voters": "float16", "voter_words": "int64",
+    "scatter": "float64",
 }  # fmt: skip
 # float32 where not named
 #: The same of a model of several layers.
@@ -155,12 +153,6 @@ def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mappi
                 raise ModelFileError(f"{path}: {name} has shape {tensor.shape}, expected {axis} = {sizes[axis]}")
         if not np.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} holds NaN or infinite values")
-    voting = [name in tensors for name in ("voters", "voter_words", "vote_odds")]
-    if any(voting) and not (all(voting) and "weights" in tensors and "projection" in tensors):
-        raise ModelFileError(f"{path} has only some of the tensors that a vote needs")
-    named = tensors.get("voter_words", np.empty((0, 2)))
-    if len(named) and (named.min() < 0 or (named.max(axis=0) >= (sizes["N"], sizes["W"])).any()):
-        raise ModelFileError(f"{path}: voter_words names an image or a word that there is not")
     vlad = sizes.get("L", 1) * sizes["m"] * sizes["n"]
     if sizes.get("V", vlad) != vlad:
         raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the VLAD vectors have {vlad}")

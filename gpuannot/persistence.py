@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,13 +13,12 @@ from scipy import sparse
 
 from . import __version__
 from .calibration import Logistic
-from .config import LINEAR_HEADS, AnnotatorConfig
+from .config import AnnotatorConfig
 from .errors import ModelFileError
 from .layers import LayerCodebooks, LayerTransforms
 from .model_file import ModelFile
 from .moments import Moments
-from .ranking import LinearRanking, VotedRanking
-from .voters import Voters, leading_coordinates
+from .ranking import LinearRanking
 from .words import WordBank
 
 if TYPE_CHECKING:
@@ -80,8 +78,6 @@ def _restore_encoder(path: str | Path, annotator: Annotator, tensors: dict[str, 
     else:
         codebook.centers_ = tensors["centers"]
     annotator.transform_, annotator.codebook_ = transform, codebook
-    if bool(annotator.config.vote) != ("voters" in tensors):
-        raise ModelFileError(f"{path}: its settings and its tensors disagree on whether there is a vote")
     if bool(annotator.config.projection) != ("projection" in tensors):
         raise ModelFileError(f"{path}: its settings and its tensors disagree on whether there is a projection")
     if annotator.config.projection:
@@ -94,14 +90,8 @@ def _of_words(annotator: Annotator, with_sums: bool) -> tuple[dict[str, NDArray[
     bank, head = annotator.bank_, annotator._head
     tensors: dict[str, NDArray[Any]] = {"counts": bank.counts}
     metadata: dict[str, Any] = {}
-    if annotator.config.head in LINEAR_HEADS:
+    if annotator.config.head == "ridge":
         ranking = annotator._words_ranking()
-        if isinstance(ranking, VotedRanking):
-            named = sparse.coo_array(ranking.voters.labels)
-            tensors["voters"] = ranking.voters.vectors.astype(np.float16)
-            tensors["voter_words"] = np.stack([named.row, named.col], axis=1).astype(np.int64)
-            tensors["vote_odds"] = np.stack([ranking.slope, ranking.offset])
-            ranking = ranking.linear
         assert isinstance(ranking, LinearRanking)
         tensors.update(weights=ranking.weights, bias=ranking.bias)
         if (curves := annotator._confidence_curves()) is not None:
@@ -142,20 +132,7 @@ def _restore_words(annotator: Annotator, model: ModelFile) -> None:
         annotator._head.logistic = Logistic(*metadata["logistic"])
     annotator._curves = tensors.get("confidence", False)
     if "weights" in tensors:
-        ranking = LinearRanking(tensors["weights"], tensors["bias"])
-        annotator._ranking = ranking
-        if "voters" in tensors:
-            bank.voters = _restored_voters(annotator.config, bank, tensors)
-            annotator._ranking = VotedRanking(ranking, bank.voters, bank.known, *tensors["vote_odds"])
-
-
-def _restored_voters(config: AnnotatorConfig, bank: WordBank, tensors: Mapping[str, NDArray[Any]]) -> Voters:
-    words = len(bank.vocabulary)
-    voters = Voters(leading_coordinates(bank.dimension, config.quadratic), words, config.vote_sharpness)
-    image, word = tensors["voter_words"].T
-    labels = sparse.csr_array((np.ones(len(image), np.float32), (image, word)), shape=(len(tensors["voters"]), words))
-    voters.add(tensors["voters"].astype(np.float32), labels)
-    return voters
+        annotator._ranking = LinearRanking(tensors["weights"], tensors["bias"])
 
 
 def restore(
@@ -166,7 +143,9 @@ def restore(
     try:
         config = AnnotatorConfig.from_dict(model.metadata["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: its settings cannot be used ({error})") from error
+        version = model.metadata.get("gpuannot_version", __version__)
+        written = "" if version == __version__ else f"; gpuannot {version} wrote it"
+        raise ModelFileError(f"{path}: its settings cannot be used ({error}{written})") from error
     if weights is not None:
         config = dataclasses.replace(config, weights=str(weights), weights_convention=weights_convention)
     annotator = kind(config, device=device)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .config import METRICS
 from .reference import ranking as _reference
-from .voters import Voters
 
 
 class WordRanking:
@@ -173,11 +172,8 @@ class DeviceLinearRanking:
         self.copy = torch.from_numpy(_copy_number(np.hstack([weights, bias[:, None]]))).to(device)
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
 
-    def nearest(self, vectors: Tensor, k: int, votes: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best words of image vectors (T, D) float32: index (T, k) int64 and the negative score (T, k) float32, best first.
-
-        Args:
-            votes: of image vectors (B, D), what is added to their scores (B, W).
 
         Raises:
             ValueError: k outside 1…W.
@@ -185,82 +181,15 @@ class DeviceLinearRanking:
         words, dimension = self.weights.shape
         take = _candidates_for(k, words, self._MARGIN)
         block = max(1, self._BLOCK_BYTES // (4 * (words + 5 * take * dimension)))
-        return _in_blocks(lambda rows: self._nearest(rows, k, take, votes), vectors, k, block)
+        return _in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
-    def _nearest(self, rows: Tensor, k: int, take: int, votes: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
         scores = torch.addmm(self.bias, rows, self.weights.T)
-        added: Tensor | float = 0.0
-        if votes is None:
-            scores.masked_fill_(self.copy >= k, -torch.inf)
-        else:  # which tell words of equal weights apart
-            added = votes(rows)
-            scores += added
+        scores.masked_fill_(self.copy >= k, -torch.inf)
         candidates = scores.topk(take, dim=1, sorted=False).indices.sort(dim=1).values
         exact = (rows[:, None, :].double() * self.weights[candidates]).sum(dim=2) + self.bias[candidates]
-        if isinstance(added, Tensor):
-            exact += added.gather(1, candidates)
         exact, order = exact.sort(dim=1, descending=True, stable=True)
         return self.known[candidates.gather(1, order[:, :k])], -exact[:, :k].float()
-
-
-class VotedRanking:
-    """Words ranked by a linear score and the neighbour vote: x·v_w + b_w + slope_w·vote_w(x) + offset_w, the highest first.
-
-    Args:
-        linear: of the K known words. voters: of all W words. known: (K,) their numbers.
-        slope, offset: (K,), what is made of the votes; kept in float32.
-    """
-
-    def __init__(
-        self,
-        linear: LinearRanking,
-        voters: Voters,
-        known: NDArray[np.intp],
-        slope: NDArray[np.floating],
-        offset: NDArray[np.floating],
-    ) -> None:
-        self.linear, self.voters, self.known = linear, voters, known
-        self.slope, self.offset = slope.astype(np.float32), offset.astype(np.float32)
-        self._host = linear.on(torch.device("cpu"), np.arange(len(known)))
-
-    def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k best words of image vectors (T, D): index (T, k) int64 and the negative score (T, k) float32, best first.
-
-        Ties go to the lowest word index.
-
-        Raises:
-            ValueError: k outside 1…K, or non-finite vectors.
-        """
-        if not np.isfinite(vectors).all():
-            raise ValueError("the image vectors hold NaN or infinite values")
-
-        def votes(rows: Tensor) -> Tensor:
-            return torch.from_numpy(self.slope * self.voters.votes(rows.numpy())[:, self.known] + self.offset)
-
-        rows = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-        index, negative = self._host.nearest(rows, k, votes)
-        return index.numpy(), negative.numpy()
-
-    def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceVotedRanking:
-        """The same ranking on ``device``; ``known`` (K,) gives each word its number in the vocabulary."""
-        return DeviceVotedRanking(self, known, device)
-
-
-class DeviceVotedRanking:
-    """:class:`VotedRanking` on the device of the image vectors and without a wait for it."""
-
-    def __init__(self, ranking: VotedRanking, known: NDArray[np.intp], device: torch.device) -> None:
-        self.linear, self.voters = ranking.linear.on(device, known), ranking.voters.on(device)
-        self.slope, self.offset = (torch.from_numpy(part).to(device) for part in (ranking.slope, ranking.offset))
-        self.known = torch.from_numpy(ranking.known.astype(np.int64)).to(device)
-
-    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k best words of image vectors (T, D) float32: index (T, k) int64 and the negative score (T, k) float32, best first.
-
-        Raises:
-            ValueError: k outside 1…K.
-        """
-        return self.linear.nearest(vectors, k, lambda rows: self.slope * self.voters.votes(rows)[:, self.known] + self.offset)
 
 
 def _candidates_for(k: int, words: int, margin: int) -> int:

@@ -20,7 +20,6 @@ from scipy import sparse
 from . import report_data
 from .annotations import Annotations
 from .clock import StageClock
-from .config import LINEAR_HEADS
 from .containers import Containers
 from .durable import publish, temporary_name
 from .environment import record
@@ -228,7 +227,7 @@ class ReportWriter:
         """What the values of words are; of all but confidences, smaller is better."""
         if self._confident:
             return "confidence"
-        return "negative score" if self._annotator is not None and self._annotator.config.head in LINEAR_HEADS else "distance"
+        return "negative score" if self._annotator is not None and self._annotator.config.head == "ridge" else "distance"
 
     def _training(self) -> NDArray[np.int64] | None:
         """Training images of each word; words that the model does not know have none."""

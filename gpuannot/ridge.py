@@ -1,4 +1,4 @@
-"""The linear system behind the heads ``ridge`` and ``lda``, solved once and kept current as images come and go."""
+"""The linear system behind the head ``ridge``, solved once and kept current as images come and go."""
 
 from __future__ import annotations
 
@@ -82,10 +82,6 @@ class RidgeSystem:
                 self._inverse.addmm_(projected.T, inner @ projected, alpha=-1)
             self._apart.clear()
 
-    def products(self, sums: Tensor) -> Tensor:
-        """K_j·C_j, (W,), from the word sums (W, D)."""
-        return torch.linalg.vecdot(self.solution, sums) - self.counts * (self.solution @ self.mean)
-
     def left_out(self, sums: Tensor) -> LeftOut:
         """Statistics of the scores s = (x − μ)·K_j of all words, generalised leave-one-out, from the sums alone.
 
@@ -97,7 +93,7 @@ class RidgeSystem:
             sums: Σ_{I ∈ S_j} x (W, D), of the bank.
         """
         share = self.counts / self.images
-        product = self.products(sums)
+        product = torch.linalg.vecdot(self.solution, sums) - self.counts * (self.solution @ self.mean)  # K_j·C_j
         squared = torch.linalg.vecdot(self.solution, self.solution)
         score_variance = (product - self.penalty * squared) / self.images
         label_variance = share * (1 - share)

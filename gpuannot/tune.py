@@ -39,7 +39,7 @@ DEFAULT_SPACE: dict[str, tuple[Any, ...]] = {
     "balance": (0.0, 0.5, 0.75, 1.0),
 }
 #: Settings that only the words depend on: the image vectors of a split serve all their values.
-WORD_SETTINGS = ("metric", "head", "regularisation", "balance", "calibration", "vote", "vote_sharpness")
+WORD_SETTINGS = ("metric", "head", "regularisation", "balance", "calibration")
 #: Settings that ask for other features of the trunk.
 TRUNK_SETTINGS = ("weights", "weights_convention", "layer", "relu", "trunk_dtype", "input_size", "interpolation")
 
@@ -200,7 +200,7 @@ class _Search:
         self.features, self.images, self.parts, self.k, self.device = features, images, parts, k, device
         self._known: dict[AnnotatorConfig, tuple[float, float]] = {}
         self._vectors: dict[AnnotatorConfig, list[NDArray[np.float32]]] = {}
-        self._banks: dict[tuple[Any, int], WordBank] = {}
+        self._banks: dict[tuple[AnnotatorConfig, int], WordBank] = {}
 
     def reached(self, config: AnnotatorConfig) -> tuple[float, float]:
         """Mean F1 and N+."""
@@ -219,8 +219,7 @@ class _Search:
 
     def _bank(self, config: AnnotatorConfig, split: int) -> WordBank:
         """The sums over the images of a split that are not held out: what λ, balance and calibration have no part in."""
-        voting = config.vote_sharpness if config.vote else None
-        key = (_without(config, *WORD_SETTINGS), config.head, voting), split
+        key = _without(config, *(name for name in WORD_SETTINGS if name != "head")), split
         if key not in self._banks:
             if any(known != key[0] for known, _ in self._banks):
                 self._banks.clear()

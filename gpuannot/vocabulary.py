@@ -19,14 +19,7 @@ from .errors import DataError, NotFittedError
 from .heads import WordHead
 from .image_sources import Images, as_sequence, none_readable, warn_of_failures
 from .labels import label_matrix
-from .ranking import (
-    DeviceLinearRanking,
-    DeviceRanking,
-    DeviceVotedRanking,
-    LinearRanking,
-    VotedRanking,
-    WordRanking,
-)
+from .ranking import DeviceLinearRanking, DeviceRanking, LinearRanking, WordRanking
 from .words import WordBank
 
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
@@ -43,8 +36,8 @@ class WordLearner(Encoder):
     """
 
     bank_: WordBank
-    _ranking: WordRanking | LinearRanking | VotedRanking | None = None
-    _device_ranking: DeviceRanking | DeviceLinearRanking | DeviceVotedRanking | None = None
+    _ranking: WordRanking | LinearRanking | None = None
+    _device_ranking: DeviceRanking | DeviceLinearRanking | None = None
     _curves: NDArray[np.float32] | Literal[False] | None = None
     _device_curves: Tensor | None = None
 
@@ -148,7 +141,7 @@ class WordLearner(Encoder):
             index, distance = ranking.nearest(vectors, k)
         return self.bank_.known[index].astype(np.int64), distance
 
-    def _words_ranking(self) -> WordRanking | LinearRanking | VotedRanking:
+    def _words_ranking(self) -> WordRanking | LinearRanking:
         if self._ranking is None:
             self._ranking = self._head.ranking(self.bank_)
         return self._ranking
@@ -158,8 +151,7 @@ class WordLearner(Encoder):
 
         Learnt at ``fit`` from the words that training images would be given, each scored as if left out; it holds for words that
         are among the first few of an image. Arrays give an array, tensors a tensor on their device, without a wait for it. None
-        where the model has no such calibration: with other heads than ``ridge`` and ``lda``, or when all or none of those words
-        were right.
+        where the model has no such calibration: with other heads than ``ridge``, or when all or none of those words were right.
         """
         curves = self._confidence_curves()
         if curves is None:

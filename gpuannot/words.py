@@ -17,7 +17,6 @@ from .reference import words as _reference
 
 if TYPE_CHECKING:
     from .calibration import SampledImages
-    from .voters import Voters
 
 
 class WordBank:
@@ -35,12 +34,10 @@ class WordBank:
         sums: (W, D) float64. counts: (W,) int64, the images that carry each word.
         moments: as given. cooccurrence: YᵀY (W, W) int64 CSR, how many images carry both words; None where moments are.
         sample: of the images, while a fit goes on whose head learns from one; only :meth:`merge` looks at it.
-        voters: all images, for the neighbour vote; None without.
     """
 
     cooccurrence: sparse.csr_array | None = None
     sample: SampledImages | None = None
-    voters: Voters | None = None
 
     def __init__(self, vocabulary: Sequence[str], dimension: int, moments: Moments | None = None) -> None:
         self.vocabulary = tuple(vocabulary)
@@ -84,8 +81,6 @@ class WordBank:
         if self.moments is not None:
             self.moments.add(vectors)
             self.cooccurrence = self.cooccurrence + _pairs(labels)
-        if self.voters is not None:
-            self.voters.add(vectors, labels)
         return self
 
     def _add_on_device(self, sums: Tensor) -> None:
@@ -95,7 +90,7 @@ class WordBank:
         """Take out images that were added before, by their vectors (B, D) and labels (B, W).
 
         Raises:
-            ValueError: as :meth:`partial_fit`, or a word would be left with fewer than no images, or they are none of the voters.
+            ValueError: as :meth:`partial_fit`, or a word would be left with fewer than no images.
         """
         labels = self.checked_labels(vectors, labels)
         sums, counts = _sums_of(vectors, labels)
@@ -104,8 +99,6 @@ class WordBank:
             raise ValueError(
                 f"cannot forget {counts[word]} images of {self.vocabulary[word]!r}: the bank holds {self.counts[word]} of that word"
             )
-        if self.voters is not None:
-            self.voters.remove(self.voters.places(vectors, labels))
         if self.moments is not None:
             self.moments.add(vectors, -1)
             self.cooccurrence = self.cooccurrence - _pairs(labels)
@@ -131,8 +124,6 @@ class WordBank:
             self.cooccurrence = self.cooccurrence + other.cooccurrence
         if self.sample is not None and other.sample is not None:
             self.sample.merge(other.sample)
-        if self.voters is not None and other.voters is not None:
-            self.voters.merge(other.voters)
         if other._device_sums is None:
             self.sums += other.sums
         else:
@@ -168,8 +159,6 @@ class WordBank:
         if self.cooccurrence is not None:
             self.cooccurrence = self.cooccurrence.copy()
             self.cooccurrence.resize((len(self.vocabulary),) * 2)
-        if self.voters is not None:
-            self.voters.add_words(len(new))
         return self
 
     def number(self, word: str) -> int:
@@ -244,19 +233,15 @@ class WordBank:
             pairs[[second]], pairs[:, [second]] = row, row.T
             pairs[second, second] = self.counts[second]
             self.cooccurrence = pairs.tocsr()
-        if self.voters is not None:
-            self.voters.merge_words(first, second)
         self._keep([number for number in range(len(self.vocabulary)) if number != first])
         return self
 
-    def _keep(self, numbers: list[int]) -> None:
+    def _keep(self, numbers: Sequence[int]) -> None:
         self.vocabulary = tuple(self.vocabulary[number] for number in numbers)
         self.sums = self.sums[numbers]
         self.counts = self.counts[numbers]
         if self.cooccurrence is not None:
             self.cooccurrence = self.cooccurrence[numbers][:, numbers]
-        if self.voters is not None:
-            self.voters.keep_words(numbers)
 
     # -- what they give ---------------------------------------------------------------------------------------------------------
 

@@ -41,11 +41,9 @@ BEST: dict[str, Any] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "best": {},
     "few": {"statistics_images": 200, "batch_size": 7, "projection_sample": 90},
-    "vote": {"statistics_images": 300, "vote": 0.5},
     "layers": {"projection": 0, "quadratic": 0, "head": "mean"},
-    "lda": {"statistics_images": 500, "projection": 0, "quadratic": 0, "head": "lda"},
+    "uncalibrated": {"statistics_images": 500, "projection": 0, "quadratic": 0, "calibration": "none"},
     "demixed": {"layer": "pool1", "head": "demixed"},
-    "centred": {"layer": "pool1", "projection": 0, "quadratic": 0, "head": "centred"},
 }
 
 

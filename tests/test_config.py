@@ -20,7 +20,7 @@ OTHERS: dict[str, Any] = {
     "weights": "vgg16.pth", "weights_convention": "torchvision", "layer": "conv4_3", "relu": False, "trunk_dtype": "float32",
     "interpolation": "bilinear", "mass": True, "intra": True, "signed_sqrt": True, "l2": True, "metric": "cosine", "seed": 7,
     "head": "ridge", "regularisation": 3.0, "balance": 0.5, "calibration": "odds",
-    "projection": 5, "quadratic": 2, "quadratic_weight": 0.75, "vote": 0.5, "vote_sharpness": 7.0,
+    "projection": 5, "quadratic": 2, "quadratic_weight": 0.75,
     **dict.fromkeys(COUNTS, 3),
 }  # fmt: skip
 
@@ -119,8 +119,8 @@ def test_seed(value: Any) -> None:
     [
         ("metric", "L2", "l2, cosine"),
         ("metric", None, "l2, cosine"),
-        ("head", "means", "mean, demixed, centred, ridge, lda"),
-        ("calibration", "gauss", "none, spread, odds"),
+        ("head", "means", "mean, demixed, ridge"),
+        ("calibration", "gauss", "none, odds"),
         ("interpolation", "nearest", "bicubic, bilinear"),
         ("weights_convention", "keras", "caffe, torchvision"),
         ("weights_convention", "", "caffe, torchvision"),
@@ -163,6 +163,22 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
 def test_unknown_settings_are_named() -> None:
     with pytest.raises(ValueError, match="unknown settings: n_centres, zoom"):
         AnnotatorConfig.from_dict({"zoom": 1, "n_centers": 5, "n_centres": 5})
+
+
+@pytest.mark.parametrize("off", [{"vote": 0.0, "vote_sharpness": 20.0}, {"vote": 0}, {"vote_sharpness": 7.0}])
+def test_a_vote_that_was_off_is_left_out(off: dict[str, Any]) -> None:
+    best = AnnotatorConfig.preset("best")
+    given = {**best.to_dict(), **off}
+    assert AnnotatorConfig.from_dict(given) == best and given.items() >= off.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("vote", 0.45), ("vote", "on"), ("head", "lda"), ("head", "centred"), ("calibration", "spread")]
+)
+def test_what_was_removed_is_named(name: str, value: Any) -> None:
+    given = {**AnnotatorConfig.preset("best").to_dict(), "vote": 0.0, "vote_sharpness": 20.0, name: value}
+    with pytest.raises(ValueError, match=f"^{name} = {value!r} was removed from gpuannot: fit again .* --preset best, or use the"):
+        AnnotatorConfig.from_dict(given)
 
 
 def test_wrong_values_in_a_file() -> None:

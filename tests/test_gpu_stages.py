@@ -14,12 +14,11 @@ from gpuannot.codebook import Codebook, kmeans_torch
 from gpuannot.descriptors import DeviceTransform, GaussianPCA
 from gpuannot.heads import WordHead, new_bank
 from gpuannot.optional import cuml_module
-from gpuannot.ranking import LinearRanking, VotedRanking, WordRanking
+from gpuannot.ranking import LinearRanking, WordRanking
 from gpuannot.reference import codebook as reference_codebook
 from gpuannot.reference import vlad as reference_vlad
 from gpuannot.trunk import Trunk
 from gpuannot.vlad import Vlad
-from gpuannot.voters import Voters
 from gpuannot.weights import load_weights
 from gpuannot.words import WordBank
 
@@ -164,21 +163,7 @@ def test_linear_ranking(rng: np.random.Generator, images: int, words: int, k: in
     assert (index != device_index.cpu().numpy()).mean() <= 0.001 if images else not len(device_index)
 
 
-@pytest.mark.parametrize(("images", "voters"), [(0, 3), (1, 1), (33, 700)])
-def test_voted_ranking(rng: np.random.Generator, images: int, voters: int) -> None:
-    vectors = rng.standard_normal((images + voters, 96)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    weights, bias, slope, offset = (rng.standard_normal(shape) for shape in ((37, 96), 37, 37, 37))
-    seen = Voters(64, 40, 20.0)
-    seen.add(vectors[images:], sparse.csr_array((rng.random((voters, 40)) < 0.2).astype(np.float32)))
-    ranking = VotedRanking(LinearRanking(weights, bias), seen, np.arange(3, 40), slope, offset)
-    index, distance = ranking.nearest(vectors[:images], 5)
-    on_device = ranking.on(CUDA, np.arange(3, 40)).nearest(torch.from_numpy(vectors[:images]).to(CUDA), 5)
-    np.testing.assert_allclose(on_device[1].cpu().numpy(), distance, rtol=1e-4, atol=1e-4)
-    assert np.array_equal(on_device[0].cpu().numpy(), index + 3)
-
-
-@pytest.mark.parametrize("head", ["ridge", "lda", "centred", "demixed"])
+@pytest.mark.parametrize("head", ["ridge", "demixed"])
 def test_heads(rng: np.random.Generator, head: str) -> None:
     vectors = rng.standard_normal((300, 200)).astype(np.float32)
     labels = sparse.csr_array((rng.random((300, 40)) < 0.1).astype(np.float32))
@@ -201,9 +186,9 @@ def test_heads(rng: np.random.Generator, head: str) -> None:
         made.changed(given[:9], labels[:9], -1)
         rankings.append(made.ranking(bank))
         confidences.append(made.confidence(bank))
-    for name in ("weights", "bias") if head in ("ridge", "lda", "centred") else ("word_vectors",):
+    for name in ("weights", "bias") if head == "ridge" else ("word_vectors",):
         host, device_values = (getattr(ranking, name) for ranking in rankings)
         np.testing.assert_allclose(device_values, host, rtol=1e-4, atol=1e-5 * np.abs(host).max())
-    assert (confidences[0] is None) == (confidences[1] is None) == (head not in ("ridge", "lda"))
+    assert (confidences[0] is None) == (confidences[1] is None) == (head != "ridge")
     if confidences[0] is not None and confidences[1] is not None:
         np.testing.assert_allclose(confidences[1], confidences[0], rtol=1e-3, atol=1e-3)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gpuannot import Annotations, Annotator
+from gpuannot import Annotations, Annotator, __version__
 from gpuannot.datasets import load_labelled_images
 from gpuannot.errors import ModelFileError, NotFittedError, WeightsError
 from gpuannot.model_file import ModelFile
@@ -327,6 +327,27 @@ def test_unusable_settings_are_refused(fitted: Annotator, tmp_path: Path, change
     path = ModelFile(good.tensors, {**good.metadata, "config": config}).write(tmp_path / "m")
     with pytest.raises(ModelFileError, match="its settings cannot be used"):
         Annotator.load(path)
+
+
+def test_a_model_of_a_version_with_a_vote_that_was_off(fitted: Annotator, drawn_scenes: Path, tmp_path: Path) -> None:
+    good = fitted.to_model_file()
+    config = {**good.metadata["config"], "vote": 0.0, "vote_sharpness": 20.0}
+    loaded = Annotator.load(ModelFile(good.tensors, {**good.metadata, "config": config}).write(tmp_path / "m"), device="cpu")
+    assert loaded.config == fitted.config and loaded.to_model_file().sha256 == good.sha256
+    assert same(loaded.annotate(drawn_scenes), fitted.annotate(drawn_scenes))
+
+
+@pytest.mark.parametrize(("name", "value"), [("vote", 0.45), ("head", "lda"), ("head", "centred"), ("calibration", "spread")])
+def test_a_model_that_needs_what_was_removed(fitted: Annotator, tmp_path: Path, name: str, value: Any) -> None:
+    good = fitted.to_model_file()
+    config = {**good.metadata["config"], "vote": 0.0, "vote_sharpness": 20.0, name: value}
+    tensors = {**good.tensors, "voters": np.zeros((3, 2), np.float16), "voter_words": np.zeros((4, 2), np.int64)}
+    for version, written in (("0.0.9", r"; gpuannot 0\.0\.9 wrote it"), (__version__, "")):
+        metadata = {**good.metadata, "config": config, "gpuannot_version": version}
+        path = ModelFile(tensors, metadata).write(tmp_path / "m.safetensors")
+        asked = rf"{name} = {value!r} was removed from gpuannot: fit again .* use the version that wrote the file{written}\)$"
+        with pytest.raises(ModelFileError, match=rf"m\.safetensors: its settings cannot be used \({asked}"):
+            Annotator.load(path)
 
 
 def test_nothing_to_save_before_fit(tmp_path: Path) -> None:

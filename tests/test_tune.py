@@ -78,7 +78,11 @@ def test_the_file_of_settings(scenes: LabelledImages, tmp_path: Path) -> None:
     assert found.holdout == len(scenes) // 9
     path = found.write(tmp_path / "config.json")
     assert read_config(path) == found.config
-    assert json.loads(path.read_text())["search"]["trials"][1]["setting"] == "balance"
+    content = json.loads(path.read_text())
+    assert content["search"]["trials"][1]["setting"] == "balance"
+    content["config"] |= {"vote": 0.0, "vote_sharpness": 20.0}  # as files of earlier versions have it
+    path.write_text(json.dumps(content))
+    assert read_config(path) == found.config
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,8 @@ def test_the_file_of_settings(scenes: LabelledImages, tmp_path: Path) -> None:
         ('{"schema": "gpuannot.config/1"}', "is not a file of settings"),
         ('{"schema": "gpuannot.config/1", "config": {"n_centres": 3}}', "unknown settings: n_centres"),
         ('{"schema": "gpuannot.config/1", "config": {"n_centers": 0}}', "n_centers must be"),
+        ('{"schema": "gpuannot.config/1", "config": {"vote": 0.4}}', r"config\.json: vote = 0\.4 was removed .*fit again"),
+        ('{"schema": "gpuannot.config/1", "config": {"head": "lda"}}', r"config\.json: head = 'lda' was removed .*fit again"),
     ],
 )
 def test_files_that_hold_no_settings(tmp_path: Path, content: str, message: str) -> None:
