@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "gpuannot" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "gpuannot" / "system" / "version.py").read_text()).group(1)
 
 setup(
     name="gpuannot",
@@ -15,25 +15,35 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    license_files=["LICENSE", "gpuannot/data/NOTICE", "gpuannot/report_page/chart.LICENSE.md"],
+    license_files=["LICENSE", "gpuannot/data/NOTICE", "gpuannot/report/page/chart.LICENSE.md"],
     python_requires=">=3.11",
     packages=[
         "gpuannot",
-        "gpuannot.reference",
-        "gpuannot.data",
-        "gpuannot.scenes",
         "gpuannot.baselines",
+        "gpuannot.cli",
+        "gpuannot.data",
+        "gpuannot.datasets",
+        "gpuannot.datasets.scenes",
+        "gpuannot.experiments",
+        "gpuannot.heads",
+        "gpuannot.images",
+        "gpuannot.jobs",
         "gpuannot.kernels",
-        "gpuannot.report_page",
+        "gpuannot.method",
+        "gpuannot.model",
+        "gpuannot.reference",
+        "gpuannot.report",
+        "gpuannot.report.page",
+        "gpuannot.system",
     ],
     package_dir={"gpuannot": "gpuannot", "gpuannot.kernels": "kernels"},
     package_data={
         "gpuannot": ["py.typed"],
         "gpuannot.data": ["*.safetensors", "NOTICE"],
         "gpuannot.kernels": ["*.cu", "*.cuh"],
-        "gpuannot.report_page": ["*.html", "*.css", "*.js", "*.md"],
+        "gpuannot.report.page": ["*.html", "*.css", "*.js", "*.md"],
     },
-    entry_points={"console_scripts": ["gpuannot = gpuannot.cli:main"]},
+    entry_points={"console_scripts": ["gpuannot = gpuannot.cli.main:main"]},
     install_requires=[
         "fsspec>=2024.2",
         "jinja2>=3.1",

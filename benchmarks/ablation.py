@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks.common import write_result
 from gpuannot import Annotator
 from gpuannot.config import PRESETS, AnnotatorConfig
-from gpuannot.datasets import LabelledImages, load_benchmark, load_labelled_images
-from gpuannot.feature_cache import cached_features
-from gpuannot.feature_extractor import Store
+from gpuannot.datasets.label_files import LabelledImages, load_benchmark, load_labelled_images
+from gpuannot.datasets.scenes import write_scenes
+from gpuannot.experiments.feature_cache import cached_features
 from gpuannot.metrics import evaluate
-from gpuannot.scenes import write_scenes
+from gpuannot.model.extractor import Store
 
 #: Settings of the preset best, in the order in which they are taken over from it.
 STEPS: dict[str, tuple[str, ...]] = {
@@ -108,7 +108,7 @@ def costs(data: str, images: int) -> dict[str, Any]:
     """Milliseconds an image from decoded pixels to words, of both presets in turn: trunk alone, and all."""
     import torch
 
-    from gpuannot.images import decode_image
+    from gpuannot.images.decode import decode_image
 
     train, test = load_benchmark("corel5k", data)
     pixels = np.stack([decode_image(path, (224, 224)) for path in test.paths[:images]])

@@ -86,7 +86,7 @@ def measure(method: str, images: int, data: str | None, cache: str | None, repea
     if data is not None:
         from gpuannot.baselines.benchmark_features import BenchmarkFeatures
         from gpuannot.config import AnnotatorConfig
-        from gpuannot.datasets import load_benchmark
+        from gpuannot.datasets.label_files import load_benchmark
 
         train_split, test_split = load_benchmark("corel5k", data)
         all_train, all_test = BenchmarkFeatures(train_split, test_split, AnnotatorConfig(), cache=cache).get("vlad")

@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.common import alternate, spread, write_result
 from gpuannot import Annotator, Inputs
-from gpuannot.datasets import load_labelled_images
-from gpuannot.image_batches import decode_ahead, default_workers
-from gpuannot.scenes import write_scenes
+from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.scenes import write_scenes
+from gpuannot.images.batches import decode_ahead, default_workers
 
 MODELS: dict[str, dict[str, Any]] = {
     "VGG-16 to conv5_2, 224×224": {},

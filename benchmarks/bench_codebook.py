@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.peers import Missing, peer
 from benchmarks.rows import OURS, Agreement, Row, Setting, Variants, measure_rows, stage_main
-from gpuannot.codebook import Codebook, kmeans_torch
+from gpuannot.method.codebook import Codebook, kmeans_torch
 from gpuannot.reference.vlad import nearest_center
 
 DIMENSION, CENTERS, ITERATIONS = 64, 64, 25

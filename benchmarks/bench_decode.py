@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import alternate, spread, write_result
-from gpuannot.images import decode_image
-from gpuannot.scenes import draw_scene
+from gpuannot.datasets.scenes import draw_scene
+from gpuannot.images.decode import decode_image
 
 SIZE = 224
 SIZES = ((192, 128), (640, 480), (1920, 1080))

@@ -17,12 +17,12 @@ import torch
 
 from benchmarks.bench_decode import SIZE, SIZES, drawn
 from benchmarks.common import alternate, spread, write_result
-from gpuannot.decoding import JpegForGpu
 from gpuannot.errors import DeviceError
-from gpuannot.gpu_decode import GpuDecoder, measure_share, open_decoder
-from gpuannot.image_batches import decode_ahead, default_workers
-from gpuannot.images import decode_image
-from gpuannot.inputs import Loaded
+from gpuannot.images.batches import decode_ahead, default_workers
+from gpuannot.images.decode import decode_image
+from gpuannot.images.decode_task import JpegForGpu
+from gpuannot.images.gpu import GpuDecoder, measure_share, open_decoder
+from gpuannot.images.inputs import Loaded
 
 NO_DEVICE = 3
 DECODERS = ("nvimgcodec", "torchvision")

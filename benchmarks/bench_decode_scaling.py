@@ -28,10 +28,10 @@ import numpy as np
 
 from benchmarks.bench_decode import SIZE, SIZES, drawn
 from benchmarks.common import alternate, spread, write_result
-from gpuannot.clock import StageClock
-from gpuannot.decoding import Task, decode_into
-from gpuannot.image_batches import decode_ahead
-from gpuannot.inputs import Input
+from gpuannot.images.batches import decode_ahead
+from gpuannot.images.decode_task import Task, decode_into
+from gpuannot.images.inputs import Input
+from gpuannot.system.timing import StageClock
 
 SAMPLER = """
 #include <pthread.h>

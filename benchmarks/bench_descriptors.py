@@ -16,7 +16,7 @@ import torch
 from benchmarks.bench_nearest_center import PATCHES
 from benchmarks.peers import Missing, calls, compiled, peer
 from benchmarks.rows import OURS, Row, Setting, Variants, measure_rows, relative_error, stage_main
-from gpuannot.descriptors import GaussianPCA, _feature_sums_cuda
+from gpuannot.method.descriptors import GaussianPCA, _feature_sums_cuda
 from gpuannot.reference.descriptors import feature_sums, transform
 
 CHANNELS, COMPONENTS = 512, 64

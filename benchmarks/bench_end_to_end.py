@@ -25,10 +25,10 @@ from benchmarks.limits import TRUNK_FLOP
 from benchmarks.peers import Missing
 from benchmarks.rows import OURS, Agreement, Row, Setting, Variants, measure_rows, stage_main
 from gpuannot import Annotator
-from gpuannot.images import decode_image
-from gpuannot.ranking import WordRanking
+from gpuannot.datasets.scenes import draw_scene
+from gpuannot.images.decode import decode_image
+from gpuannot.method.ranking import WordRanking
 from gpuannot.reference.vlad import vlad
-from gpuannot.scenes import draw_scene
 
 WORDS = 260
 PLAIN = "plain float32 program"

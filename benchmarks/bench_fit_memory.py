@@ -16,7 +16,7 @@ from benchmarks.common import write_result
 _CHILD = """
 import json, resource, sys, time
 from gpuannot import Annotator
-from gpuannot.datasets import load_benchmark
+from gpuannot.datasets.label_files import load_benchmark
 name, folder, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 train, _ = load_benchmark(name, folder)
 start = time.perf_counter()

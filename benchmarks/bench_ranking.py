@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.bench_nearest_center import faiss_flat
 from benchmarks.peers import Missing, calls, compiled, peer
 from benchmarks.rows import OURS, Row, Setting, Variants, equal_share, measure_rows, stage_main
-from gpuannot.ranking import WordRanking
+from gpuannot.method.ranking import WordRanking
 
 DIMENSION, K = 4096, 5
 FAISS = "faiss IndexFlatL2"

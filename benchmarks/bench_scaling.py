@@ -21,9 +21,9 @@ from benchmarks.bench_nearest_center import PATCHES
 from benchmarks.bench_ranking import DIMENSION, K, vectors_of
 from benchmarks.bench_words import labels_of
 from benchmarks.rows import OURS, Row, Setting, measure_rows, stage_main
-from gpuannot.ranking import WordRanking
+from gpuannot.method.ranking import WordRanking
+from gpuannot.method.words import WordBank
 from gpuannot.reference.vlad import vlad
-from gpuannot.words import WordBank
 
 WORDS, N, M, BATCH = 260, 64, 64, 100
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from benchmarks.limits import TRUNK_FLOP
 from benchmarks.peers import calls, compiled
 from benchmarks.rows import OURS, Row, Setting, measure_rows, relative_error, stage_main
-from gpuannot.trunk import Trunk, cpu_has_bfloat16
-from gpuannot.weights import TrunkWeights, load_weights
+from gpuannot.method.trunk import Trunk
+from gpuannot.method.weights import TrunkWeights, load_weights
+from gpuannot.system.device import cpu_has_bfloat16
 
 EAGER = "eager float32 NCHW"
 

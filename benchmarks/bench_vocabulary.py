@@ -22,11 +22,11 @@ from scipy import sparse
 from benchmarks.common import spread, write_result
 from gpuannot import Annotator, AnnotatorConfig
 from gpuannot.baselines.search import holdout_split
-from gpuannot.datasets import load_benchmark
-from gpuannot.encoder import to_host
-from gpuannot.feature_cache import cached_features
-from gpuannot.heads import WordHead, new_bank
+from gpuannot.datasets.label_files import load_benchmark
+from gpuannot.experiments.feature_cache import cached_features
+from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.metrics import evaluate
+from gpuannot.model.encoder import to_host
 
 EXAMPLES = 10
 BINS = 10
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for features")
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    from gpuannot.cli_settings import config_from_options
+    from gpuannot.cli.settings import config_from_options
 
     config = config_from_options(options.preset, None, None, 0, options.settings)
     annotator, vectors, labels = _learnt(config, options.data, options.cache)

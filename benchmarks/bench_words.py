@@ -12,8 +12,8 @@ from scipy import sparse
 
 from benchmarks.peers import Missing
 from benchmarks.rows import OURS, Row, Setting, measure_rows, relative_error, stage_main
+from gpuannot.method.words import _word_sums_cuda
 from gpuannot.reference.words import word_sums
-from gpuannot.words import _word_sums_cuda
 
 DIMENSION, WORDS_AN_IMAGE = 4096, 4
 

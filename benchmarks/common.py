@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import threadpool_info
 
-from gpuannot.environment import record
+from gpuannot.system.environment import record
 
 RESULTS = Path(__file__).parent / "results"
 #: ``schema.json`` says what a result file holds; gpuannot.benchmark/2 are those with rows of one form (benchmarks/rows.py).

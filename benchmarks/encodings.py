@@ -24,13 +24,13 @@ from benchmarks.common import write_result
 from gpuannot import Annotator
 from gpuannot.baselines.search import holdout_split
 from gpuannot.config import AnnotatorConfig
-from gpuannot.datasets import LabelledImages, load_benchmark
-from gpuannot.encoder import Store, to_host
-from gpuannot.feature_cache import cached_features
-from gpuannot.heads import WordHead, new_bank
-from gpuannot.images import decode_image
+from gpuannot.datasets.label_files import LabelledImages, load_benchmark
+from gpuannot.experiments.feature_cache import cached_features
+from gpuannot.heads.projection import JointProjection
+from gpuannot.heads.word_head import WordHead, new_bank
+from gpuannot.images.decode import decode_image
 from gpuannot.metrics import evaluate
-from gpuannot.projection import JointProjection
+from gpuannot.model.encoder import Store, to_host
 
 K = 5
 _SOFT = 3  # centres that a descriptor is shared among

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import alternate
-from gpuannot.trunk import cpu_has_bfloat16
+from gpuannot.system.device import cpu_has_bfloat16
 
 #: Operations of one image: 14.88 GMAC of VGG-16 to conv5_2 at 224 × 224.
 TRUNK_FLOP = 29.8e9

@@ -30,8 +30,8 @@ from PIL import Image
 
 from benchmarks.common import write_result
 from gpuannot import Annotator
-from gpuannot.datasets import load_labelled_images
-from gpuannot.scenes import write_scenes
+from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.scenes import write_scenes
 
 SETTINGS: dict[str, Any] = {"layer": "pool1", "input_size": 32, "n_components": 8, "n_centers": 4}
 MEMORY_BOUND = 1.10

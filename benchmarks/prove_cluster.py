@@ -31,8 +31,8 @@ from PIL import Image
 from benchmarks.common import write_result
 from benchmarks.prove_batch import SETTINGS, annotate, check, compare, draw
 from gpuannot import Annotator
-from gpuannot.datasets import load_labelled_images
-from gpuannot.scenes import write_scenes
+from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.scenes import write_scenes
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import write_result
-from gpuannot.image_batches import decode_ahead
-from gpuannot.inputs import Input
+from gpuannot.images.batches import decode_ahead
+from gpuannot.images.inputs import Input
 
 GROWTH_BOUND = 1.05
 BATCH = 32

@@ -18,8 +18,8 @@ from rich.table import Table
 from benchmarks.common import NO_DEVICE, alternate, spread, with_peak_memory, write_result
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.peers import Missing
-from gpuannot.device import resolve_device
 from gpuannot.errors import DeviceError
+from gpuannot.system.device import resolve_device
 
 Row: TypeAlias = dict[str, Any]
 Variants: TypeAlias = Mapping[str, Callable[[], Any] | Missing]

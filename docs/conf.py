@@ -25,7 +25,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_type_aliases = {name: name for name in ("Images", "Labels", "Store", "Vectors")} | {"Inputs": "gpuannot.inputs.Inputs"}
+autodoc_type_aliases = {name: name for name in ("Images", "Labels", "Store", "Vectors")} | {
+    "Inputs": "gpuannot.images.inputs.Inputs"
+}
 add_module_names = False
 strip_signature_backslash = True
 napoleon_use_ivar = True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpuannot import Annotator, Inputs
 from gpuannot.datasets import load_labelled_images
-from gpuannot.output import AnnotationWriter
+from gpuannot.jobs.writers import AnnotationWriter
 
 
 def main(labelled: str, folder: str, output: str) -> None:

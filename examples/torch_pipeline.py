@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gpuannot import Annotator
-from gpuannot.images import decode_image
+from gpuannot.images.decode import decode_image
 
 
 class Photos(Dataset):

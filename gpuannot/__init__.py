@@ -5,22 +5,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .system.version import __version__
+
 __all__ = ["Annotations", "Annotator", "AnnotatorConfig", "Explanation", "Inputs", "__version__"]
 
 if TYPE_CHECKING:
-    from .annotations import Annotations
     from .annotator import Annotator
     from .config import AnnotatorConfig
-    from .explain import Explanation
-    from .inputs import Inputs
+    from .images.inputs import Inputs
+    from .model.annotations import Annotations
+    from .model.explain import Explanation
 
 _HOMES = {
-    "Annotations": "annotations",
+    "Annotations": "model.annotations",
     "Annotator": "annotator",
     "AnnotatorConfig": "config",
-    "Explanation": "explain",
-    "Inputs": "inputs",
+    "Explanation": "model.explain",
+    "Inputs": "images.inputs",
 }
 
 

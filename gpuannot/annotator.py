@@ -1,7 +1,7 @@
 """The whole method, top to bottom, as the paper tells it.
 
 images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1) → word vectors (4) → nearest words (6).
-Up to VLAD it is the :class:`~gpuannot.encoder.Encoder`; here the words come in.
+Up to VLAD it is the :class:`~gpuannot.model.encoder.Encoder`; here the words come in.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .annotations import Annotations, check_threshold
-from .batch import annotate_batch
-from .blas import one_thread
-from .encoder import Vectors, to_host
 from .errors import DataError
-from .feature_extractor import Store
-from .heads import new_bank
-from .image_batches import ImageFailure
-from .image_sources import Images, as_sequence, source_name, warn_of_failures
-from .inputs import Inputs, find_lazily
-from .labels import label_matrix
-from .model_file import ModelFile
-from .partitions import by_partition, tree_sum
-from .persistence import restore, to_model_file
-from .streaming import stream_inputs
-from .vocabulary import Labels, WordLearner, check_lengths
-from .words import WordBank
+from .heads.word_head import new_bank
+from .images.batches import ImageFailure
+from .images.image_sources import Images, as_sequence, source_name, warn_of_failures
+from .images.inputs import Inputs, find_lazily
+from .jobs.batch import annotate_batch
+from .jobs.streaming import stream_inputs
+from .method.labels import label_matrix
+from .method.words import WordBank
+from .model.annotations import Annotations, check_threshold
+from .model.encoder import Vectors, to_host
+from .model.extractor import Store
+from .model.file import ModelFile
+from .model.persistence import restore, to_model_file
+from .model.word_model import Labels, WordLearner, check_lengths
+from .system.partitions import by_partition, tree_sum
+from .system.threads import one_thread
 
 if TYPE_CHECKING:
-    from .capture import CapturedAnnotation
-    from .explain import Explanation
+    from .model.capture import CapturedAnnotation
+    from .model.explain import Explanation
 
 
 class Annotator(WordLearner):
@@ -97,7 +97,7 @@ class Annotator(WordLearner):
         rest = np.setdiff1d(np.arange(len(sources)), learn_from)
         self.failures_ = []
         if workers is not None or scheduler is not None:
-            from .cluster_fit import fit_on_cluster
+            from .jobs.cluster_fit import fit_on_cluster
 
             fit_on_cluster(self, sources, matrix, words, learn_from, rest, workers, scheduler, progress)
             self._settle()
@@ -249,7 +249,7 @@ class Annotator(WordLearner):
         Raises:
             DeviceError: not on a CUDA device. ValueError: as :meth:`annotate_tensor`.
         """
-        from .capture import CapturedAnnotation
+        from .model.capture import CapturedAnnotation
 
         return CapturedAnnotation(self, batch_shape, k)
 
@@ -275,7 +275,7 @@ class Annotator(WordLearner):
         Raises:
             ValueError: a word that the vocabulary lacks, or k out of range. DataError: a word without an image.
         """
-        from .explain import explain
+        from .model.explain import explain
 
         return explain(self, images, words, k, progress=progress)
 

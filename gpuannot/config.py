@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .weights import CONVENTIONS
-
+CONVENTIONS = ("caffe", "torchvision")
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
 HEADS = ("mean", "demixed", "ridge")
@@ -74,7 +73,7 @@ class AnnotatorConfig:
     cosine similarity)."""
     head: str = "mean"
     """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, or the linear score ``ridge``; see
-    :class:`~gpuannot.heads.WordHead`. ``ridge`` keeps D² sums, D = m·n."""
+    :class:`~gpuannot.heads.word_head.WordHead`. ``ridge`` keeps D² sums, D = m·n."""
     regularisation: float = 1.0
     """λ of ``demixed`` and ``ridge``, above 0, as a multiple of the mean diagonal of the system that is solved."""
     balance: float = 0.0

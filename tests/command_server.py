@@ -13,7 +13,7 @@ import sys
 
 
 def serve(address: str) -> None:
-    from gpuannot.cli import main  # noqa: F401
+    from gpuannot.cli.main import main  # noqa: F401
 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
@@ -38,7 +38,7 @@ def _run(request: dict[str, list[str] | str], streams: list[int]) -> None:
             os.dup2(stream, number)
         os.chdir(str(request["folder"]))
         sys.argv = ["gpuannot", *request["arguments"]]
-        from gpuannot.cli import main
+        from gpuannot.cli.main import main
 
         main()
     except SystemExit as end:

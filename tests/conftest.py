@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpuannot import datasets
-from gpuannot.scenes import write_scenes
+from gpuannot.datasets import label_files as datasets
+from gpuannot.datasets.scenes import write_scenes
 
 
 def pytest_configure() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from gpuannot import Annotations
-from gpuannot.labels import label_matrix
-from gpuannot.report_writer import ReportWriter
+from gpuannot.method.labels import label_matrix
+from gpuannot.report.writer import ReportWriter
 
 HOSTILE_NAME = "<script>alert(1)<⧸script>.jpg"  # a file name holds no slash; this sign only looks like one
 HOSTILE_WORDS = ('</script><script>alert("w")</script>', 'it\'s "quoted" & <b>bold</b>', "]]><!--", "\u2028line", "mañana 海")

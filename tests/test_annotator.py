@@ -19,12 +19,12 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 
 from gpuannot import Annotations, Annotator, AnnotatorConfig
-from gpuannot.datasets import LabelledImages, load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.errors import DataError, DeviceError, NotFittedError
-from gpuannot.images import decode_image
-from gpuannot.trunk import Trunk
-from gpuannot.weights import TrunkWeights, load_weights
-from gpuannot.words import WordBank
+from gpuannot.images.decode import decode_image
+from gpuannot.method.trunk import Trunk
+from gpuannot.method.weights import TrunkWeights, load_weights
+from gpuannot.method.words import WordBank
 
 SIZE = 32
 SMALL: dict[str, Any] = {"layer": "pool2", "input_size": SIZE, "n_components": 8, "n_centers": 4}

@@ -30,9 +30,10 @@ from command_server import client_script
 from markdown_it import MarkdownIt
 
 import gpuannot
-from gpuannot import Annotator, datasets
-from gpuannot.cli import app
-from gpuannot.scenes import write_scenes
+from gpuannot import Annotator
+from gpuannot.cli.main import app
+from gpuannot.datasets import label_files as datasets
+from gpuannot.datasets.scenes import write_scenes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -124,7 +125,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def benchmark(folder: Path, scenes: Path) -> None:
-    """Drawn scenes in the benchmark's layout; :data:`gpuannot.datasets.BENCHMARKS` has to be told their number."""
+    """Drawn scenes in the benchmark's layout; :data:`gpuannot.datasets.label_files.BENCHMARKS` has to be told their number."""
     (folder / "images").mkdir(parents=True)
     for split, source in (("train", "photos"), ("test", "test")):
         shutil.copytree(scenes / source / "images", folder / "images", dirs_exist_ok=True)
@@ -246,10 +247,15 @@ def test_habits_of_docstrings_become_what_the_generator_reads(monkeypatch: pytes
 
 #: Modules that are no part of the public interface.
 INTERNAL = (
-    r"gpuannot\.(__main__|blas|cli.*|containers|data|decode_processes|decode_worker|durable|embed_weights|image_sources)",
-    r"gpuannot\.(jpeg_header|optional|persistence|report_data|report_page|report_previews|streaming)",
+    r"gpuannot\.(__main__|data|cli.*|system|images|method|heads|model|jobs|datasets|report|experiments)",
+    r"gpuannot\.images\.(containers|processes|worker|image_sources|jpeg_header)",
+    r"gpuannot\.system\.(threads|atomic_files|optional|version)",
+    r"gpuannot\.method\.embed_weights",
+    r"gpuannot\.model\.persistence",
+    r"gpuannot\.jobs\.streaming",
+    r"gpuannot\.report\.(counts|page|previews)",
     r"gpuannot\.reference",
-    r"gpuannot\.scenes\..*",
+    r"gpuannot\.datasets\.scenes\..*",
     r"gpuannot\.baselines\.pixels",
 )
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpuannot import Annotator
-from gpuannot.datasets import load_labelled_images
+from gpuannot.datasets.label_files import load_labelled_images
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from gpuannot import Annotator
-from gpuannot.datasets import LabelledImages, load_labelled_images
-from gpuannot.image_batches import ImageBatches
+from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
+from gpuannot.datasets.scenes import write_scenes
+from gpuannot.images.batches import ImageBatches
 from gpuannot.metrics import evaluate
-from gpuannot.scenes import write_scenes
 
 pytestmark = pytest.mark.gpu
 K = 5
@@ -147,7 +147,7 @@ def test_too_large_a_batch_is_halved_and_gives_the_same_words(model: Path, batch
 @pytest.mark.filterwarnings("ignore:cuML is not usable")
 def test_corel5k(corel5k: Path, tmp_path: Path) -> None:
     from gpuannot.config import AnnotatorConfig
-    from gpuannot.reproduce import reproduce
+    from gpuannot.experiments.reproduce import reproduce
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -40,7 +40,7 @@ def imported_by(code: str) -> tuple[list[str], list[str]]:
     return tried, found
 
 
-@pytest.mark.parametrize("code", ["import gpuannot", "import gpuannot.cli, gpuannot.errors"])
+@pytest.mark.parametrize("code", ["import gpuannot", "import gpuannot.cli.main, gpuannot.errors"])
 def test_import_brings_in_nothing_heavy(code: str) -> None:
     assert imported_by(code) == ([], [])
 
@@ -55,7 +55,7 @@ def test_the_whole_library_imports_without_the_optional_packages() -> None:
 def test_public_names() -> None:
     assert gpuannot.Annotator is importlib.import_module("gpuannot.annotator").Annotator
     assert gpuannot.AnnotatorConfig is importlib.import_module("gpuannot.config").AnnotatorConfig
-    assert gpuannot.Annotations is importlib.import_module("gpuannot.annotations").Annotations
+    assert gpuannot.Annotations is importlib.import_module("gpuannot.model.annotations").Annotations
     for name in gpuannot.__all__:
         assert getattr(gpuannot, name) is not None
     with pytest.raises(AttributeError, match="module 'gpuannot' has no attribute 'Anotator'"):

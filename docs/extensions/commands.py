@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 from typer.testing import CliRunner
 
-from gpuannot.cli import app as cli
+from gpuannot.cli.main import app as cli
 
 WIDTH = {"COLUMNS": "88", "TERMINAL_WIDTH": "88", "NO_COLOR": "1"}
 

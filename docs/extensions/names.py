@@ -1,4 +1,4 @@
-"""A class or function is found by the end of its name: ``gpuannot.Inputs`` and ``Inputs`` are ``gpuannot.inputs.Inputs``."""
+"""A class or function is found by the end of its name: ``gpuannot.Inputs`` and ``Inputs`` are ``gpuannot.images.inputs.Inputs``."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from ..device import resolve_device
 from ..errors import DataError, NotFittedError
-from ..labels import label_matrix
+from ..method.labels import label_matrix
+from ..system.device import resolve_device
 
 Features: TypeAlias = NDArray[Any] | Tensor | Mapping[str, NDArray[Any] | Tensor]
 Labels: TypeAlias = sparse.csr_array | NDArray[Any] | Sequence[Any]
@@ -157,7 +157,7 @@ class Baseline(WordScorer):
 
 
 def numbered_labels(labels: Labels, vocabulary: Sequence[str] | None) -> tuple[sparse.csr_array, tuple[str, ...]]:
-    """:func:`~gpuannot.labels.label_matrix`, in which a matrix without a vocabulary has words named by their numbers."""
+    """:func:`~gpuannot.method.labels.label_matrix`, in which a matrix without a vocabulary has words named by their numbers."""
     if vocabulary is None and (sparse.issparse(labels) or (isinstance(labels, np.ndarray) and labels.ndim == 2)):
         vocabulary = [str(word) for word in range(labels.shape[1])]  # type: ignore[union-attr]
     return label_matrix(labels, vocabulary)

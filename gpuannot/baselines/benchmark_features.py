@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ..annotator import Annotator
 from ..config import AnnotatorConfig
-from ..datasets import LabelledImages
-from ..encoder import to_host
-from ..environment import versions
-from ..feature_cache import cached_arrays, cached_features
+from ..datasets.label_files import LabelledImages
+from ..experiments.feature_cache import cached_arrays, cached_features
+from ..model.encoder import to_host
 from ..reference.vlad import nearest_center
+from ..system.environment import versions
 from .base import Features
 from .global_features import GlobalFeatures
 from .handmade import grid_features, handmade_features

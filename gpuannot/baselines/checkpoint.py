@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ModelFileError
-from ..model_file import replacing
+from ..model.file import replacing
 
 SCHEMA = "gpuannot.checkpoint/1"
 

@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from ..config import AnnotatorConfig
-from ..datasets import LabelledImages, load_benchmark
-from ..environment import record
+from ..datasets.label_files import LabelledImages, load_benchmark
 from ..errors import DeviceError, WeightsError
+from ..experiments.reproduce import PAPER
 from ..metrics import evaluate
-from ..reproduce import PAPER
+from ..system.environment import record
 from .base import Baseline
 from .benchmark_features import KINDS, BenchmarkFeatures
 from .cmrm import CMRM

@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import DataError, DeviceError, ModelFileError
-from ..image_batches import ImageBatches, ImageFailure
-from ..image_sources import Images, as_sequence, none_readable, warn_of_failures
+from ..images.batches import ImageBatches, ImageFailure
+from ..images.image_sources import Images, as_sequence, none_readable, warn_of_failures
+from ..method.trunk import resolve_dtype
+from ..method.weights import PREPROCESSING
 from ..metrics import evaluate
-from ..trunk import resolve_dtype
-from ..weights import PREPROCESSING
 from .base import Labels, WordScorer, best_words, numbered_labels
 from .checkpoint import Checkpoint
 from .networks import SMALLEST_INPUT, Network, StartWeights, start_weights

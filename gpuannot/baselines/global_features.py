@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import AnnotatorConfig
-from ..encoder import Encoder
 from ..errors import DataError, ImageError
-from ..image_batches import ImageFailure
-from ..image_sources import Images, as_sequence, none_readable
-from ..trunk import layer_names
-from ..weights import load_fully_connected
+from ..images.batches import ImageFailure
+from ..images.image_sources import Images, as_sequence, none_readable
+from ..method.trunk import layer_names
+from ..method.weights import load_fully_connected
+from ..model.encoder import Encoder
 
 POOLINGS = ("mean", "root", "max", "flatten")
 FULLY_CONNECTED = ("fc6", "fc7")
@@ -32,7 +32,7 @@ class GlobalFeatures:
         pooling: of a trunk layer (H', W', C): ``mean``, ``root`` (the mean of the square roots, in which a few strong responses say
             less) or ``max`` over its positions, (C,), or ``flatten``, (C·H'·W',), channel by channel as VGG-16's own fully
             connected layers read it. None is ``mean``; fc6 and fc7 have no positions and take None.
-        weights, convention: as for :func:`~gpuannot.weights.load_weights`. fc6 and fc7 need a file of the whole network
+        weights, convention: as for :func:`~gpuannot.method.weights.load_weights`. fc6 and fc7 need a file of the whole network
             (torchvision's names) or ``torchvision``.
         input_size: images are warped to input_size × input_size. fc6 and fc7 of VGG-16 fit 224 only.
         interpolation, batch_size, dtype: as ``interpolation``, ``batch_size``, ``trunk_dtype`` of
@@ -96,7 +96,7 @@ class GlobalFeatures:
         """One vector an image: (N, D) float32, in the order of ``images``.
 
         Args:
-            images: as :class:`~gpuannot.encoder.Encoder` takes them.
+            images: as :class:`~gpuannot.model.encoder.Encoder` takes them.
             progress: show a bar; None shows one on terminals, after two seconds.
 
         Raises:

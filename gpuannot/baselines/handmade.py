@@ -23,9 +23,9 @@ from scipy.signal import fftconvolve
 from tqdm.auto import tqdm
 
 from ..errors import DataError, DeviceError
-from ..image_sources import Images, as_sequence, none_readable, source_name
-from ..images import ImageSource, decode_image
-from ..inputs import Input
+from ..images.decode import ImageSource, decode_image
+from ..images.image_sources import Images, as_sequence, none_readable, source_name
+from ..images.inputs import Input
 
 _Row: TypeAlias = dict[str, NDArray[Any]]
 
@@ -45,7 +45,7 @@ def handmade_features(
     """Features of whole images, to be compared by L1 distance.
 
     Args:
-        images: N of them, as :class:`~gpuannot.encoder.Encoder` takes them.
+        images: N of them, as :class:`~gpuannot.model.encoder.Encoder` takes them.
         workers: threads; None for a few more than there are processors. The features do not depend on it.
         progress: show a bar; None shows one on terminals, after two seconds.
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import WeightsError
-from ..trunk import POOLS_AFTER
-from ..weights import CONVOLUTIONS, NETWORKS, PREPROCESSING, Preprocessing, checked_layers, read_weights
+from ..method.trunk import POOLS_AFTER
+from ..method.weights import CONVOLUTIONS, NETWORKS, PREPROCESSING, Preprocessing, checked_layers, read_weights
 
 # Output channels, kernel, stride, padding, whether a 3×3 pooling of stride 2 follows.
 _ALEXNET = ((64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False), (256, 3, 1, 1, False), (256, 3, 1, 1, True))
@@ -168,13 +168,13 @@ def start_weights(name: str, source: str | Path = "auto", convention: str | None
 
     Args:
         name: ``vgg16`` or ``alexnet``.
-        source: as in :func:`~gpuannot.weights.load_weights`; the whole network's file, or one of its convolutions only. ``auto``
-            is the file that torchvision keeps in torch's folder of downloads where it is there, else, for VGG-16, the embedded
-            convolutions.
-        convention: as in :func:`~gpuannot.weights.load_weights`.
+        source: as in :func:`~gpuannot.method.weights.load_weights`; the whole network's file, or one of its convolutions only.
+            ``auto`` is the file that torchvision keeps in torch's folder of downloads where it is there, else, for VGG-16, the
+            embedded convolutions.
+        convention: as in :func:`~gpuannot.method.weights.load_weights`.
 
     Raises:
-        WeightsError: as :func:`~gpuannot.weights.load_weights`, or ``auto`` found nothing.
+        WeightsError: as :func:`~gpuannot.method.weights.load_weights`, or ``auto`` found nothing.
     """
     if str(source) == "auto":
         downloaded = Path(torch.hub.get_dir()) / "checkpoints" / _CACHED_FILES[name]

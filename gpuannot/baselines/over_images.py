@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..annotations import Annotations
 from ..annotator import Labels
 from ..errors import DataError, ImageError
-from ..image_batches import ImageFailure
-from ..image_sources import Images, as_sequence, none_readable, source_name, warn_of_failures
-from ..labels import label_matrix
+from ..images.batches import ImageFailure
+from ..images.image_sources import Images, as_sequence, none_readable, source_name, warn_of_failures
+from ..method.labels import label_matrix
+from ..model.annotations import Annotations
 from .base import Baseline, Features
 
 # Images described at a time: enough to keep a trunk busy, few enough to hold.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..image_batches import ImageBatches, ImageFailure
+from ..images.batches import ImageBatches, ImageFailure
 
 
 class DecodedImages:

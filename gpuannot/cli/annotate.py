@@ -1,0 +1,89 @@
+"""Where ``gpuannot annotate`` puts the words: to the terminal, to one file, or to a folder of parts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
+from .tables import plain
+
+if TYPE_CHECKING:
+    from ..annotator import Annotator
+    from ..images.batches import ImageFailure
+    from ..images.inputs import Inputs
+    from ..model.annotations import Annotations
+
+_SHOWN = 10
+
+
+def is_folder(to: str) -> bool:
+    """Whether an output is a folder of parts: it ends in ``/``, or is a folder already, or has no suffix."""
+    path = Path(to)
+    return to.endswith(("/", os.sep)) or (path.suffix not in FORMATS and (path.is_dir() or not path.suffix))
+
+
+def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: bool) -> list[ImageFailure]:
+    """Print the words of each image as they come; returns the failures."""
+    failures: list[ImageFailure] = []
+    model = annotator.to_model_file().sha256
+    for part in parts:
+        for row in rows(part, model):
+            # typer.echo, not rich: a path is printed as it is, whatever characters it has
+            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
+        failures.extend(part.failures)
+    return failures
+
+
+def to_file(
+    annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool, errors: Console
+) -> list[ImageFailure]:
+    """Write one file, whole or not at all, and a ledger beside it; returns the failures."""
+    failures: list[ImageFailure] = []
+    model, confidence = annotator.to_model_file().sha256, annotator.has_confidence
+    with AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer:
+        for part in parts:
+            writer.write(part)
+            failures.extend(part.failures)
+        writer.commit()
+    errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
+    if as_json:
+        typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
+    ledger = to.with_name(to.name + ".failures.jsonl")
+    ledger.unlink(missing_ok=True)
+    if failures:
+        ledger.write_text(failure_lines(failures), encoding="utf-8")
+        errors.print(f"{plain(ledger)}: the failures and their reasons")
+    return failures
+
+
+def to_folder(
+    annotator: Annotator, inputs: Inputs, k: int, to: str, as_json: bool, errors: Console, **options: Any
+) -> tuple[int, int, list[ImageFailure]]:
+    """Write a folder of parts; returns how many inputs were done, how many failed, and the first of those."""
+    from ..jobs.part_folder import PartFolder
+
+    try:
+        summary = annotator.batch(inputs, to, k, **options)
+    except KeyboardInterrupt:
+        whole, parts = PartFolder(to).progress()
+        errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with --resume")
+        raise
+    errors.print(
+        f"{plain(to)}: {summary.rows} images annotated, {summary.failures} failed; {summary.parts} parts, "
+        f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"
+        + (f" from {summary.workers} workers" if summary.workers > 1 else "")
+        + (f", limited by {summary.limited_by}" if summary.limited_by else "")
+    )
+    if as_json:
+        typer.echo(json.dumps(summary.to_dict()))
+    if summary.failures:
+        errors.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons")
+    return summary.rows, summary.failures, list(islice(PartFolder(to).failures(), _SHOWN))

@@ -1,0 +1,87 @@
+"""``gpuannot demo`` and ``gpuannot info``: what there is to see without images of one's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .exit import errors_to_exit_code
+from .options import AsJson, Device, Preset, Progress, Seed
+from .report import ReportTo
+from .tables import output, plain, scores_table
+
+
+@errors_to_exit_code
+def demo(
+    folder: Annotated[Path, typer.Argument(help="New folder for scenes and results.")] = Path("demo"),
+    train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 400,
+    test: Annotated[int, typer.Option(min=1, help="Scenes to annotate.")] = 100,
+    preset: Preset = None,
+    seed: Seed = None,
+    report: ReportTo = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    progress: Progress = None,
+) -> None:
+    """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
+    from ..experiments.demo import run_demo
+
+    result = run_demo(
+        folder, train=train, test=test, seed=seed or 0, preset=preset or "paper", report=report, device=device, progress=progress
+    )
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    from ..metrics import Scores
+
+    scores, guess = Scores(**result["scores"]), Scores(**result["most_frequent_words"])
+    output.print(scores_table(scores, {"always the 5 most frequent words": guess}))
+    output.print(f"seconds: {', '.join(f'{step} {value}' for step, value in result['seconds'].items())}")
+    output.print("look at:")
+    if report is not None:
+        output.print(f"  {plain(report)}  [dim]every test scene, its words, and where each was seen: open it in a browser[/]")
+    for name, meaning in (
+        ("contact_sheet.png", "the first test scenes with the words they were given"),
+        ("annotations.csv", "the words of every test scene (also as .parquet)"),
+        ("scores.json", "all scores"),
+        ("model.safetensors", f"the model: {_command()} annotate {folder / 'model.safetensors'} YOUR_IMAGES"),
+    ):
+        output.print(f"  {plain(folder / name)}  [dim]{plain(meaning)}[/]")
+
+
+def _command() -> str:
+    """How this command can be called again: by its name, or in an environment that is not activated by its path."""
+    if shutil.which("gpuannot"):
+        return "gpuannot"
+    return sys.argv[0] if Path(sys.argv[0]).stem == "gpuannot" else "python -m gpuannot"
+
+
+@errors_to_exit_code
+def info(as_json: AsJson = False) -> None:
+    """Show versions, devices, settings, what is missing and how to get it."""
+    from ..config import AnnotatorConfig
+    from ..system.environment import missing, record
+
+    found = {**record(), "missing": missing(), "settings": AnnotatorConfig().to_dict()}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    cpu = found["processor"]
+    arithmetic = "bfloat16" if cpu["bfloat16"] else "float32 (this processor has no bfloat16 instructions)"
+    table.add_row("processor", f"{cpu['model']}, {cpu['cores']} cores; the trunk runs in {arithmetic}")
+    gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']} GB)" for gpu in found["gpus"])
+    table.add_row("GPUs", gpus or "none that torch can use")
+    for name, advice in found["missing"].items():
+        table.add_row("missing", plain(f"{name}: {advice}"))
+    table.add_row("settings", "defaults (preset paper), changed by --set NAME=VALUE:")
+    for name, value in found["settings"].items():
+        table.add_row("", f"{name} = {value}")
+    output.print(table)

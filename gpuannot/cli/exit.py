@@ -1,0 +1,90 @@
+"""How commands end: what is wrong in one line, failures listed, and the exit code that says it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from ..errors import GpuannotError
+from ..system.atomic_files import final_name
+from .tables import plain
+
+if TYPE_CHECKING:
+    from ..images.batches import ImageFailure
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+SOME_FAILED, UNUSABLE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
+    """Print what is wrong with the input, without a traceback, and exit with 2; after Ctrl-C or SIGTERM with 130 or 143.
+
+    Other errors are bugs and keep their traceback.
+    """
+
+    @wraps(command)
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            with _terminated_like_interrupted():
+                return command(*arguments, **options)
+        except BrokenPipeError:  # of `gpuannot … | head`; typer ends quietly
+            raise
+        except (GpuannotError, ValueError, OSError) as error:
+            errors.print(f"[bold red]error:[/] {plain(_one_line(error))}")
+            raise typer.Exit(UNUSABLE) from None
+        except KeyboardInterrupt as stop:
+            errors.print("stopped")
+            raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED) from None
+
+    return wrapped
+
+
+def _one_line(error: Exception) -> str:
+    """What is wrong; the operating system's errors without their number, and with the name that the user knows."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{final_name(os.fsdecode(error.filename))}: {error.strerror}"
+    return str(error)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, to be met as Ctrl-C is: what is half done is cleaned up."""
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # where Python does not set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_for(failures: Sequence[ImageFailure], *, done: int, failed: int | None = None) -> None:
+    """Exit according to the failures, of which ``failures`` are the first where ``failed`` says how many there are."""
+    count = len(failures) if failed is None else failed
+    if not count:
+        return
+    counted = "1 input" if count == 1 else f"{count} inputs"
+    errors.print(f"[bold yellow]{counted} failed[/]" + (", the first 10:" if count > 10 else ":"))
+    for failure in failures[:10]:
+        errors.print(f"  {plain(failure.path)}: {plain(failure.reason)}")
+    raise typer.Exit(SOME_FAILED if done else UNUSABLE)

@@ -1,0 +1,69 @@
+"""``gpuannot explain``: pictures of where words were seen."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .exit import errors, errors_to_exit_code, exit_for
+from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights
+from .tables import plain
+
+
+@errors_to_exit_code
+def explain(
+    model: Model,
+    inputs: Sources,
+    to: Annotated[Path, typer.Option("-o", "--output", help="New folder for the pictures and explanations.json.")] = Path("why"),
+    k: Annotated[int, typer.Option("-k", "--words", min=1, help="Explain the first words that each image is given.")] = 5,
+    word: Annotated[
+        list[str] | None, typer.Option(help="Explain this word for every image instead, given or not. Repeatable.")
+    ] = None,
+    overwrite: Overwrite = False,
+    glob: Glob = None,
+    exclude: Exclude = None,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    device: Device = "auto",
+    progress: Progress = None,
+) -> None:
+    """Show where in the images words were seen.
+
+    A picture for each image and word: red patches speak for the word, blue ones against it. explanations.json has the numbers: for
+    each image its words, scores, the bias and every patch's contribution, which add up to the score.
+    """
+    from ..annotator import Annotator
+    from ..images.inputs import Inputs
+
+    if to.exists() and not overwrite:
+        raise ValueError(f"{to} exists; choose another folder with --output, or write into it with --overwrite")
+    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    sources = list(Inputs(inputs, glob=glob or (), exclude=exclude or ()))
+    entries = []
+    by_name = {source.name: source for source in sources}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the failures are listed below
+        found = annotator.explain(sources, word or None, k, progress=progress)
+    to.mkdir(parents=True, exist_ok=True)
+    for number, explanation in enumerate(found):
+        pictures = []
+        for place, name in enumerate(explanation.words):
+            picture = f"{number:05d}-{place + 1}-{_file_name(name)}.png"
+            explanation.overlay(by_name[explanation.name].read(), place).save(to / picture)
+            pictures.append(picture)
+        entries.append({**explanation.to_dict(), "pictures": pictures})
+    (to / "explanations.json").write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(entries, ensure_ascii=False))
+    errors.print(f"{plain(to)}: {len(found)} images explained, {len(annotator.failures_)} failed")
+    exit_for(annotator.failures_, done=len(found))
+
+
+def _file_name(word: str) -> str:
+    """A word as part of a file name that every system takes."""
+    return "".join(letter if letter.isalnum() else "_" for letter in word)[:40]

@@ -1,0 +1,142 @@
+"""``gpuannot report``, and ``--report`` of other commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .exit import errors, errors_to_exit_code, exit_for
+from .options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
+from .tables import plain
+
+if TYPE_CHECKING:
+    from ..annotator import Annotator
+    from ..datasets.label_files import LabelledImages
+    from ..images.inputs import Inputs
+    from ..model.annotations import Annotations
+
+ReportTo = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.html", help="Also write a page to look at: images, words, where each was seen, scores."),
+]
+
+
+@errors_to_exit_code
+def report(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A model written by 'gpuannot fit'; or annotations that 'annotate -o' wrote: a file, or a folder of parts.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="With a model: a label file or a folder with one, or any images that 'annotate' takes.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[Path, typer.Option("-o", "--output", help="The page to write (.html).")] = Path("report.html"),
+    k: K = 5,
+    threshold: Threshold = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="With annotations: a label file or a folder with one, to show which words were right.", show_default=False
+        ),
+    ] = None,
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps/--no-heatmaps", help="With a model: show where words were seen; doubles the time.")
+    ] = True,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Most images to show, evenly spaced over all; the numbers count every image.")
+    ] = 10_000,
+    title: Annotated[str | None, typer.Option(help="Title of the page.", show_default=False)] = None,
+    glob: Glob = None,
+    exclude: Exclude = None,
+    column: Column = None,
+    overwrite: Overwrite = False,
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    device: Device = "auto",
+    progress: Progress = None,
+) -> None:
+    """Write one HTML page of annotated images: pictures, words, where each word was seen, precision and recall.
+
+    The page needs no network and no other file. Words are marked right, wrong or missed where labels say what is true.
+    """
+    from ..report.build import report_files, report_images
+    from ..report.writer import check_report_path
+
+    check_report_path(to, overwrite)
+    if source.suffix != ".safetensors":
+        if data:
+            raise ValueError(
+                f"{source} holds annotations, so the images are known; leave out {data[0]}, or give a model in its place"
+            )
+        title = title or f"Annotations of {source.name}"
+        report_files(source, to, labels=_labels(labels), title=title, limit=limit, overwrite=overwrite, progress=progress)
+        errors.print(f"{plain(to)}: written")
+        return
+    if labels is not None:
+        raise ValueError("--labels goes with annotations; with a model give the label file itself in place of the images")
+    if not data:
+        raise ValueError(f"images to annotate with {source} are missing: gpuannot report {source} IMAGES")
+    from ..annotator import Annotator
+    from ..images.inputs import Inputs
+
+    found = labelled_or_inputs(data, Inputs(data, glob=glob or (), exclude=exclude or (), column=column))
+    annotator = Annotator.load(source, weights=weights, weights_convention=weights_convention, device=device)
+    images = list(found) if isinstance(found, Inputs) else found
+    title = title or f"Words of {Path(data[0]).name}" + (f" and {len(data) - 1} more" if len(data) > 1 else "")
+    failures = report_images(
+        annotator, images, to, k, threshold=threshold, heatmaps=heatmaps, title=title, limit=limit, overwrite=overwrite,
+        progress=progress,
+    )  # fmt: skip
+    missing = [] if isinstance(found, Inputs) else list(found.missing)
+    errors.print(f"{plain(to)}: {len(images) - len(failures)} images")
+    exit_for([*missing, *failures], done=len(images) - len(failures))
+
+
+@contextmanager
+def reporting(
+    path: Path | None,
+    annotator: Annotator,
+    sources: Sequence[Any],
+    *,
+    labelled: LabelledImages | None = None,
+    title: str,
+    overwrite: bool = False,
+) -> Iterator[Callable[[Iterable[Annotations]], Iterable[Annotations]]]:
+    """What annotations of ``sources`` must pass through to be in the report that ends the block; nothing without a path."""
+    if path is None:
+        yield iter
+        return
+    from ..report.build import truth_of
+    from ..report.writer import ReportWriter
+
+    truth, vocabulary = (None, annotator.vocabulary) if labelled is None else truth_of(labelled, annotator.vocabulary)
+    with ReportWriter(path, vocabulary, len(sources), truth=truth, annotator=annotator, title=title, overwrite=overwrite) as writer:
+        yield lambda parts: writer.passing(parts, sources)
+        if writer.annotated:
+            writer.commit()
+            errors.print(f"{plain(path)}: written")
+
+
+def labelled_or_inputs(data: list[str], inputs: Inputs) -> LabelledImages | Inputs:
+    """Labelled images where ``data`` is one label file or a folder with one, else ``inputs``."""
+    from ..datasets.label_files import find_label_file, load_labelled_images
+
+    path = find_label_file(data[0]) if len(data) == 1 else None
+    return inputs if path is None else load_labelled_images(path)
+
+
+def _labels(path: Path | None) -> LabelledImages | None:
+    from ..datasets.label_files import load_labelled_images
+
+    return None if path is None else load_labelled_images(path)

@@ -1,0 +1,73 @@
+"""``gpuannot tune``: settings for one's own images, chosen on a hold-out of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .exit import errors, errors_to_exit_code
+from .options import AsJson, ConfigFile, Convention, Device, K, Overwrite, Preset, Progress, Seed, Settings, Weights
+from .tables import plain
+
+
+@errors_to_exit_code
+def tune(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A label file of training images, or a folder with train.json, train.csv, labels.json or labels.csv.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[Path, typer.Option("-o", "--output", help="File to write the settings to.")] = Path("config.json"),
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,VALUE",
+            help="Search this setting at these values. Repeatable; by default regularisation and balance are searched.",
+        ),
+    ] = None,
+    holdout: Annotated[int | None, typer.Option(min=1, help="Images held out in each split; by default a ninth of them.")] = None,
+    splits: Annotated[int, typer.Option(min=1, help="Random splits whose scores are averaged.")] = 3,
+    k: K = 5,
+    preset: Preset = None,
+    config_file: ConfigFile = None,
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for features; by default the user's cache folder.")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    progress: Progress = None,
+) -> None:
+    """Choose settings on held-out training images and write them to a file for 'gpuannot fit --config'.
+
+    Starts from the preset 'best', unless --preset or --config says otherwise. Test images are refused: a file called test, and
+    images that a test.json or test.csv beside the label file names.
+    """
+    from ..experiments.tune import training_images
+    from ..experiments.tune import tune as search
+    from .settings import config_from_options, search_space
+
+    start = preset or (None if config_file is not None else "best")
+    config = config_from_options(start, weights, weights_convention, seed, settings, config_file)
+    space = search_space(vary)
+    if to.exists() and not overwrite:
+        raise ValueError(f"{to} exists; choose another name with --output, or replace it with --overwrite")
+    if not to.parent.is_dir():
+        raise ValueError(f"{to.parent}: no such folder for the output")
+    images = training_images(data)
+    found = search(images, config, space, holdout=holdout, splits=splits, k=k, cache=cache, device=device, progress=progress)
+    found.write(to)
+    if as_json:
+        typer.echo(json.dumps(json.loads(to.read_text())["search"], indent=2))
+        return
+    for trial in found.trials:
+        typer.echo(f"{trial.setting} = {trial.value}: F1 {100 * trial.f1:.2f} %, N+ {trial.n_plus:.1f}")
+    chosen = ", ".join(f"{name} = {getattr(found.config, name)}" for name in dict.fromkeys(trial.setting for trial in found.trials))
+    errors.print(f"{plain(to)}: {plain(chosen)}; gpuannot fit {plain(data)} --config {plain(to)}")

@@ -1,0 +1,251 @@
+"""Settings by search on held-out training images. Test images have no place here, and are refused.
+
+One setting after the other: each is tried at its values while the others keep theirs, and keeps the value of the highest F1, so
+that the work grows with the sum of the values. What is learnt without labels (normalisation, PCA, visual words, projection) is
+learnt anew from the images of each split that are not held out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ..annotator import Annotator
+from ..baselines.search import holdout_split
+from ..config import AnnotatorConfig
+from ..datasets.label_files import LabelledImages, load_labelled_images, named_images
+from ..errors import DataError
+from ..heads.word_head import WordHead, new_bank
+from ..method.words import WordBank
+from ..metrics import evaluate
+from ..model.encoder import to_host
+from ..model.extractor import Store
+from ..model.store import StorePart
+from ..system.atomic_files import write_durably
+from .feature_cache import cached_features
+
+SCHEMA = "gpuannot.config/1"
+#: What is searched where nothing is named: what decides most, and costs no further run of the trunk.
+DEFAULT_SPACE: dict[str, tuple[Any, ...]] = {
+    "regularisation": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
+    "balance": (0.0, 0.5, 0.75, 1.0),
+}
+#: Settings that only the words depend on: the image vectors of a split serve all their values.
+WORD_SETTINGS = ("metric", "head", "regularisation", "balance", "calibration")
+#: Settings that ask for other features of the trunk.
+TRUNK_SETTINGS = ("weights", "weights_convention", "layer", "relu", "trunk_dtype", "input_size", "interpolation")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting at one value, and what it reached on the held-out images: means over the splits, F1 0…1."""
+
+    setting: str
+    value: Any
+    f1: float
+    n_plus: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The settings that were found, and how."""
+
+    config: AnnotatorConfig
+    trials: tuple[Trial, ...]
+    f1: float
+    n_plus: float
+    holdout: int
+    splits: int
+    k: int
+
+    def write(self, path: str | Path) -> Path:
+        """Write a JSON file that :func:`read_config` reads.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        search = {name: value for name, value in asdict(self).items() if name != "config"}
+        content = {"schema": SCHEMA, "config": self.config.to_dict(), "search": search}
+        write_durably(Path(path), (json.dumps(content, indent=2) + "\n").encode())
+        return Path(path)
+
+
+def read_config(path: str | Path) -> AnnotatorConfig:
+    """The settings in a file that :meth:`Tuned.write` wrote; settings that it does not name have their defaults.
+
+    Raises:
+        DataError: no such file, not of this form, or a setting that is unknown or out of range.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("config"), dict):
+        raise DataError(f"{path} is not a file of settings: expected {SCHEMA!r} as 'gpuannot tune' writes it")
+    try:
+        return AnnotatorConfig.from_dict(content["config"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def training_images(source: str | Path) -> LabelledImages:
+    """The images that a label file names, for :func:`tune`; a folder may hold ``train.json`` or ``train.csv``.
+
+    Raises:
+        DataError: these are test images: the file is called ``test``, or names images that a ``test.json`` or ``test.csv`` beside
+            it names too. Otherwise as :func:`~gpuannot.datasets.label_files.load_labelled_images`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = next((file for suffix in (".json", ".csv") if (file := path / f"train{suffix}").is_file()), path)
+    images = load_labelled_images(path)
+    folder = path if path.is_dir() else path.parent
+    refuse_test_images(images)
+    own = {file.resolve() for file in images.paths}
+    for suffix in (".json", ".csv"):
+        file = folder / f"test{suffix}"
+        if not file.is_file():
+            continue
+        shared = sorted(own & {named.resolve() for named in named_images(file)})
+        if shared:
+            raise DataError(
+                f"{len(shared)} images of {path} are test images by {file} (the first: {shared[0].name}); settings chosen by test "
+                "images would make every number measured on them worthless: give training images alone"
+            )
+    return images
+
+
+def refuse_test_images(images: LabelledImages) -> None:
+    """Raise DataError if the images are, by their name, a test split."""
+    if images.name.replace("\\", "/").rsplit("/", 1)[-1].lower() == "test":
+        raise DataError(f"{images.name} is a test split; settings are chosen on training images alone")
+
+
+def tune(
+    images: LabelledImages,
+    config: AnnotatorConfig | None = None,
+    space: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    holdout: int | None = None,
+    splits: int = 3,
+    k: int = 5,
+    cache: str | Path | None = None,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> Tuned:
+    """Search settings on random hold-outs of the **training** images.
+
+    Args:
+        images: see :func:`training_images`. config: where the search starts; None is the preset ``best``.
+        space: values of each setting, tried in this order; None is :data:`DEFAULT_SPACE`. The value in ``config`` is tried too.
+        holdout: images held out in each split; None is a ninth of them, as in the 4,000/500 of Corel5k.
+        cache: folder for features; None is the user's cache folder.
+
+    Raises:
+        DataError: a test split, or images that cannot be read. ValueError: a setting that is unknown or asks for other features of
+            the trunk, a value out of range, no split, or a hold-out that leaves nothing to learn from.
+    """
+    config = config or AnnotatorConfig.preset("best")
+    refuse_test_images(images)
+    grid = _checked(config, DEFAULT_SPACE if space is None else space)
+    if splits < 1:
+        raise ValueError(f"splits = {splits} must be at least 1")
+    held = max(1, len(images) // 9) if holdout is None else holdout
+    parts = [holdout_split(len(images), held, config.seed + number) for number in range(splits)]
+    trials: list[Trial] = []
+    best, reached = config, (-1.0, -1.0)
+    with cached_features(Annotator(config, device=device), images, cache, progress) as features:
+        search = _Search(features, images, parts, k, device)
+        for setting, values in grid.items():
+            for value in dict.fromkeys((getattr(best, setting), *values)):
+                candidate = dataclasses.replace(best, **{setting: value})
+                f1, n_plus = search.reached(candidate)
+                trials.append(Trial(setting, value, f1, n_plus))
+                if (f1, n_plus) > reached:
+                    chosen, reached = candidate, (f1, n_plus)
+            best = chosen
+    return Tuned(best, tuple(trials), *reached, held, splits, k)
+
+
+def _checked(config: AnnotatorConfig, space: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    fields = [field.name for field in dataclasses.fields(config) if field.name not in (*TRUNK_SETTINGS, "seed", "batch_size")]
+    for setting, values in space.items():
+        if setting not in fields:
+            raise ValueError(f"{setting} cannot be searched; choose from {', '.join(fields)}")
+        if not values:
+            raise ValueError(f"{setting} needs at least one value")
+        for value in values:
+            dataclasses.replace(config, **{setting: value})
+    if not space:
+        raise ValueError("there is nothing to search: name at least one setting")
+    return dict(space)
+
+
+class _Search:
+    """What settings reach on the held-out images; image vectors and sums are kept while they serve."""
+
+    def __init__(
+        self, features: Store, images: LabelledImages, parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], k: int, device: str
+    ) -> None:
+        self.features, self.images, self.parts, self.k, self.device = features, images, parts, k, device
+        self._known: dict[AnnotatorConfig, tuple[float, float]] = {}
+        self._vectors: dict[AnnotatorConfig, list[NDArray[np.float32]]] = {}
+        self._banks: dict[tuple[AnnotatorConfig, int], WordBank] = {}
+
+    def reached(self, config: AnnotatorConfig) -> tuple[float, float]:
+        """Mean F1 and N+."""
+        if config not in self._known:
+            scores = [self._score(config, number) for number in range(len(self.parts))]
+            self._known[config] = float(np.mean([f1 for f1, _ in scores])), float(np.mean([n for _, n in scores]))
+        return self._known[config]
+
+    def _score(self, config: AnnotatorConfig, split: int) -> tuple[float, float]:
+        vectors, held = self._encoded(config)[split], self.parts[split][1]
+        bank, head = self._bank(config, split), WordHead(config)
+        head.settle(bank)
+        index, _ = head.ranking(bank).nearest(vectors[held], min(self.k, len(bank.known)))
+        scores = evaluate(bank.known[index], sparse.csr_array(self.images.labels[held]))
+        return scores.f1, scores.n_plus
+
+    def _bank(self, config: AnnotatorConfig, split: int) -> WordBank:
+        """The sums over the images of a split that are not held out: what λ, balance and calibration have no part in."""
+        key = _without(config, *(name for name in WORD_SETTINGS if name != "head")), split
+        if key not in self._banks:
+            if any(known != key[0] for known, _ in self._banks):
+                self._banks.clear()
+            vectors, learn = self._encoded(config)[split], self.parts[split][0]
+            bank = self._banks[key] = new_bank(config, self.images.vocabulary, vectors.shape[1], "cpu")
+            for rows in np.array_split(learn, max(1, len(learn) // 512)):
+                bank.partial_fit(vectors[rows], self.images.labels[rows])
+        return self._banks[key]
+
+    def _encoded(self, config: AnnotatorConfig) -> list[NDArray[np.float32]]:
+        """The vectors (N, D) of all images, for each split, by what its images that are not held out teach."""
+        key = _without(config, *WORD_SETTINGS)
+        if key not in self._vectors:
+            self._vectors = {key: [self._encode(key, learn) for learn, _ in self.parts]}
+        return self._vectors[key]
+
+    def _encode(self, config: AnnotatorConfig, learn: NDArray[np.int64]) -> NDArray[np.float32]:
+        encoder = Annotator(config, device=self.device)
+        encoder.learn_transform(StorePart(self.features, learn), progress=False)
+        with encoder.describe(self.features, progress=False) as descriptors:
+            encoder.learn_codebook(StorePart(descriptors, learn))
+            encoder.learn_projection(StorePart(descriptors, learn))
+            return np.concatenate([to_host(vectors) for _, vectors in encoder.encode_descriptors(descriptors)])
+
+
+def _without(config: AnnotatorConfig, *settings: str) -> AnnotatorConfig:
+    """The config with these settings at their defaults."""
+    defaults = AnnotatorConfig()
+    return dataclasses.replace(config, **{name: getattr(defaults, name) for name in settings})

@@ -1,0 +1,160 @@
+"""The joint projection of VLAD vectors, and products of its leading coordinates.
+
+VLAD vectors of several layers are long and say much twice. Their leading principal components, brought to unit length, keep what
+tells images apart; the products of the first few of them let a linear score see which come together, as a kernel of second degree
+does, at a cost that does not depend on the number of training images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import NotFittedError
+from ..system.threads import one_thread
+
+
+class JointProjection:
+    """u = Pᵀ(v − μ)/‖Pᵀ(v − μ)‖, followed by √q·u_i² and √(2q)·u_i·u_j, i < j, of the first t coordinates.
+
+    The inner product of two such vectors is ⟨u, u'⟩ + q·⟨u_t, u'_t⟩², u_t being the first t coordinates of u. What is zero
+    stays zero.
+
+    Args:
+        n_components: d, the coordinates of u, when there are four times as many vectors to learn from; with fewer a quarter of
+            them, as components of few vectors are those vectors' own. quadratic: t, at most d; 0 for none. weight: q.
+
+    Attributes:
+        mean_: μ (D,) float32. matrix_: P (D, d) float32.
+    """
+
+    mean_: NDArray[np.float32]
+    matrix_: NDArray[np.float32]
+
+    def __init__(self, n_components: int, quadratic: int = 0, weight: float = 0.5) -> None:
+        self.most_components, self.most_quadratic, self.weight = n_components, quadratic, weight
+        self._device: tuple[torch.device, Tensor, Tensor] | None = None
+        self._pairs: Tensor | None = None
+
+    @property
+    def n_components(self) -> int:
+        """d."""
+        self._require_fit()
+        return self.matrix_.shape[1]
+
+    @property
+    def quadratic(self) -> int:
+        """t."""
+        return min(self.most_quadratic, self.n_components)
+
+    @property
+    def dimension(self) -> int:
+        """d + t(t + 1)/2, the length of what :meth:`transform` makes."""
+        return self.n_components + self.quadratic * (self.quadratic + 1) // 2
+
+    def fit(self, vectors: Tensor) -> JointProjection:
+        """Learn μ and P from vectors (S, D) float32, on their device.
+
+        Raises:
+            ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
+        """
+        if not bool(torch.isfinite(vectors).all()):
+            raise ValueError("the image vectors hold NaN or infinite values")
+        keep = min(self.most_components, len(vectors) // 4)
+        if not keep:
+            raise ValueError(f"a projection of image vectors needs at least 4 images, got {len(vectors)}")
+        mean = vectors.mean(dim=0, dtype=torch.float64).float()
+        centred = vectors - mean
+        tall = len(centred) > centred.shape[1]
+        # The smaller of the two systems has the same eigenvalues.
+        values, found = torch.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
+        values, found = values.flip(0)[:keep], found.flip(1)[:, :keep]
+        varying = int((values > 1e-6 * values[:1].clamp(min=1e-30)).sum())
+        if varying < keep:
+            raise ValueError(
+                f"projection = {self.most_components}: the vectors of {len(vectors)} images vary in {varying} directions only, not "
+                f"in {keep}; leave out copies of images or choose a smaller projection"
+            )
+        matrix = found if tall else centred.T @ (found / values.sqrt())
+        # The sign of a component is arbitrary; a fixed one makes models that can be compared.
+        matrix = matrix * matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
+        self.mean_, self.matrix_ = mean.cpu().numpy(), np.ascontiguousarray(matrix.cpu().numpy())
+        self._device = self._pairs = None
+        return self
+
+    def transform(self, vectors: Tensor) -> Tensor:
+        """Image vectors (B, :attr:`dimension`) float32 of VLAD vectors (B, D) float32, on their device, without a wait for it."""
+        return self.expand(self.unit(vectors))
+
+    def unit(self, vectors: Tensor) -> Tensor:
+        """u (B, d) of VLAD vectors (B, D)."""
+        if vectors.device.type == "cpu":
+            self._require_fit()
+            with one_thread():
+                projected = torch.from_numpy((vectors.numpy() - self.mean_) @ self.matrix_)
+        else:
+            mean, matrix = self._on(vectors.device)
+            projected = (vectors - mean) @ matrix
+        norm = torch.linalg.vector_norm(projected, dim=1, keepdim=True)
+        return projected / torch.where(norm > 0, norm, 1.0)
+
+    def expand(self, unit: Tensor) -> Tensor:
+        """u (B, d) with the products behind it."""
+        if not self.quadratic:
+            return unit
+        first, second = self._pair_indices(unit.device)
+        scale = torch.where(first == second, self.weight**0.5, (2 * self.weight) ** 0.5).to(unit.dtype)
+        return torch.cat([unit, unit[:, first] * unit[:, second] * scale], dim=1)
+
+    def pull_back(
+        self, vector: NDArray[np.floating], weights: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """A linear score of one image's transformed vector as a linear score of its VLAD vector.
+
+        The products are split by u_i·u_j = (u_i·u_j + u_j·u_i)/2, one factor held at the image's value. So the weights hold for
+        this image alone.
+
+        Args:
+            vector: its VLAD vector (D,). weights: (k, :attr:`dimension`).
+
+        Returns:
+            ``transformed (dimension,), pulled (k, D), constant (k,)``, float64, with ``pulled @ vector + constant`` being
+            ``weights @ transformed``.
+        """
+        mean, matrix = self.mean_.astype(np.float64), self.matrix_.astype(np.float64)
+        projected = (np.asarray(vector, dtype=np.float64) - mean) @ matrix
+        norm = np.linalg.norm(projected) or 1.0
+        unit = projected / norm
+        linear = np.array(weights[:, : self.n_components], dtype=np.float64)
+        if self.quadratic:
+            first, second = (part.numpy() for part in self._pair_indices(torch.device("cpu")))
+            scaled = weights[:, self.n_components :] * np.where(first == second, self.weight**0.5, (2 * self.weight) ** 0.5) / 2
+            for number, row in enumerate(scaled):
+                np.add.at(linear[number], first, row * unit[second])
+                np.add.at(linear[number], second, row * unit[first])
+        pulled = linear @ matrix.T / norm
+        transformed = self.expand(torch.from_numpy(unit)[None])[0].numpy()
+        return transformed, pulled, -(pulled @ mean)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_device": None, "_pairs": None}
+
+    def _pair_indices(self, device: torch.device) -> Tensor:
+        """(2, t(t + 1)/2) int64: i and j of the products."""
+        if self._pairs is None or self._pairs.device != device:
+            self._pairs = torch.triu_indices(self.quadratic, self.quadratic, device=device)
+        return self._pairs
+
+    def _require_fit(self) -> None:
+        if not hasattr(self, "matrix_"):
+            raise NotFittedError("this JointProjection has learnt nothing yet; call fit first")
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        self._require_fit()
+        if self._device is None or self._device[0] != device:
+            self._device = device, torch.from_numpy(self.mean_).to(device), torch.from_numpy(self.matrix_).to(device)
+        return self._device[1:]

@@ -1,0 +1,202 @@
+"""Heads: from the sums over labelled images to what ranks the words, each in closed form.
+
+``mean`` and ``demixed`` make a vector for every word, and an image's words are those whose vectors are nearest. ``ridge`` makes a
+linear score x·v_w + b_w, and an image's words are those that score highest. Annotating costs O(W·D) an image with all of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from ..config import AnnotatorConfig
+from ..method.ranking import LinearRanking, WordRanking
+from ..method.words import WordBank
+from ..system.threads import one_thread
+from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
+from .moments import Moments
+from .ridge import LeftOut, RidgeSystem
+
+
+class LinearWords(NamedTuple):
+    """The score x·v + b of the words that have an image: ``weights`` (len(known), D) and ``bias`` (len(known),), float64."""
+
+    weights: Tensor
+    bias: Tensor
+
+
+def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: int, device: torch.device | str) -> WordBank:
+    """An empty bank with the sums that the head of ``config`` needs.
+
+    Raises:
+        ValueError: vectors too long for that head.
+    """
+    if config.head == "mean":
+        return WordBank(vocabulary, dimension)
+    solved = config.head == "ridge"
+    bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=solved))
+    bank.sample = SampledImages(config.seed) if solved else None
+    return bank
+
+
+class WordHead:
+    """Turns a bank's sums into a ranking, as the config's head says.
+
+    With N_j the images of word j, μ_j their mean vector, μ that of all N images, C_j = N_j·(μ_j − μ) and A = Σ(x − μ)(x − μ)ᵀ + λI:
+
+    * ``mean``: μ_j, the paper's equation 4.
+    * ``demixed``: the paper's equation 3, I = Σ_j a_j·w_j, solved by ridge regression: (YᵀY + λI)·w = YᵀX, one W × W system.
+    * ``ridge``: regression of the 0/1 labels, v_j = A⁻¹C_j and b_j = N_j/N − μ·v_j, which leaves the bias free of the penalty.
+      ``calibration`` then brings the words to one scale, by their scores over the training images as if each had been left out of
+      the fit (:meth:`~gpuannot.heads.ridge.RidgeSystem.left_out`). ``none``: a word's targets are multiplied by (N/N_j)^g, g being
+      ``balance``, which raises rare words. ``odds``: the log-odds of the score (:func:`~gpuannot.heads.calibration.gaussian_odds`)
+      + (1 − g)·log(N_j/(N − N_j)).
+
+    λ is ``regularisation`` times the mean diagonal of the system, taken by :meth:`settle` at the end of a fit, and held: so adding
+    and forgetting images gives what a fit to all of them with that λ gives.
+
+    Args:
+        config: its ``head``, ``metric``, ``regularisation``, ``balance`` and ``calibration``.
+
+    Attributes:
+        penalty: λ, None where the head has none or it is not settled.
+        logistic: what makes confidences of scores; learnt once by :meth:`settle`, and held. None without.
+    """
+
+    def __init__(self, config: AnnotatorConfig) -> None:
+        self.config = config
+        self.penalty: float | None = None
+        self.logistic: Logistic | None = None
+        self._system: RidgeSystem | None = None
+
+    def settle(self, bank: WordBank) -> None:
+        """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
+        self._system, self.penalty, self.logistic = None, None, None
+        if self.config.head == "ridge":
+            mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
+        elif self.config.head == "demixed":
+            mean_diagonal = float(bank.counts.mean()) if len(bank.counts) else 0.0
+        else:
+            return
+        # Images that are all alike leave nothing to divide by; any λ then gives weights of zero.
+        self.penalty = self.config.regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
+        if bank.sample is not None and len(bank.sample):
+            self.logistic = self._fit_logistic(bank, bank.sample)
+
+    def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""
+        if self.logistic is None:
+            return None
+        system, known, scale, shift = self._affine(bank)
+        odds = self._odds(bank, system, known)
+        slope = torch.where(scale > 0, odds.slope / scale, 0.0)
+        offset = odds.offset - slope * shift
+        curve = self.logistic
+        constant = curve.prior * _prior(system, known) + curve.constant
+        parts = curve.odds * slope, curve.odds * offset + constant
+        return parts[0].cpu().numpy().astype(np.float32), parts[1].cpu().numpy().astype(np.float32)
+
+    def _fit_logistic(self, bank: WordBank, sample: SampledImages) -> Logistic | None:
+        """From the words that the images of a sample would be given, each image scored as if it had been left out."""
+        system, known, scale, shift = self._affine(bank)
+        device = system.mean.device
+        truth = sample.labels(device)[:, known]
+        scores = system.left_out_scores(sample.vectors(device), truth, known)
+        given = (scores * scale + shift).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
+        odds, prior = self._odds(bank, system, known), _prior(system, known)
+        picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0
+        return fit_logistic(*(part.cpu().numpy().ravel() for part in picked))
+
+    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
+        """What ranks the words of :attr:`WordBank.known`, in that order."""
+        if self.config.head == "ridge":
+            weights, bias = (part.cpu().numpy() for part in self.linear(bank))
+            return LinearRanking(weights, bias)
+        return WordRanking(bank.vectors() if self.config.head == "mean" else self._demixed(bank), self.config.metric)
+
+    def linear(self, bank: WordBank) -> LinearWords:
+        """Weights and bias of the head ``ridge``."""
+        system, known, scale, shift = self._affine(bank)
+        solution = system.solution if len(known) == len(system.solution) else system.solution[known]
+        return LinearWords(solution * scale[:, None], shift - scale * (solution @ system.mean))
+
+    # -- sums that change -------------------------------------------------------------------------------------------------------
+
+    def changed(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array, sign: int) -> None:
+        """Images were added to the bank (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W)."""
+        system = self._system
+        if system is None:
+            return
+        if len(vectors) > vectors.shape[1] // 8 or system.images + sign * len(vectors) < 1:
+            self._system = None  # to solve anew costs less
+        else:
+            system.update(vectors, labels, sign)
+
+    def add_words(self, words: int) -> None:
+        """Words without images were appended to the bank."""
+        if self._system is not None and words:
+            self._system.add_words(words)
+
+    def keep_words(self, numbers: list[int]) -> None:
+        """The bank kept the words of these numbers, in this order."""
+        if self._system is not None:
+            self._system.keep_words(numbers)
+
+    def merge_words(self, word: int, into: int, both: NDArray[np.floating] | Tensor) -> None:
+        """The bank merged ``word`` with ``into``, ``both`` (B, D) being the images that carry both, and removed it."""
+        if self._system is not None:
+            self._system.merge_words(word, into, both)
+            self._system.keep_words([number for number in range(len(self._system.counts)) if number != word])
+
+    # -- the heads --------------------------------------------------------------------------------------------------------------
+
+    def _demixed(self, bank: WordBank) -> NDArray[np.float64]:
+        assert bank.cooccurrence is not None
+        known = bank.known
+        system = bank.cooccurrence[known][:, known].toarray().astype(np.float64)
+        system[np.diag_indices_from(system)] += self._settled(bank)
+        with one_thread():
+            return np.linalg.solve(system, bank.sums[known])
+
+    def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:
+        """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s = (x − μ)·K_j."""
+        system, known = self._solved(bank)
+        if self.config.calibration == "odds":
+            odds = self._odds(bank, system, known)
+            return system, known, odds.slope, odds.offset + (1 - self.config.balance) * _prior(system, known)
+        share = system.counts[known] / system.images
+        scale = share**-self.config.balance
+        return system, known, scale, scale * share
+
+    def _odds(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Odds:
+        sums = torch.from_numpy(bank.sums).to(system.mean.device)
+        scores = LeftOut(*(part[known] for part in system.left_out(sums)))
+        return gaussian_odds(scores, system.counts[known])
+
+    def _solved(self, bank: WordBank) -> tuple[RidgeSystem, Tensor]:
+        if self._system is None:
+            self._system = RidgeSystem(bank, self._settled(bank))
+        return self._system, torch.from_numpy(bank.known).to(self._system.mean.device)
+
+    def _settled(self, bank: WordBank) -> float:
+        if self.penalty is None:
+            self.settle(bank)
+        assert self.penalty is not None
+        return self.penalty
+
+
+def _prior(system: RidgeSystem, known: Tensor) -> Tensor:
+    """log N_j/(N − N_j)."""
+    counts = system.counts[known]
+    return (counts / (system.images - counts).clamp(min=0.5)).log()
+
+
+def _moments(bank: WordBank) -> Moments:
+    if bank.moments is None:
+        raise ValueError("this bank keeps no sums over all images, which the head needs; make it with heads.new_bank")
+    return bank.moments

@@ -1,0 +1,1 @@
+"""Bytes → pixels: sources and containers, decoding, batches. Imports system."""

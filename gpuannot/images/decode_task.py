@@ -1,0 +1,63 @@
+"""One image of a batch: read, decoded into its place, or why not. Threads and decode processes run the same code, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..errors import ImageError, Stage
+from ..system.timing import StageClock
+from .decode import ImageSource, decode_image
+from .inputs import Input, Loaded
+from .jpeg_header import read_jpeg_header
+
+
+@dataclass(frozen=True)
+class ImageFailure:
+    """One image that gave no pixels: ``path`` names it, ``stage`` is where it failed, ``reason`` says why.
+
+    Stage "find": there is no readable file of that name. Stage "read": it could not be read. Stage "decode": its content is not a
+    usable image.
+    """
+
+    path: str
+    stage: Stage
+    reason: str
+
+
+class JpegForGpu(NamedTuple):
+    """A JPEG that the GPU's decoder is to take: its bytes, and the EXIF orientation to apply afterwards."""
+
+    content: bytes
+    orientation: int
+
+
+Outcome: TypeAlias = ImageFailure | JpegForGpu | None  # None: the pixels are in their place
+
+
+class Task(NamedTuple):
+    """What to decode. ``for_gpu``: hand it back undecoded where the GPU's decoder can take it."""
+
+    name: str
+    source: ImageSource | Input | Loaded
+    for_gpu: bool = False
+
+
+def decode_into(out: np.ndarray, task: Task, interpolation: str, clock: StageClock) -> Outcome:
+    """Write the pixels of ``task`` into ``out`` (S, S, 3) uint8."""
+    source = task.source
+    try:
+        if isinstance(source, (Input, Loaded)):
+            with clock.measure("read"):
+                source = source.read()
+        with clock.measure("decode"):
+            if task.for_gpu and isinstance(source, bytes):
+                header = read_jpeg_header(source)
+                if header is not None and header.suits_gpu:
+                    return JpegForGpu(source, header.orientation)
+            out[...] = decode_image(source, (out.shape[0], out.shape[1]), name=task.name, interpolation=interpolation)
+    except ImageError as error:
+        return ImageFailure(error.path, error.stage, error.reason)
+    return None

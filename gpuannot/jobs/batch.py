@@ -1,0 +1,234 @@
+"""Batch annotation of any number of images: resumable, with its failure ledger."""
+
+from __future__ import annotations
+
+import operator
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import TooManyFailuresError
+from ..images.batches import ImageFailure, default_workers
+from ..images.gpu import choose_decoder
+from ..images.inputs import Inputs
+from ..model.extractor import progress_bar
+from ..system.environment import peak_memory
+from ..system.timing import StageClock
+from .part_folder import PartFolder, RunSettings, check_format
+from .pipeline import Crew, annotate_parts, limiting_stage
+
+if TYPE_CHECKING:
+    from ..annotator import Annotator
+
+STAGES = ("find", "read", "decode", "trunk", "write")
+
+_MANY_CPUS = 8  # from here on a GPU's decoding threads would wait for the interpreter lock (benchmarks/bench_decode.py)
+_MAX_PART = 2**20  # inputs of a part, all of which are listed in memory at a time
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What a batch run did.
+
+    Attributes:
+        inputs: of the whole run; rows + failures = inputs. failures_by_stage: ``find``, ``read``, ``decode``.
+        parts: of the whole run. parts_before: those that an earlier run had made whole.
+        seconds, images_per_second: of this run. stages: seconds of work by stage, added up over ``workers`` processes; read and
+            decode also over their ``threads`` threads in all. 0 workers: nothing was left for them to do.
+        limited_by: the stage that the others waited for, None where nothing was left to do.
+        threads: that decoded, each in a process of its own where ``processes`` is not 0. decoder: of JPEGs.
+        peak_memory_bytes: of this process without its decode processes, or of the largest of several workers; None where the system
+            does not say.
+    """
+
+    output: str
+    model: str
+    inputs: int
+    rows: int
+    failures: int
+    failures_by_stage: dict[str, int]
+    parts: int
+    parts_before: int
+    seconds: float
+    images_per_second: float
+    limited_by: str | None
+    stages: dict[str, float]
+    workers: int
+    threads: int
+    processes: int
+    decoder: str
+    peak_memory_bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        return asdict(self)
+
+
+def annotate_batch(
+    annotator: Annotator,
+    source: Inputs | str | Path | Iterable[str | Path],
+    sink: str | Path,
+    k: int = 5,
+    *,
+    format: str = "parquet",
+    part_size: int = 4096,
+    vectors: bool = False,
+    threshold: float | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_error: Literal["skip", "stop"] = "skip",
+    max_failures: int | None = None,
+    threads: int | None = None,
+    processes: int | None = None,
+    decode: str = "auto",
+    progress: bool | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> BatchSummary:
+    """:meth:`Annotator.annotate` for any number of images, into parts in the folder ``sink``.
+
+    Every input gets a row in a part or an entry with stage and reason in the ledger (``sink/_failures``). A part is whole or
+    absent; ``resume`` goes on after any stop and ends with the same bytes as an undisturbed run on this machine.
+
+    Args:
+        source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
+        format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
+        threshold: as in :meth:`Annotator.annotate`.
+        resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
+        on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
+        threads: that read and decode, of each worker; None is one a CPU. More pays where reading waits for a network.
+        processes: decode in so many processes in place of threads, to the same bytes; 0 is threads, None is processes, one a
+            CPU, beside a GPU on machines with 8 CPUs or more.
+        decode: ``cpu``, or ``gpu`` for JPEGs, whose pixels then differ by a few grey levels; ``auto`` is the GPU where it and
+            a decoder (nvImageCodec, torchvision) are there. A resumed run goes on as it was begun.
+        workers: processes on this machine that share the parts, and its CPUs or a GPU each; needs the extra ``dask``, and in a
+            script ``if __name__ == "__main__":``. The bytes are those of one process; a worker that dies costs its parts' time.
+        scheduler: address of a Dask scheduler whose workers do it. Inputs, weights and ``sink`` must be where all of them see them.
+
+    Raises:
+        ValueError: an argument out of range. DataError: no inputs, results in the way, or a run to resume that was begun
+            otherwise (it says with what). OutputError: the folder cannot be written, or another run is at work in it.
+        DeviceError: the GPU cannot decode, or decode processes do not start.
+        TooManyFailuresError: by ``on_error`` or ``max_failures``. ClusterError: no Dask, no answer from the scheduler, no workers,
+            files that they do not share, or a part that several workers died of.
+    """
+    annotator.check_k(k, threshold)
+    inputs = source if isinstance(source, Inputs) else Inputs(source)
+    clustered = workers is not None or scheduler is not None
+    if clustered:
+        from .cluster import check_options
+
+        check_options(workers, scheduler)
+        if processes:
+            raise ValueError("decode processes are for a run in one process; with workers or a scheduler leave them out")
+    if processes is None:
+        many = annotator.device.type == "cuda" and threads is None and default_workers() >= _MANY_CPUS
+        processes = default_workers() if many and not clustered else 0
+    if threads is not None and processes:
+        raise ValueError("decoding is done in threads or in processes: choose one")
+    decoders = processes or threads or default_workers()
+    checked = (("part_size", part_size, 1, _MAX_PART), ("processes", processes, 0, 1024), ("threads", threads, 1, 1024))
+    for what, value, low, high in checked:
+        if value is not None and not low <= operator.index(value) <= high:
+            raise ValueError(f"{what} is {value}; expected {low} to {high}")
+    if max_failures is not None and operator.index(max_failures) < 0:
+        raise ValueError(f"max_failures is {max_failures}; expected at least 0")
+    if on_error not in ("skip", "stop"):
+        raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'stop'")
+    if resume and overwrite:
+        raise ValueError("resume goes on with what is there, overwrite replaces it: choose one")
+    allowed = 0 if on_error == "stop" else sys.maxsize if max_failures is None else max_failures
+    folder = PartFolder(sink)
+    recorded = folder.recorded() if resume else None
+    decoder, cpu_share = choose_decoder(
+        decode, annotator.device, annotator.config.input_size, annotator.config.interpolation, decoders,
+        (recorded.decoder, recorded.cpu_share) if recorded else None,
+    )  # fmt: skip
+    settings = RunSettings(
+        model_sha256=annotator.to_model_file().sha256,
+        k=k,
+        format=check_format(format),
+        part_size=part_size,
+        vectors=vectors,
+        threshold=threshold,
+        confidence=annotator.has_confidence,
+        device=annotator.device.type,
+        trunk_dtype=str(annotator.trunk.dtype).removeprefix("torch."),
+        batch_size=annotator.config.batch_size,
+        decoder=decoder,
+        cpu_share=cpu_share,
+    )
+    clock, start = StageClock(), time.perf_counter()
+    with folder.lock():
+        with clock.measure("find"):
+            folder.begin(inputs, settings, resume=resume, overwrite=overwrite)
+            pending, before, failed = _pending(folder)
+        if clustered:
+            from .cluster_batch import annotate_on_cluster
+
+            crew = Crew(0, 0, None)
+            work = annotate_on_cluster(
+                annotator, folder, pending, workers=workers, scheduler=scheduler, threads=threads, clock=clock, crew=crew
+            )
+        else:
+            crew = Crew(1, decoders, None)
+            work = annotate_parts(annotator, folder, pending, threads=decoders, processes=bool(processes), clock=clock)
+        total = folder.inventory.count
+        with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
+            if failed > allowed:
+                raise _too_many(failed, allowed, next(folder.failures()), folder)
+            for batch in work:
+                failed += len(batch.failures)
+                if failed > allowed:
+                    raise _too_many(failed, allowed, batch.failures[0], folder)
+                bar.set_postfix(limit=limiting_stage(clock), refresh=False)
+                bar.update(batch.inputs)
+        done = folder.finish()
+        if not clustered:
+            crew.peak_memory = peak_memory()
+        seconds = time.perf_counter() - start
+        summary = BatchSummary(
+            output=str(folder.path),
+            model=settings.model_sha256,
+            inputs=done.inputs,
+            rows=done.rows,
+            failures=done.failures,
+            failures_by_stage=dict(done.stages),
+            parts=folder.inventory.parts,
+            parts_before=folder.inventory.parts - len(pending),
+            seconds=round(seconds, 3),
+            images_per_second=round((total - before) / seconds, 2),
+            limited_by=limiting_stage(clock) if pending else None,
+            stages={stage: round(clock.seconds(stage), 3) for stage in STAGES},
+            workers=crew.workers,
+            threads=crew.threads,
+            processes=processes,
+            decoder=decoder,
+            peak_memory_bytes=crew.peak_memory,
+        )
+        folder.write_summary(summary.to_dict())
+    return summary
+
+
+def _pending(folder: PartFolder) -> tuple[list[int], int, int]:
+    """Parts that are still to be done, and the inputs and failures of those that are whole."""
+    pending, inputs, failures = [], 0, 0
+    for number in range(folder.inventory.parts):
+        done = folder.done(number, verify=True)
+        if done is None:
+            pending.append(number)
+        else:
+            inputs, failures = inputs + done.inputs, failures + done.failures
+    return pending, inputs, failures
+
+
+def _too_many(failed: int, allowed: int, first: ImageFailure, folder: PartFolder) -> TooManyFailuresError:
+    counted = f"{failed} inputs failed, and at most {allowed} may" if allowed else "an input failed"
+    return TooManyFailuresError(
+        f"{counted}: {first.path}: {first.reason}. Parts of {folder.path} that were whole stay so: mend the inputs and start "
+        "again, or go on with --resume and a higher --max-failures or --on-error skip"
+    )

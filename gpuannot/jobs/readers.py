@@ -1,0 +1,207 @@
+"""Annotation files, read back: what `output` and batch runs have written, and what others wrote in the same forms."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..images.batches import ImageFailure
+from ..images.inputs import Input
+from ..model.annotations import Annotations
+from .part_folder import PartFolder
+from .writers import FORMATS, utf8
+
+_ROWS_AT_A_TIME = 512
+_VALUES = ("distances", "confidences")
+
+
+class AnnotationFiles:
+    """The rows of an annotation file, or of all parts of a folder, and the images they are about.
+
+    The rows are read twice: at once for the vocabulary, and by each iteration, some hundred at a time.
+
+    Args:
+        path: a ``.parquet``, ``.jsonl`` or ``.csv`` file with columns ``path`` and ``words`` and maybe ``distances``,
+            ``confidences`` and ``model``; or a folder of such files, as a batch run writes.
+        vocabulary: that of the model that gave the words, to number them as it does; None takes the words that occur, sorted.
+
+    Attributes:
+        vocabulary: W words. paths: of the T rows. model: the model's SHA-256 where the rows name one.
+
+    Raises:
+        DataError: no such file, one without these columns, no rows, rows of several models, or a word outside ``vocabulary``.
+    """
+
+    def __init__(self, path: str | Path, vocabulary: Sequence[str] | None = None) -> None:
+        self.path = Path(path)
+        self._run = PartFolder(self.path).open() if (self.path / "_gpuannot" / "run.json").is_file() else None
+        self._files = _files_of(self.path)
+        self.paths: list[str] = []
+        occurring: set[str] = set()
+        models: set[str] = set()
+        self._k, self._confident = 0, True
+        for row in self._rows():
+            self.paths.append(row["path"])
+            occurring.update(row["words"])
+            self._k = max(self._k, len(row["words"]))
+            self._confident = self._confident and len(row["confidences"]) == len(row["words"])
+            if row.get("model"):
+                models.add(row["model"])
+        if not self.paths:
+            raise DataError(f"{self.path} has no rows")
+        if len(models) > 1:
+            raise DataError(f"{self.path} has rows of {len(models)} models; report on the rows of one")
+        self.model = next(iter(models), None)
+        self.vocabulary = tuple(sorted(occurring)) if vocabulary is None else tuple(vocabulary)
+        self._column = {word: number for number, word in enumerate(self.vocabulary)}
+        if unknown := sorted(occurring - set(self.vocabulary)):
+            raise DataError(f"{self.path} has words that the model does not know, such as {unknown[0]!r}: another model wrote it")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[tuple[Annotations, list[Input]]]:
+        """Annotations, with positions that count the rows, and the input of each. Failures of a batch run come with the first.
+
+        They have confidences where all rows have them; distances that the rows lack are NaN.
+        """
+        rows, start = self._rows(), 0
+        inputs = iter(self._run.inventory) if self._run is not None else None
+        failures = tuple(self.failures())
+        while some := list(islice(rows, _ROWS_AT_A_TIME)):
+            sources = [self._input(row["path"], inputs) for row in some]
+            yield self._annotations(some, start, failures), sources
+            start, failures = start + len(some), ()
+
+    def failures(self) -> Iterator[ImageFailure]:
+        """What a batch run could not read, from its ledger."""
+        if self._run is not None:
+            yield from self._run.failures()
+
+    def _annotations(self, rows: list[dict[str, Any]], start: int, failures: tuple[ImageFailure, ...]) -> Annotations:
+        index = np.full((len(rows), self._k), -1, np.int64)
+        for number, row in enumerate(rows):
+            index[number, : len(row["words"])] = [self._column[word] for word in row["words"]]
+        names = tuple(row["path"] for row in rows)
+        positions = np.arange(start, start + len(rows))
+        distance = self._filled(rows, "distances", np.inf)
+        confidence = self._filled(rows, "confidences", 0) if self._confident else None
+        return Annotations(names, positions, index, distance, self.vocabulary, failures, confidence=confidence)
+
+    def _filled(self, rows: list[dict[str, Any]], name: str, beyond: float) -> NDArray[np.float32]:
+        values = np.full((len(rows), self._k), beyond, np.float32)
+        for number, row in enumerate(rows):
+            values[number, : len(row["words"])] = row[name] or np.nan
+        return values
+
+    def _input(self, path: str, inputs: Iterator[Input] | None) -> Input:
+        """The input that a row is about. A batch run lists its inputs in the order of its rows, which lack those that failed."""
+        for item in inputs or ():
+            if utf8(item.name) == path:
+                return item
+        return Input(path, "file", path)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for file in self._files:
+            for number, row in enumerate(_READERS[file.suffix](file)):
+                yield _checked(row, file, number)
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted((file for file in path.iterdir() if file.suffix in FORMATS and file.name[0] not in "._"), key=_part_order)
+        if not found:
+            raise DataError(
+                f"{path} holds no annotations; expected files ending in {', '.join(FORMATS)}, as 'gpuannot annotate -o' writes"
+            )
+        return found
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder")
+    if path.suffix not in FORMATS:
+        raise DataError(f"{path}: expected a model (.safetensors), or annotations ending in {', '.join(FORMATS)}")
+    return [path]
+
+
+def _part_order(path: Path) -> tuple[int, str]:
+    return len(path.name), path.name  # part-100000 comes after part-99999
+
+
+def _checked(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
+    path, words = row.get("path"), row.get("words")
+    if not isinstance(path, str) or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise DataError(f"{file}, row {number}: expected a 'path' and a list of 'words', got columns {', '.join(map(str, row))}")
+    if len(set(words)) < len(words):
+        raise DataError(f"{file}, row {number}: a word is listed twice: {', '.join(words)}")
+    values = {name: row.get(name) or [] for name in _VALUES}
+    for name, found in values.items():
+        if len(found) not in (0, len(words)):
+            raise DataError(f"{file}, row {number}: {len(words)} words but {len(found)} {name}")
+    return {**row, **values}
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            wanted = [name for name in file.schema_arrow.names if name in ("path", "words", "model", *_VALUES)]
+            for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number} is not valid JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: expected an object with 'path' and 'words'")
+            yield row
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            read: dict[str, Any] = dict(row)
+            try:
+                if row.get("words") is not None:
+                    read["words"] = split_cell(row["words"])
+                for name in _VALUES:
+                    read[name] = [float(value) for value in (row.get(name) or "").split(";") if value]
+            except ValueError as error:
+                raise DataError(f"{path}, row {number}: {error}") from error
+            yield read
+
+
+_READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+    ".parquet": _parquet_rows,
+    ".jsonl": _json_rows,
+    ".csv": _csv_rows,
+}
+
+
+def split_cell(text: str) -> list[str]:
+    r"""Words of a CSV cell: ``a;b\;c`` is ``a`` and ``b;c``."""
+    words, word, escaped = [], "", False
+    for sign in text:
+        if escaped or sign not in ";\\":
+            word, escaped = word + sign, False
+        elif sign == "\\":
+            escaped = True
+        else:
+            words.append(word)
+            word = ""
+    return [*words, word] if text else []

@@ -1,0 +1,198 @@
+"""Gaussian normalisation and PCA of local features: the paper's second step, as one affine map.
+
+On a GPU the sums are formed there in float64, and cuML finds the components from a sample of normalised features; without cuML they
+come from the sums, as on the CPU.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import NotFittedError
+from ..reference import descriptors as _reference
+from ..system.optional import cuml_module
+
+
+class GaussianPCA:
+    """Zero mean and unit variance for each channel, then the leading principal components.
+
+    Learnt from running sums (count, Σx, Σx·xᵀ in float64), so that fitting streams: memory does not grow with the number of images,
+    sums of parts can be added, and the result does not depend on how the images were batched beyond float64 rounding.
+
+    Args:
+        n_components: n, dimensions of a descriptor.
+
+    Attributes:
+        matrix_: (C, n) float32 and offset_: (n,) float32, with ``descriptor = feature @ matrix_ + offset_``.
+        explained_variance_ratio_: (n,) float64.
+        constant_channels_: indices of the channels of weight 0, as those that did not vary over the training images.
+    """
+
+    matrix_: NDArray[np.float32]
+    offset_: NDArray[np.float32]
+    explained_variance_ratio_: NDArray[np.float64]
+
+    def __init__(self, n_components: int = 64) -> None:
+        self.n_components = n_components
+        self.count_ = 0
+        self._total: Any = None  # (C,) and (C, C) float64, NumPy or torch, where the features are
+        self._outer: Any = None
+
+    def accumulate(self, features: NDArray[np.floating] | Tensor) -> GaussianPCA:
+        """Add the features (..., C) of some images to the running sums: a NumPy array, or a CUDA tensor, summed where it is.
+
+        Raises:
+            ValueError: C differs from what came before.
+        """
+        flat = features.reshape(-1, features.shape[-1])
+        count, total, outer = _feature_sums_cuda(flat) if isinstance(flat, Tensor) else _reference.feature_sums(flat)
+        self._add(count, total, outer)
+        return self
+
+    def merge(self, other: GaussianPCA) -> GaussianPCA:
+        """Add the running sums of another, as if its features had been accumulated here.
+
+        Raises:
+            ValueError: C differs.
+        """
+        if other._total is not None:
+            self._add(other.count_, deepcopy(other._total), deepcopy(other._outer))
+        return self
+
+    def _add(self, count: int, total: Any, outer: Any) -> None:
+        if self._total is None:
+            self._total, self._outer = total, outer
+        elif total.shape != self._total.shape:
+            raise ValueError(f"features have {len(total)} channels, those before had {len(self._total)}")
+        else:
+            self._total += total
+            self._outer += outer
+        self.count_ += count
+
+    def without_sums(self) -> GaussianPCA:
+        """The same map alone: all that a worker needs to transform, and a tenth of the bytes."""
+        other = GaussianPCA(self.n_components)
+        other.matrix_, other.offset_ = self.matrix_, self.offset_
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        sums = {name: None if vars(self)[name] is None else _host(vars(self)[name]) for name in ("_total", "_outer")}
+        return {**vars(self), **sums}
+
+    def finish(self, sample: Tensor | None = None) -> GaussianPCA:
+        """Learn the map from the sums accumulated so far.
+
+        Args:
+            sample: features (S, C) on a CUDA device, drawn uniformly from those accumulated, for cuML to find the components in;
+                None takes them from the sums.
+
+        Raises:
+            ValueError: no or too few features, too few channels that vary, or non-finite features.
+        """
+        if self._total is None:
+            raise ValueError("no features were accumulated: not one image could be read")
+        mean, scale, correlation = _reference.normalisation(self.count_, _host(self._total), _host(self._outer))
+        _reference.check_components(scale, self.n_components)
+        cuml = cuml_module("decomposition") if sample is not None else None
+        if cuml is not None and sample is not None:
+            components, ratio = _components_cuml(cuml, sample, mean, scale, self.n_components)
+        else:
+            components, ratio = _reference.principal_components(correlation, self.n_components)
+        matrix, offset = _reference.fold(mean, scale, components)
+        # In C order, as it comes back from a file: a product rounds otherwise in the other order.
+        self.matrix_, self.offset_ = np.ascontiguousarray(matrix, dtype=np.float32), offset.astype(np.float32)
+        self.explained_variance_ratio_ = ratio
+        return self
+
+    def fit(self, features: NDArray[np.floating]) -> GaussianPCA:
+        """Learn the map from features (..., C) that fit in memory."""
+        self.count_, self._total, self._outer = 0, None, None
+        return self.accumulate(features).finish()
+
+    @property
+    def constant_channels_(self) -> NDArray[np.intp]:
+        self._require_fit()
+        return np.flatnonzero(~self.matrix_.any(axis=1))
+
+    def transform(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Descriptors (..., n) float32 of features (..., C) float32."""
+        self._require_fit()
+        return _reference.transform(features, self.matrix_, self.offset_)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> DeviceTransform:
+        """This map for features of ``dtype`` on ``device``."""
+        self._require_fit()
+        return DeviceTransform(self.matrix_, self.offset_, device, dtype)
+
+    def _require_fit(self) -> None:
+        if not hasattr(self, "matrix_"):
+            raise NotFittedError("this GaussianPCA has learnt nothing yet; call fit, or accumulate and finish, first")
+
+
+class DeviceTransform:
+    """``descriptor = feature @ matrix + offset`` in torch, straight on the trunk's channels-last output.
+
+    16-bit features are multiplied as they are, with float32 accumulation. 16 bits would round the matrix to three digits, so it is
+    the sum of two 16-bit matrices, high and low part, side by side in one product.
+
+    Args:
+        matrix: (C, n) float32. offset: (n,) float32. device: where the features are. dtype: theirs.
+    """
+
+    def __init__(self, matrix: NDArray[np.float32], offset: NDArray[np.float32], device: torch.device, dtype: torch.dtype) -> None:
+        exact = torch.from_numpy(matrix).to(device)
+        self.offset = torch.from_numpy(offset).to(device)
+        self.n = exact.shape[1]
+        self.split = dtype != torch.float32
+        if self.split:
+            high = exact.to(dtype)
+            self.matrix = torch.cat([high, (exact - high.float()).to(dtype)], dim=1)
+        else:
+            self.matrix = exact
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Descriptors (B, P, n) float32 of features (B, P, C)."""
+        flat = features.reshape(-1, features.shape[-1])
+        if self.split:
+            both = _product_float32(flat, self.matrix)
+            descriptors = (both[:, : self.n] + both[:, self.n :]).add_(self.offset)
+        else:
+            descriptors = torch.addmm(self.offset, flat, self.matrix)
+        return descriptors.view(*features.shape[:-1], self.n)
+
+
+def _product_float32(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right of 16-bit matrices, accumulated and returned in float32."""
+    if left.is_cuda:
+        try:
+            return torch.mm(left, right, out_dtype=torch.float32)
+        except TypeError:  # torch before 2.8 cannot return another dtype than it was given
+            pass
+    return left.float() @ right.float()
+
+
+def _feature_sums_cuda(features: Tensor) -> tuple[int, Tensor, Tensor]:
+    exact = features.double()
+    return len(exact), exact.sum(dim=0), exact.T @ exact
+
+
+def _components_cuml(
+    cuml: Any, sample: Tensor, mean: NDArray[np.float64], scale: NDArray[np.float64], n_components: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    import cupy
+
+    centred = sample.float() - torch.from_numpy(mean).to(sample.device, torch.float32)
+    normalised = (centred * torch.from_numpy(scale).to(sample.device, torch.float32)).contiguous()
+    model = cuml.PCA(n_components=n_components, svd_solver="full", output_type="cupy").fit(cupy.from_dlpack(normalised))
+    components, ratio = (cupy.asnumpy(array).astype(np.float64) for array in (model.components_, model.explained_variance_ratio_))
+    return components.T, ratio
+
+
+def _host(sums: Any) -> NDArray[np.float64]:
+    return sums.cpu().numpy() if isinstance(sums, Tensor) else sums

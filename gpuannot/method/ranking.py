@@ -1,0 +1,221 @@
+"""The k nearest words (the paper's equation 6), or the k that a linear head scores highest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config import METRICS
+from ..reference import ranking as _reference
+
+
+class WordRanking:
+    """Word vectors made ready for ranking: converted, and for ``cosine`` normalised, once.
+
+    Args:
+        word_vectors: (W, D).
+        metric: ``l2``, or ``cosine`` for 1 − cosine similarity. An all-zero vector has similarity 0 to everything.
+
+    Raises:
+        ValueError: another metric.
+    """
+
+    def __init__(self, word_vectors: NDArray[np.floating], metric: str = "l2") -> None:
+        if metric not in METRICS:
+            raise ValueError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
+        self.metric = metric
+        prepared = self._prepare(np.asarray(word_vectors, dtype=np.float64)).astype(np.float32)
+        # On the unit sphere L2 and cosine rank alike, but an all-zero vector is not on it: a coordinate of its own puts it there,
+        # at a right angle to every image.
+        zero: NDArray[np.bool_] = ~np.any(prepared, axis=1) if metric == "cosine" else np.zeros(len(prepared), dtype=bool)
+        self._extra = bool(zero.any())
+        self.word_vectors = np.hstack([prepared, zero[:, None].astype(np.float32)]) if self._extra else prepared
+        self._half_norms = _reference.half_norms_of(self.word_vectors)
+
+    def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k nearest words of image vectors (T, D): index (T, k) int64 and distance (T, k) float32, nearest first.
+
+        Ties go to the lowest word index. Equation 6 writes "sim" for this distance: smaller is better.
+
+        Raises:
+            ValueError: k outside 1…W, or non-finite vectors.
+        """
+        prepared = self._prepare(vectors.astype(np.float32, copy=False))
+        if self._extra:
+            prepared = np.hstack([prepared, np.zeros((len(prepared), 1), dtype=np.float32)])
+        index, distance = _reference.nearest_words(prepared, self.word_vectors, k, self._half_norms)
+        if self.metric == "cosine":
+            # ‖x − v‖² = ‖x‖² + 1 − 2·cos, where ‖x‖ is 1, or 0 for an image vector of zeros.
+            squared_norm = np.square(prepared, dtype=np.float64).sum(axis=1, keepdims=True)
+            distance = np.maximum(0.0, 1.0 - (squared_norm + 1.0 - distance**2) / 2)
+            blank = squared_norm[:, 0] == 0  # at a right angle to every word: all tie, where rounding would choose
+            index[blank], distance[blank] = np.arange(k), 1.0
+        return index, distance.astype(np.float32)
+
+    def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceRanking:
+        """The same ranking on ``device``; ``known`` (W,) gives each word vector its number in the vocabulary."""
+        return DeviceRanking(self.word_vectors, known, device, cosine=self.metric == "cosine", extra=self._extra)
+
+    def _prepare(self, vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+        if self.metric == "l2":
+            return vectors
+        with np.errstate(invalid="ignore"):  # infinite values are refused where vectors are compared
+            norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+            return vectors / np.where(norm > 0, norm, norm.dtype.type(1))
+
+
+class DeviceRanking:
+    """:class:`WordRanking` in torch, on the device of the image vectors and without a wait for it.
+
+    Candidates come from one product, ‖v‖²/2 − x·v, with ‖v‖² computed once; the k nearest and their order from ‖x − v‖² of the
+    candidates, summed in float64, ties to the lowest index. At most a block of images × words is held.
+
+    Of equal word vectors only the first k can be given, so the others are no candidates; 2k candidates then hold
+    every one that a tie could bring in.
+
+    Args:
+        word_vectors: (W, D) float32, prepared by :class:`WordRanking`. known: (W,) their numbers in the vocabulary.
+    """
+
+    _BLOCK_BYTES = 256 << 20
+    _MARGIN = 8
+
+    def __init__(
+        self, word_vectors: NDArray[np.float32], known: NDArray[np.intp], device: torch.device, *, cosine: bool, extra: bool
+    ) -> None:
+        self.cosine, self.extra = cosine, extra
+        self.word_vectors = torch.from_numpy(word_vectors).to(device)
+        self.half_norms = (0.5 * self.word_vectors.double().square().sum(dim=1)).float()
+        self.copy = torch.from_numpy(_copy_number(word_vectors)).to(device)
+        self.known = torch.from_numpy(known.astype(np.int64)).to(device)
+
+    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest words of image vectors (T, D) float32: index (T, k) int64 and distance (T, k) float32, nearest first.
+
+        Raises:
+            ValueError: k outside 1…W.
+        """
+        words, dimension = self.word_vectors.shape
+        take = _candidates_for(k, words, self._MARGIN)
+        block = max(1, self._BLOCK_BYTES // (4 * (words + 3 * take * dimension)))
+        return _in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
+
+    def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
+        if self.cosine:
+            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+            rows = rows / torch.where(norm > 0, norm, 1.0)
+        if self.extra:
+            rows = torch.nn.functional.pad(rows, (0, 1))
+        scores = torch.addmm(self.half_norms, rows, self.word_vectors.T, alpha=-1)
+        scores.masked_fill_(self.copy >= k, torch.inf)
+        # Ascending numbers, so that the stable sort below leaves ties in the order of the vocabulary.
+        candidates = scores.topk(take, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+        squared = (rows[:, None, :] - self.word_vectors[candidates]).square().sum(dim=2, dtype=torch.float64)
+        squared, order = squared.sort(dim=1, stable=True)
+        index, squared = candidates.gather(1, order[:, :k]), squared[:, :k]
+        if self.cosine:
+            squared_norm = rows.double().square().sum(dim=1, keepdim=True)
+            distance = (1.0 - (squared_norm + 1.0 - squared) / 2).clamp_(min=0.0)
+            blank = squared_norm == 0
+            index = torch.where(blank, torch.arange(k, device=index.device), index)
+            distance = torch.where(blank, torch.ones_like(distance), distance)
+        else:
+            distance = squared.sqrt()
+        return self.known[index], distance.float()
+
+
+class LinearRanking:
+    """Words ranked by the linear score x·v_w + b_w, the highest first.
+
+    Args:
+        weights: (W, D). bias: (W,). Kept in float32, which is what is ranked by.
+    """
+
+    def __init__(self, weights: NDArray[np.floating], bias: NDArray[np.floating]) -> None:
+        # In C order, as they come back from a file: a product rounds otherwise in the other order.
+        self.weights, self.bias = np.array(weights, dtype=np.float32, order="C"), bias.astype(np.float32)
+
+    def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best words of image vectors (T, D): index (T, k) int64 and the negative score (T, k) float32, best first.
+
+        Ties go to the lowest word index. The negative score stands where :class:`WordRanking` has a distance: smaller is better.
+
+        Raises:
+            ValueError: k outside 1…W, or non-finite vectors.
+        """
+        index, score = _reference.best_words(vectors.astype(np.float32, copy=False), self.weights, self.bias, k)
+        return index, -score.astype(np.float32)
+
+    def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceLinearRanking:
+        """The same ranking on ``device``; ``known`` (W,) gives each word its number in the vocabulary."""
+        return DeviceLinearRanking(self.weights, self.bias, known, device)
+
+
+class DeviceLinearRanking:
+    """:class:`LinearRanking` in torch, on the device of the image vectors and without a wait for it.
+
+    Candidates come from one product; the k best and their order from products summed in float64, ties to the lowest index. Of words
+    with equal weights and bias only the first k are candidates, as in :class:`DeviceRanking`.
+    """
+
+    _BLOCK_BYTES = 256 << 20
+    _MARGIN = 8
+
+    def __init__(
+        self, weights: NDArray[np.float32], bias: NDArray[np.float32], known: NDArray[np.intp], device: torch.device
+    ) -> None:
+        self.weights, self.bias = torch.from_numpy(weights).to(device), torch.from_numpy(bias).to(device)
+        self.copy = torch.from_numpy(_copy_number(np.hstack([weights, bias[:, None]]))).to(device)
+        self.known = torch.from_numpy(known.astype(np.int64)).to(device)
+
+    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k best words of image vectors (T, D) float32: index (T, k) int64 and the negative score (T, k) float32, best first.
+
+        Raises:
+            ValueError: k outside 1…W.
+        """
+        words, dimension = self.weights.shape
+        take = _candidates_for(k, words, self._MARGIN)
+        block = max(1, self._BLOCK_BYTES // (4 * (words + 5 * take * dimension)))
+        return _in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
+
+    def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
+        scores = torch.addmm(self.bias, rows, self.weights.T)
+        scores.masked_fill_(self.copy >= k, -torch.inf)
+        candidates = scores.topk(take, dim=1, sorted=False).indices.sort(dim=1).values
+        exact = (rows[:, None, :].double() * self.weights[candidates]).sum(dim=2) + self.bias[candidates]
+        exact, order = exact.sort(dim=1, descending=True, stable=True)
+        return self.known[candidates.gather(1, order[:, :k])], -exact[:, :k].float()
+
+
+def _candidates_for(k: int, words: int, margin: int) -> int:
+    """Candidates that hold the k first words, ties at the cut included."""
+    if not 1 <= k <= words:
+        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+    return min(max(2 * k, k + margin), words)
+
+
+def _in_blocks(nearest: Callable[[Tensor], tuple[Tensor, Tensor]], vectors: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    parts = [nearest(vectors[start : start + block]) for start in range(0, len(vectors), block)]
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        empty = vectors.new_empty((0, k), dtype=torch.float32)
+        return empty.long(), empty
+    index, distance = (torch.cat(part) for part in zip(*parts, strict=True))
+    return index, distance
+
+
+def _copy_number(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """For each row, how many rows before it equal it."""
+    seen: dict[bytes, int] = {}
+    numbers = np.empty(len(vectors), dtype=np.int64)
+    for position, row in enumerate(vectors + np.float32(0)):  # −0 equals 0
+        key = row.tobytes()
+        numbers[position] = seen.get(key, 0)
+        seen[key] = int(numbers[position]) + 1
+    return numbers

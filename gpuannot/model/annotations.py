@@ -1,0 +1,95 @@
+"""What annotating gives: for each image its words, their distances and how likely they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..images.batches import ImageFailure
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Words of the images that could be read, in input order.
+
+    Attributes:
+        names: the images' paths, or ``image 3`` for the fourth one given as pixels.
+        positions: (T,) int64, each image's place in the input.
+        index: (T, k) int64 into ``vocabulary``, nearest word first. distance: (T, k) float32.
+            With the head ``ridge`` the negative score, so that smaller is better here too.
+        failures: the images that got no row, with the reason. Rows + failures = inputs.
+        vectors: (T, m·n) float32, the images' VLAD vectors, where they were asked for.
+        confidence: (T, k) float32, how likely each word is right (:meth:`Annotator.confidence`); None where the model does not say.
+
+    Where images get as many words as they deserve, ``index`` is −1 after an image's last word, ``distance`` infinite there and
+    ``confidence`` 0.
+    """
+
+    names: tuple[str, ...]
+    positions: NDArray[np.int64]
+    index: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    vocabulary: tuple[str, ...]
+    failures: tuple[ImageFailure, ...] = field(default=())
+    vectors: NDArray[np.float32] | None = None
+    confidence: NDArray[np.float32] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Annotations], vocabulary: tuple[str, ...], k: int) -> Annotations:
+        """Parts of one input, in its order, as one; without parts, no row."""
+        return cls(
+            names=tuple(name for part in parts for name in part.names),
+            positions=np.concatenate([np.empty(0, np.int64), *(part.positions for part in parts)]),
+            index=np.concatenate([np.empty((0, k), np.int64), *(part.index for part in parts)]),
+            distance=np.concatenate([np.empty((0, k), np.float32), *(part.distance for part in parts)]),
+            vocabulary=vocabulary,
+            failures=tuple(failure for part in parts for failure in part.failures),
+            confidence=_joined_confidence(parts, k),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def likely(self, threshold: float) -> Annotations:
+        """Of each image's words those of a confidence of at least ``threshold``, but always the one of the highest.
+
+        Raises:
+            ValueError: a threshold outside 0…1, or there are no confidences.
+        """
+        if self.confidence is None:
+            raise ValueError("these annotations have no confidences to compare with a threshold; the head 'ridge' gives them")
+        check_threshold(threshold)
+        kept = self.confidence >= threshold
+        if kept.size:
+            kept[np.arange(len(kept)), self.confidence.argmax(axis=1)] = True
+        order = np.argsort(~kept, axis=1, kind="stable")
+
+        def compacted(values: NDArray[Any], missing: float) -> NDArray[Any]:
+            return np.take_along_axis(np.where(kept, values, values.dtype.type(missing)), order, axis=1)
+
+        return replace(
+            self,
+            index=compacted(self.index, -1),
+            distance=compacted(self.distance, np.inf),
+            confidence=compacted(self.confidence, 0),
+        )
+
+    @property
+    def words(self) -> list[tuple[str, ...]]:
+        """For each image its words, nearest first."""
+        return [tuple(self.vocabulary[word] for word in row if word >= 0) for row in self.index]
+
+
+def _joined_confidence(parts: Sequence[Annotations], k: int) -> NDArray[np.float32] | None:
+    found = [part.confidence for part in parts if part.confidence is not None]
+    return np.concatenate([np.empty((0, k), np.float32), *found]) if parts and len(found) == len(parts) else None
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise ValueError unless ``threshold`` is None or lies in 0…1."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold = {threshold} must lie in 0…1")

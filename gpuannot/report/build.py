@@ -1,0 +1,126 @@
+"""``gpuannot report``: one HTML page about images and their words, from a model or from annotations that were written before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scipy import sparse
+
+from ..datasets.label_files import LabelledImages
+from ..errors import DataError
+from ..images.batches import ImageFailure
+from ..jobs.readers import AnnotationFiles
+from ..jobs.writers import utf8
+from ..method.labels import label_matrix
+from ..model.extractor import progress_bar
+from .writer import LIMIT, ReportWriter, check_report_path
+
+if TYPE_CHECKING:
+    from ..annotator import Annotator
+
+
+def report_images(
+    annotator: Annotator,
+    images: Sequence[Any] | LabelledImages,
+    path: str | Path,
+    k: int = 5,
+    *,
+    threshold: float | None = None,
+    heatmaps: bool = True,
+    title: str = "Annotated images",
+    limit: int = LIMIT,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> list[ImageFailure]:
+    """Annotate images and write the report; returns the images that failed.
+
+    Args:
+        images: a sequence of sources, or `LabelledImages`, whose labels are then the truth.
+        k: words an image, or with a ``threshold`` of confidence the most. The rest as `ReportWriter`.
+
+    Raises:
+        DataError: not one image could be read, no folder for the file, or it exists. ValueError: k out of range.
+    """
+    sources: Sequence[Any]
+    truth, vocabulary = None, annotator.vocabulary
+    if isinstance(images, LabelledImages):
+        sources = images.paths
+        truth, vocabulary = truth_of(images, vocabulary)
+    else:
+        sources = images
+    annotator.check_k(k, threshold)
+    failures: list[ImageFailure] = []
+    with ReportWriter(
+        path, vocabulary, len(sources), truth=truth, annotator=annotator, heatmaps=heatmaps, title=title, limit=limit,
+        overwrite=overwrite,
+    ) as report:  # fmt: skip
+        for part in report.passing(annotator.stream(sources, k, threshold=threshold, progress=progress), sources):
+            failures.extend(part.failures)
+        report.commit()
+    return failures
+
+
+def report_files(
+    source: str | Path,
+    path: str | Path,
+    *,
+    labels: LabelledImages | None = None,
+    annotator: Annotator | None = None,
+    heatmaps: bool = True,
+    title: str = "Annotated images",
+    limit: int = LIMIT,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> None:
+    """Write the report of annotations that were written before.
+
+    Args:
+        source: an annotation file, or a folder of them, such as a batch run's.
+        labels: the truth; found by the images' paths.
+        annotator: that gave the words; with ``heatmaps`` it says where it saw them. The rest as `ReportWriter`.
+
+    Raises:
+        DataError: as `AnnotationFiles`; annotations of another model than ``annotator``; an image without labels, where there are
+            some; no folder for the file, or it exists.
+    """
+    check_report_path(path, overwrite)
+    found = AnnotationFiles(source, None if annotator is None else annotator.vocabulary)
+    if annotator is not None and found.model not in (None, annotator.to_model_file().sha256):
+        raise DataError(f"{source} was written with another model ({found.model})")
+    truth, vocabulary = None, found.vocabulary
+    if labels is not None:
+        rows = _rows_of(found.paths, labels, source)
+        matrix, vocabulary = truth_of(labels, found.vocabulary)
+        truth = matrix[rows]
+    with (
+        ReportWriter(
+            path, vocabulary, len(found), truth=truth, annotator=annotator, heatmaps=heatmaps, title=title, limit=limit,
+            overwrite=overwrite,
+        ) as report,
+        progress_bar("report", len(found), progress) as bar,
+    ):  # fmt: skip
+        for annotations, sources in found:
+            report.add(annotations, sources)
+            bar.update(len(annotations))
+        report.commit(run=[("Annotations", {"from": str(source), "model, SHA-256": found.model})])
+
+
+def _rows_of(paths: Sequence[str], labels: LabelledImages, source: str | Path) -> list[int]:
+    """Where ``labels`` have each of the annotated images."""
+    row = {utf8(os.path.realpath(path)): number for number, path in enumerate(labels.paths)}
+    rows = [row.get(utf8(os.path.realpath(path)), -1) for path in paths]
+    if without := [path for path, number in zip(paths, rows, strict=True) if number < 0]:
+        raise DataError(
+            f"{len(without)} of {len(paths)} images of {source} have no labels in {labels.name} (first: {without[0]}); give the "
+            "labels of all, or none"
+        )
+    return rows
+
+
+def truth_of(images: LabelledImages, vocabulary: Sequence[str]) -> tuple[sparse.csr_array, tuple[str, ...]]:
+    """Labels (N, W') of all images by their position, and the vocabulary with the words that only the labels have appended."""
+    words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in range(len(images))]
+    return label_matrix(words, vocabulary, extend=True)

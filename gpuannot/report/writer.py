@@ -1,0 +1,307 @@
+"""Annotated images as one HTML page: pictures, words, where each word was seen, precision and recall.
+
+The page needs no network and no other file. Pictures and heatmaps wait in a temporary file while images go by, so memory grows with
+a few numbers an image. `report_page` holds the page's template, style and scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ..errors import DataError, ImageError
+from ..images.batches import ImageFailure, default_workers
+from ..images.containers import Containers
+from ..images.inputs import Input, Loaded
+from ..jobs.writers import utf8
+from ..model.annotations import Annotations
+from ..system.atomic_files import publish, temporary_name
+from ..system.environment import record
+from ..system.timing import StageClock
+from . import counts
+from .page import render
+from .previews import TextBlocks, heat_levels, preview, preview_side
+
+if TYPE_CHECKING:
+    from ..annotator import Annotator
+    from ..model.explain import Explanation
+
+SCHEMA = "gpuannot.report/1"
+LIMIT = 10_000  # images a page shows; browsers open it in a second or two
+
+_LISTED = 100  # failures that a page names
+_AT_A_TIME = 64  # images decoded at a time
+
+
+class ReportWriter:
+    """Takes annotated images batch by batch and writes them as one HTML file.
+
+    A ``with`` block holds it; nothing is left of a block that ends without :meth:`commit`.
+
+    Args:
+        path: the file to write. overwrite: replace one that exists.
+        vocabulary: W words, as the annotations number them.
+        images: how many inputs will come, N. Above ``limit`` the page shows ``limit`` of them, evenly spaced, and counts all.
+        truth: (N, W) indicators, rows by an image's position in the input; None where it is not known.
+        annotator: that gave the words, for its settings and the training images of each word; None where it is not at hand.
+        heatmaps: let the annotator say where it saw each word, which costs a second pass of the trunk for each image shown.
+        title: of the page.
+
+    Raises:
+        DataError: no folder for the file, or it exists. ValueError: a truth of another shape.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        vocabulary: Sequence[str],
+        images: int,
+        *,
+        truth: sparse.csr_array | None = None,
+        annotator: Annotator | None = None,
+        heatmaps: bool = True,
+        title: str = "Annotated images",
+        limit: int = LIMIT,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = check_report_path(path, overwrite)
+        if truth is not None and truth.shape != (images, len(vocabulary)):
+            raise ValueError(f"the truth has shape {truth.shape}, expected ({images}, {len(vocabulary)})")
+        if limit < 1:
+            raise ValueError(f"limit = {limit} must be at least 1")
+        self.vocabulary, self.title = tuple(vocabulary), title
+        self.clock = StageClock()
+        self._images, self._limit = images, limit
+        self._truth, self._annotator = truth, annotator
+        self._explains = heatmaps and annotator is not None
+        self._side = preview_side(min(images, limit))
+        self._names: list[str] = []
+        self._aspects: list[float] = []
+        self._grid: tuple[int, int] | None = None
+        self._index: list[NDArray[np.int64]] = []
+        self._values: list[NDArray[np.float32]] = []
+        self._positions: list[NDArray[np.int64]] = []
+        self._shown: list[NDArray[np.bool_]] = []
+        self._confident = False
+        self._failures: list[ImageFailure] = []
+        self._failed = self._unpreviewed = 0
+        self._open = ExitStack()
+
+    @property
+    def annotated(self) -> int:
+        """How many images were taken."""
+        return sum(map(len, self._index))
+
+    def passing(self, parts: Iterable[Annotations], sources: Sequence[Any]) -> Iterator[Annotations]:
+        """``parts`` of the annotations of ``sources`` as they come, each taken into the report."""
+        upcoming = iter(parts)
+        while True:
+            with self.clock.measure("annotate"):
+                part = next(upcoming, None)
+            if part is None:
+                return
+            self.add(part, [sources[position] for position in part.positions])
+            yield part
+
+    def add(self, annotations: Annotations, sources: Sequence[Any]) -> None:
+        """Take annotations, and the source (path, bytes, pixels, `Input`) of each of their images."""
+        self._failed += len(annotations.failures)
+        self._failures.extend(annotations.failures[: max(0, _LISTED - len(self._failures))])
+        confidence = annotations.confidence
+        self._confident = confidence is not None
+        shown = self._is_shown(annotations.positions)
+        self._index.append(annotations.index)
+        values = annotations.distance if confidence is None else confidence
+        self._values.append(np.where(annotations.index == counts.NO_WORD, np.nan, values))
+        self._positions.append(annotations.positions)
+        self._shown.append(shown)
+        rows = np.flatnonzero(shown)
+        self._names.extend(utf8(annotations.names[row]) for row in rows)
+        for start in range(0, len(rows), _AT_A_TIME):
+            some = rows[start : start + _AT_A_TIME].tolist()
+            names = [annotations.names[row] for row in some]
+            with self.clock.measure("previews"):
+                # A member of a compressed shard is read once, in its turn.
+                ready = [
+                    self._containers.ready(each) if isinstance(each, Input) else each for each in (sources[row] for row in some)
+                ]
+                self._add_previews(names, ready)
+            if self._explains and annotations.index.shape[1]:
+                with self.clock.measure("heatmaps"):
+                    again = [each.content if isinstance(each, Loaded) else each for each in ready]
+                    self._add_heatmaps(names, again, annotations.index[some])
+
+    def _is_shown(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """``limit`` of all positions, evenly spaced."""
+        if self._images <= self._limit:
+            return np.ones(len(positions), dtype=bool)
+        return np.asarray((positions + 1) * self._limit // self._images > positions * self._limit // self._images)
+
+    def _add_previews(self, names: Sequence[str], sources: Sequence[Any]) -> None:
+        made = self._pool.map(lambda name, source: preview(source, name, self._side), names, sources)
+        for found in made:
+            if isinstance(found, ImageError):
+                self._unpreviewed += 1
+                self._previews.append(None)
+            else:
+                self._previews.append(found[0])
+                self._aspects.append(found[1])
+
+    def _add_heatmaps(self, names: Sequence[str], sources: Sequence[Any], index: NDArray[np.int64]) -> None:
+        assert self._annotator is not None
+        explained: Sequence[Explanation | None] = self._annotator.explain(sources, k=index.shape[1], progress=False)
+        if len(explained) < len(names):  # an image that could be read a moment ago, and no more
+            by_name = {each.name: each for each in explained if each is not None}
+            explained = [by_name.get(name) for name in names]
+        for found, words in zip(explained, counts.padded(index), strict=True):
+            if found is None:
+                self._heat.append(None)
+                continue
+            self._grid = found.grid
+            place = {word: row for row, word in enumerate(found.index.tolist())}
+            levels = heat_levels(found.contributions)
+            rows = [levels[place[word]] if word in place else np.zeros_like(levels[0]) for word in words]
+            self._heat.append(b"".join(row.tobytes() for row in rows))
+
+    def commit(self, *, run: Sequence[tuple[str, dict[str, Any]]] = ()) -> Path:
+        """Write the page.
+
+        Args:
+            run: groups of named facts to list on the page, beside those that every report has.
+
+        Raises:
+            DataError: not one image was annotated. OSError: the file cannot be written.
+        """
+        data = self._data(run)
+        temporary = temporary_name(self.path)
+        try:
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(render(self.title, data, iter(self._previews), iter(self._heat)))
+            publish(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return self.path
+
+    def _data(self, run: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        if not self.annotated:
+            raise DataError(f"{self.path}: not one image was annotated, so there is nothing to report")
+        index, values = np.concatenate(self._index), np.concatenate(self._values)
+        positions, shown = np.concatenate(self._positions), np.concatenate(self._shown)
+        truth = None if self._truth is None else self._truth[positions]
+        given = counts.given_matrix(index, len(self.vocabulary))
+        totals = counts.word_totals(given, truth)
+        common = counts.folder_of(self._names)
+        return {
+            "schema": SCHEMA,
+            "title": self.title,
+            "words": self.vocabulary,
+            "table": counts.table(totals, self._training()),
+            "scores": None if truth is None else counts.scores(totals),
+            "confusion": None if truth is None else counts.confusion(given, truth),
+            "measure": self._measure(),
+            "annotated": len(index),
+            "failed": self._failed,
+            "failures": [[utf8(failure.path), failure.stage, failure.reason] for failure in self._failures],
+            "unpreviewed": self._unpreviewed,
+            "aspect": round(float(np.median(self._aspects)), 3) if self._aspects else 1.5,
+            "grid": self._grid,
+            "folder": common,
+            "images": {
+                "names": [name[len(common) :] for name in self._names],
+                "given": counts.padded(index[shown]),
+                "values": counts.rounded(values[shown]),
+                "truth": None if truth is None else counts.as_lists(truth[shown]),
+            },
+            "run": [[title, [[name, _plain(value)] for name, value in facts.items()]] for title, facts in self._facts(run)],
+        }
+
+    def _measure(self) -> str:
+        """What the values of words are; of all but confidences, smaller is better."""
+        if self._confident:
+            return "confidence"
+        return "negative score" if self._annotator is not None and self._annotator.config.head == "ridge" else "distance"
+
+    def _training(self) -> NDArray[np.int64] | None:
+        """Training images of each word; words that the model does not know have none."""
+        if self._annotator is None:
+            return None
+        images = self._annotator.bank_.counts
+        return np.pad(images, (0, len(self.vocabulary) - len(images)))
+
+    def _facts(self, run: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+        machine = record()
+        seconds = {stage: round(self.clock.seconds(stage), 1) for stage in ("annotate", "previews", "heatmaps")}
+        groups = [*run]
+        if self._annotator is not None:
+            groups += [("Model", model_facts(self._annotator)), ("Settings", self._annotator.config.to_dict())]
+        spent = {
+            f"seconds to make {stage}" if stage != "annotate" else "seconds to annotate": value for stage, value in seconds.items()
+        }
+        processor = machine["processor"]
+        return [
+            *groups,
+            ("This page", {"made": machine["date"], **{name: value for name, value in spent.items() if value}}),
+            ("Versions", {**machine["versions"], "commit": machine["commit"]}),
+            (
+                "Machine",
+                {
+                    "processor": processor["model"],
+                    "cores": processor["cores"],
+                    "GPUs": ", ".join(gpu["name"] for gpu in machine["gpus"]),
+                    "system": machine["platform"],
+                },
+            ),
+        ]
+
+    def __enter__(self) -> ReportWriter:
+        with ExitStack() as stack:
+            self._containers = stack.enter_context(Containers())
+            self._pool = stack.enter_context(ThreadPoolExecutor(default_workers(), thread_name_prefix="gpuannot-preview"))
+            self._previews, self._heat = (stack.enter_context(TextBlocks()) for _ in range(2))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.close()
+
+
+def check_report_path(path: str | Path, overwrite: bool = False) -> Path:
+    """The path of a report to write, checked before the work rather than after it.
+
+    Raises:
+        DataError: no folder for the file, another suffix than ``.html``, or it exists.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent}: no such folder for the report")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; a report is one file, such as {path / 'report.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"{path}: a report is an HTML file; name it {path.with_suffix('.html')}")
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists; choose another name for the report, or replace it with --overwrite")
+    return path
+
+
+def model_facts(annotator: Annotator) -> dict[str, Any]:
+    """What tells one model from another."""
+    return {
+        "SHA-256": annotator.to_model_file().sha256,
+        "words": len(annotator.bank_.known),
+        "values of an image vector": annotator.dimension,
+        "trunk weights, SHA-256": annotator.weights.sha256,
+        "trunk arithmetic": str(annotator.trunk.dtype).removeprefix("torch."),
+        "device": str(annotator.device),
+    }
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None or value == "" else str(value)

@@ -1,0 +1,53 @@
+"""Which device the stages run on."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import torch
+
+from ..errors import DeviceError
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device for ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. ``auto`` is a GPU where torch and CuPy can use one.
+
+    Raises:
+        DeviceError: a device that is unknown, or not there.
+    """
+    name = str(device)
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if importlib.util.find_spec("cupy") is None:
+            warnings.warn(
+                "there is a GPU, but CuPy, which its kernels need, is not installed: running on the CPU; install gpuannot[cuda13] "
+                "or gpuannot[cuda12]",
+                stacklevel=3,
+            )
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise DeviceError(f'device {name!r} is unknown; use "auto", "cpu", "cuda" or "cuda:N"')
+    if not torch.cuda.is_available():
+        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        raise DeviceError(
+            f'device {name!r}: {built}; use device="auto" or "cpu", or install gpuannot[cuda13] on a machine with a GPU'
+        )
+    number = int(index) if index else torch.cuda.current_device()
+    if number >= torch.cuda.device_count():
+        raise DeviceError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return torch.device("cuda", number)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (not merely through emulation)."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if capabilities:
+        return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))

@@ -1,0 +1,178 @@
+"""``gpuannot annotate`` with inputs of every kind and a folder for its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from test_batch import CHANGES, files, ledger, read
+from test_inputs import write_tar
+from typer.testing import CliRunner
+
+from gpuannot import Annotator
+from gpuannot.cli.annotate import is_folder
+from gpuannot.cli.main import app
+from gpuannot.datasets.label_files import load_labelled_images
+
+
+@pytest.fixture(autouse=True)
+def warnings_as_before() -> Iterator[None]:
+    """Each command replaces how warnings are shown."""
+    with warnings.catch_warnings():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scenes = load_labelled_images(drawn_scenes)
+    annotator = Annotator(device="cpu", **CHANGES).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
+    return annotator.save(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture
+def pictures(drawn_scenes: Path) -> Path:
+    return drawn_scenes / "images"
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, ["annotate", *(str(argument) for argument in arguments)])
+
+
+def test_a_folder_of_parts(model: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"junk")
+    out = tmp_path / "out"
+    arguments = [model, pictures, tmp_path / "bad.jpg", "nowhere.jpg", "-o", out, "-k", "2", "--part-size", "10", "--threads", "3"]
+    result = run(*arguments, "--json")
+    assert result.exit_code == 1
+    summary = json.loads(result.stdout)
+    assert summary == json.loads((out / "_summary.json").read_text())
+    assert (summary["inputs"], summary["rows"], summary["failures"], summary["parts"]) == (26, 24, 2, 3)
+    assert summary["failures_by_stage"] == {"decode": 1, "find": 1} and summary["threads"] == 3
+    assert f"{out}: 24 images annotated, 2 failed; 3 parts, 0 of them from before; " in result.stderr
+    assert f"{out}/_failures: the failures and their reasons\n2 inputs failed:\n  {tmp_path}/bad.jpg: not an image" in result.stderr
+    assert "  nowhere.jpg: no such file or folder\n" in result.stderr
+    assert [len(row["words"]) for row in read(out)] == [2] * 24 and len(ledger(out)) == 2
+
+    before = files(out)
+    refused = run(*arguments)
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert f"error: {out} has results; go on with --resume, replace them with --overwrite" in refused.stderr
+    resumed = run(*arguments, "--resume")
+    assert resumed.exit_code == 1 and "3 parts, 3 of them from before" in resumed.stderr and files(out) == before
+    assert "part_size was 10, now it is 4096" in run(model, pictures, "-k", "2", "-o", out, "--resume").stderr
+    replaced = run(model, pictures, "-o", out, "--overwrite", "--format", "csv", "--vectors")
+    assert replaced.exit_code == 0 and len(read(out)[0]["vector"].split(";")) == 32
+    assert not list(out.glob("*.parquet")) and not ledger(out)
+
+
+def test_limits_on_failures(model: Path, pictures: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    arguments = [model, pictures, tmp_path / "a.jpg", tmp_path / "b.jpg", "-o", f"{tmp_path}/out/"]
+    for limit in (["--on-error", "stop"], ["--max-failures", "1", "--resume"]):
+        result = run(*arguments, *limit)
+        assert result.exit_code == 2 and result.stdout == ""
+        assert result.stderr.startswith("error: ") and "empty file (0 bytes)" in result.stderr
+    assert run(*arguments, "--resume", "--max-failures", "2").exit_code == 1
+
+
+def test_good_inputs_are_done_beside_a_missing_one(model: Path, pictures: Path, tmp_path: Path) -> None:
+    good = pictures / "scene_00000.jpg"
+    printed = run(model, "missing.jpg", good, "-k", "1")
+    assert printed.exit_code == 1 and printed.stdout.startswith(f"{good}\t") and printed.stdout.count("\n") == 1
+    assert printed.stderr == "1 input failed:\n  missing.jpg: no such file or folder\n"
+    assert run(model, "missing.jpg", good, "-o", tmp_path / "out.jsonl").exit_code == 1
+    [failure] = map(json.loads, (tmp_path / "out.jsonl.failures.jsonl").read_text().splitlines())
+    assert failure == {"path": "missing.jpg", "stage": "find", "reason": "no such file or folder"}
+    assert run(model, "missing.jpg", "gone.jpg", "-o", tmp_path / "none").exit_code == 2
+    assert len(ledger(tmp_path / "none")) == 2
+
+
+def test_which_files(model: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "in" / "s.tar", {"x.jpg": (pictures / "scene_00000.jpg").read_bytes()})
+    (tmp_path / "in" / "skip.tar").write_bytes(b"")
+    (tmp_path / "t.csv").write_text(f"id,photo\n1,{pictures}/scene_00001.jpg\n")
+    shards = run(model, tmp_path / "in", "--glob", "*.tar", "--exclude", "skip*", "--json")
+    assert shards.exit_code == 0 and json.loads(shards.stdout)["path"] == f"{tmp_path}/in/s.tar/x.jpg"
+    table = run(model, tmp_path / "t.csv", "--column", "photo", "--json")
+    assert table.exit_code == 0 and json.loads(table.stdout)["path"] == f"{pictures}/scene_00001.jpg"
+    assert json.loads(table.stdout)["model"] == Annotator.load(model, device="cpu").to_model_file().sha256
+    url = run(model, f"file://{pictures}/scene_00001.jpg", "--json")
+    assert json.loads(url.stdout)["words"] == json.loads(table.stdout)["words"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--resume"], "--resume needs a folder for the output"),
+        (["-o", "out.csv", "--part-size", "5"], "--part-size needs a folder"),
+        (["-o", "out.csv", "--vectors"], "--vectors needs a folder"),
+        (["--format", "csv"], "--format needs a folder"),
+        (["--max-failures", "0"], "--max-failures needs a folder"),
+        (["--on-error", "stop"], "--on-error needs a folder"),
+        (["--threads", "2"], "--threads needs a folder"),
+        (["-o", "out.v2"], "suffix must be one of .parquet, .jsonl, .csv"),
+        (["-o", "out", "--resume", "--overwrite"], "choose one"),
+        (["-o", "no/out"], "no: no such folder for the output"),
+        (["-o", "file"], "file is a file"),
+        (["-o", "taken"], "taken holds other files"),
+        (["-o", "out", "-k", "1000"], "k = 1000 must lie in"),
+        (["-o", "out", "--part-size", "0"], "--part-size"),
+        (["-o", "out", "--format", "xlsx"], "xlsx"),
+        (["-o", "out", "--on-error", "panic"], "panic"),
+        (["-o", "out", "--max-failures", "-1"], "--max-failures"),
+    ],
+)
+def test_wrong_calls(
+    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("taken").mkdir()
+    Path("taken", "a.jpg").touch()
+    result = run(model, pictures, *arguments)
+    assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.stderr
+    assert expected in " ".join(result.stderr.replace("│", " ").split())
+    assert sorted(os.listdir()) == ["file", "taken"]
+
+
+def test_what_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "there.v2").mkdir()
+    (tmp_path / "there.csv").mkdir()
+    folders = ("out", "out/", "out.csv/", str(tmp_path / "there.v2"), ".hidden")
+    assert [is_folder(name) for name in folders] == [True] * 5
+    assert [is_folder(name) for name in ("out.csv", "a/out.parquet", "out.v2", str(tmp_path / "there.csv"))] == [False] * 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_and_resumed(model: Path, pictures: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Stopped once the first part is whole: the message says how to go on, and that is all it takes."""
+    (tmp_path / "list.txt").write_text(f"{pictures}/scene_00000.jpg\n{pictures}/gone.jpg\n" * 400)
+    arguments = ["annotate", model, tmp_path / "list.txt", "-o", tmp_path / "out", "--part-size", "20"]
+    command = [sys.executable, "-m", "gpuannot", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        marker = tmp_path / "out" / "_gpuannot" / "done" / "00000.json"
+        while not marker.exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    whole = len(list(marker.parent.glob("*.json")))
+    assert process.returncode == code, stderr
+    assert stdout == "" and "Traceback" not in stderr
+    assert f"{tmp_path}/out: {whole} of 40 parts are whole; go on with --resume\nstopped\n" in stderr
+    assert 1 <= whole < 40 and not list((tmp_path / "out").rglob("*.part"))
+    resumed = CliRunner().invoke(app, [*map(str, arguments), "--resume"])
+    assert resumed.exit_code == 1 and f"40 parts, {whole} of them from before" in resumed.stderr
+    assert "400 inputs failed, the first 10:" in resumed.stderr
+    assert pq.read_table(tmp_path / "out").num_rows == len(ledger(tmp_path / "out")) == 400

@@ -1,0 +1,115 @@
+"""Annotation files read back: what was written, and what others may have written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gpuannot import Annotations
+from gpuannot.errors import DataError
+from gpuannot.jobs.readers import AnnotationFiles, split_cell
+from gpuannot.jobs.writers import FORMATS, AnnotationWriter
+
+WORDS = ("sky", "a;b", "c\\d", 'say "hi", sea', "海\nline")
+
+
+def write(path: Path, count: int) -> Annotations:
+    random = np.random.default_rng(count)
+    index = np.array([random.permutation(5)[:3] for _ in range(count)])
+    distance = random.random((count, 3)).astype(np.float32)
+    annotations = Annotations(tuple(f"in/{number}.jpg" for number in range(count)), np.arange(count), index, distance, WORDS)
+    with AnnotationWriter(path, model_sha256="f" * 64) as writer:
+        writer.write(annotations)
+        writer.commit()
+    return annotations
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("count", [1, 512, 513])
+def test_what_was_written_comes_back(tmp_path: Path, suffix: str, count: int) -> None:
+    written = write(tmp_path / f"w{suffix}", count)
+    found = AnnotationFiles(tmp_path / f"w{suffix}", WORDS)
+    assert len(found) == count and found.paths == list(written.names) and found.model == "f" * 64
+    for _ in range(2):  # each iteration reads anew
+        parts = list(found)
+        index, distance = (np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("index", "distance"))
+        assert np.array_equal(index, written.index) and np.allclose(distance, written.distance, atol=1e-6)
+        assert [name for part, _ in parts for name in part.names] == list(written.names)
+        assert np.concatenate([part.positions for part, _ in parts]).tolist() == list(range(count))
+        assert [item.place for _, items in parts for item in items] == list(written.names)
+        assert all(part.confidence is None for part, _ in parts)
+    occurring = sorted({WORDS[word] for word in written.index.ravel()})
+    assert AnnotationFiles(tmp_path / f"w{suffix}").vocabulary == tuple(occurring)
+
+
+def test_parts_of_a_folder_in_order(tmp_path: Path) -> None:
+    for number in (99_999, 100_000, 2):
+        row = {"path": f"{number}.jpg", "words": ["sky"]}
+        (tmp_path / f"part-{number:05d}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "_summary.jsonl").write_text("not rows")
+    (tmp_path / ".part-3.jsonl").write_text("not rows")
+    assert AnnotationFiles(tmp_path).paths == ["2.jpg", "99999.jpg", "100000.jpg"]
+
+
+def test_fewer_words_for_some_and_confidences(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"path": "a", "words": ["sky", "sea"], "confidences": [0.9, 0.25]},
+        {"path": "b", "words": [], "confidences": []},
+        {"path": "c", "words": ["sea"], "confidences": [0.5]},
+    ]
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "w.csv").write_text("path,words,confidences\na,sky;sea,0.9;0.25\nb,,\nc,sea,0.5\n")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "w.parquet")
+    for suffix in FORMATS:
+        found = AnnotationFiles(tmp_path / f"w{suffix}")
+        [(annotations, _)] = list(found)
+        assert found.vocabulary == ("sea", "sky") and found.model is None
+        assert annotations.index.tolist() == [[1, 0], [-1, -1], [0, -1]]
+        distance = np.array([[np.nan, np.nan], [np.inf, np.inf], [np.nan, np.inf]])
+        assert np.array_equal(annotations.distance, distance, equal_nan=True)
+        confidence = np.array([[0.9, 0.25], [0, 0], [0.5, 0]], np.float32)
+        assert annotations.confidence is not None and np.array_equal(annotations.confidence, confidence)
+
+
+@pytest.mark.parametrize("words", [[], ["a"], ["a", "b"], ["a;b", "c"], ["a\\", ";", "b\\;c"], ["\\\\", "x"]])
+def test_cells(words: list[str]) -> None:
+    from gpuannot.jobs.writers import _cell
+
+    assert split_cell(_cell(list(words))) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.jsonl", "", r"w.jsonl has no rows"),
+        ("w.jsonl", "{", r"line 1 is not valid JSON"),
+        ("w.jsonl", "[]", r"line 1: expected an object"),
+        ("w.jsonl", '{"path": "a"}', r"row 0: expected a 'path' and a list of 'words', got columns path"),
+        ("w.jsonl", '{"path": 3, "words": ["sky"]}', r"row 0: expected a 'path'"),
+        ("w.jsonl", '{"path": "a", "words": ["sky", "sky"]}', r"row 0: a word is listed twice: sky, sky"),
+        ("w.jsonl", '{"path": "a", "words": ["sky"], "distances": [1, 2]}', r"1 words but 2 distances"),
+        ("w.jsonl", '{"path": "a", "words": ["car"]}', r"does not know, such as 'car'"),
+        ("w.jsonl", '{"path": "a", "words": [], "model": "1"}\n{"path": "b", "words": [], "model": "2"}', r"rows of 2 models"),
+        ("w.csv", "image,words\na,sky\n", r"w.csv, row 0: expected a 'path'"),
+        ("w.csv", "path,words,distances\na,sky,far\n", r"w.csv, row 0: could not convert"),
+        ("w.parquet", "junk", r"w.parquet cannot be read as Parquet"),
+        ("w.txt", "a", r"expected a model \(.safetensors\), or annotations ending in"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        AnnotationFiles(tmp_path / name, ["sky"])
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        AnnotationFiles(tmp_path / "no")
+    with pytest.raises(DataError, match=r"holds no annotations; expected files ending in .parquet"):
+        AnnotationFiles(tmp_path)

@@ -1,0 +1,57 @@
+"""Blocks of rows on several threads give what one thread gives."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from gpuannot.reference import threads
+from gpuannot.reference.ranking import nearest_words
+from gpuannot.reference.vlad import vlad
+from gpuannot.system.for_blocks import for_blocks
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 17])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_every_row_is_in_one_block(count: int, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: cores)
+    seen = np.zeros(count, dtype=int)
+    blocks = []
+
+    def work(start: int, stop: int) -> None:
+        seen[start:stop] += 1
+        blocks.append((start, stop))
+
+    for_blocks(work, count, 4)
+    assert (seen == 1).all()
+    assert sorted(blocks) == [(start, min(start + 4, count)) for start in range(0, count, 4)]
+
+
+def test_an_error_in_a_block_is_the_callers() -> None:
+    def work(start: int, stop: int) -> None:
+        if start == 4:
+            raise ValueError("block 4")
+
+    with pytest.raises(ValueError, match="block 4"):
+        for_blocks(work, 12, 4)
+
+
+def test_blocks_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    threads._pool.cache_clear()
+    met = threading.Barrier(2, timeout=10)
+    for_blocks(lambda start, stop: met.wait() and None, 2, 1)  # one alone would wait in vain
+    threads._pool.cache_clear()
+
+
+def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    descriptors, centers = (rng.standard_normal(shape, dtype=np.float32) for shape in ((70, 49, 16), (32, 16)))
+    vectors, words = (rng.standard_normal((count, 512), dtype=np.float32) for count in (70, 300))
+    found = []
+    for cores in (1, 2):
+        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        found.append((vlad(descriptors, centers), *nearest_words(vectors, words, 5)))
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
