@@ -23,7 +23,8 @@ from benchmarks.common import alternate, spread, write_result
 from gpuannot import Annotator, Inputs
 from gpuannot.datasets.label_files import load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
-from gpuannot.images.batches import decode_ahead, default_workers
+from gpuannot.images.batches import decode_ahead
+from gpuannot.system.threads import cpus
 
 MODELS: dict[str, dict[str, Any]] = {
     "VGG-16 to conv5_2, 224×224": {},
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96, help="with the default trunk (default: %(default)s)")
     parser.add_argument("--small-images", type=int, default=2048, help="with the small one (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=default_workers(), help="that decode (default: one for each CPU)")
+    parser.add_argument("--threads", type=int, default=cpus(), help="that decode (default: one for each CPU)")
     parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     rows, load = [], os.getloadavg()[0]

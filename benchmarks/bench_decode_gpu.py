@@ -18,11 +18,12 @@ import torch
 from benchmarks.bench_decode import SIZE, SIZES, drawn
 from benchmarks.common import alternate, spread, write_result
 from gpuannot.errors import DeviceError
-from gpuannot.images.batches import decode_ahead, default_workers
+from gpuannot.images.batches import decode_ahead
 from gpuannot.images.decode import decode_image
 from gpuannot.images.decode_task import JpegForGpu
 from gpuannot.images.gpu import GpuDecoder, measure_share, open_decoder
-from gpuannot.images.inputs import Loaded
+from gpuannot.images.input import Loaded
+from gpuannot.system.threads import cpus
 
 NO_DEVICE = 3
 DECODERS = ("nvimgcodec", "torchvision")
@@ -38,7 +39,7 @@ def ahead(contents: list[bytes], batch: int, workers: int, gpu: GpuDecoder | Non
 def measure(size: tuple[int, int], images: int, batch: int, repeats: int, device: torch.device) -> list[dict[str, Any]]:
     different = drawn(size, 32)
     contents = [different[number % 32] for number in range(images)]
-    workers = default_workers()
+    workers = cpus()
     calls: dict[str, Callable[[], object]] = {
         f"CPU, {workers} threads": lambda: ahead(contents, batch, workers, None),
         f"CPU, {workers} processes": lambda: ahead(contents, batch, workers, None, processes=True),
@@ -84,7 +85,7 @@ def main() -> None:
     rows = [row for size in SIZES for row in measure(size, images, arguments.batch, arguments.repeats, device)]
     if arguments.write:
         command = f"python -m benchmarks.bench_decode_gpu --images {images} --batch {arguments.batch}"
-        print(write_result(arguments.write, command, {"cpus": default_workers(), "rows": rows}))
+        print(write_result(arguments.write, command, {"cpus": cpus(), "rows": rows}))
 
 
 if __name__ == "__main__":

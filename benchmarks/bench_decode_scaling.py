@@ -29,9 +29,9 @@ import numpy as np
 from benchmarks.bench_decode import SIZE, SIZES, drawn
 from benchmarks.common import alternate, spread, write_result
 from gpuannot.images.batches import decode_ahead
-from gpuannot.images.decode_task import Task, decode_into
-from gpuannot.images.inputs import Input
-from gpuannot.system.timing import StageClock
+from gpuannot.images.decode_task import DecodeTask, decode_into
+from gpuannot.images.input import Input
+from gpuannot.system.timing import StageTimer
 
 SAMPLER = """
 #include <pthread.h>
@@ -67,16 +67,16 @@ def lock_sampler(folder: Path) -> ctypes.CDLL | None:
 
 def lock_rows(sampler: ctypes.CDLL, sets: dict[str, list[bytes]], seconds: float, repeats: int) -> list[dict[str, Any]]:
     """What a decoding thread does with an image: read from memory, decode, warp, put into its place."""
-    rows, clock, out = [], StageClock(), np.empty((SIZE, SIZE, 3), np.uint8)
+    rows, timer, out = [], StageTimer(), np.empty((SIZE, SIZE, 3), np.uint8)
     for title, contents in sets.items():
-        tasks = [Task("image", content) for content in contents]
+        tasks = [DecodeTask("image", content) for content in contents]
         shares, locked, spent = [], [], []
         for _ in range(repeats):
             count, start, busy = 0, time.perf_counter(), time.thread_time()
             sampler.begin()
             while time.perf_counter() - start < seconds:
                 for task in tasks:
-                    decode_into(out, task, "bicubic", clock)
+                    decode_into(out, task, "bicubic", timer)
                 count += len(tasks)
             shares.append(sampler.end())
             spent.append((time.thread_time() - busy) / count)  # processor time: other programs may run beside

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.common import write_result
 from gpuannot.images.batches import decode_ahead
-from gpuannot.images.inputs import Input
+from gpuannot.images.input import Input
 
 GROWTH_BOUND = 1.05
 BATCH = 32

@@ -19,8 +19,7 @@ from torch import Tensor
 from .errors import DataError
 from .heads.word_head import new_bank
 from .images.batches import ImageFailure
-from .images.image_sources import Images, as_sequence, source_name, warn_of_failures
-from .images.inputs import Inputs, find_lazily
+from .images.inputs import Images, Inputs, as_sequence, find_lazily, source_name, warn_of_failures
 from .jobs.batch import annotate_batch
 from .jobs.streaming import stream_inputs
 from .method.labels import label_matrix
@@ -32,7 +31,7 @@ from .model.file import ModelFile
 from .model.persistence import restore, to_model_file
 from .model.word_model import Labels, WordLearner, check_lengths
 from .system.partitions import by_partition, tree_sum
-from .system.threads import one_thread
+from .system.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from .model.capture import CapturedAnnotation
@@ -145,7 +144,7 @@ class Annotator(WordLearner):
     def word_sums(self, vectors: Iterable[tuple[NDArray[np.int64], Vectors]], labels: Any, vocabulary: Sequence[str]) -> WordBank:
         """The word vectors' sums over a partition: positions (B,) and VLAD vectors (B, m·n), and ``labels[positions]`` (B, W)."""
         bank = new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
-        with one_thread():
+        with one_blas_thread():
             for positions, part in vectors:
                 rows = labels[positions]
                 bank.partial_fit(part, rows)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ModelFileError
-from ..model.file import replacing
+from ..system.atomic_files import replacing
 
 SCHEMA = "gpuannot.checkpoint/1"
 

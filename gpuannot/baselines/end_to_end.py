@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..errors import DataError, DeviceError, ModelFileError
 from ..images.batches import ImageBatches, ImageFailure
-from ..images.image_sources import Images, as_sequence, none_readable, warn_of_failures
+from ..images.inputs import Images, as_sequence, none_readable, warn_of_failures
 from ..method.trunk import resolve_dtype
 from ..method.weights import PREPROCESSING
 from ..metrics import evaluate
+from ..system.progress import progress_bar
 from .base import Labels, WordScorer, best_words, numbered_labels
 from .checkpoint import Checkpoint
 from .networks import SMALLEST_INPUT, Network, StartWeights, start_weights
@@ -223,8 +223,7 @@ class EndToEnd(WordScorer):
             trainer.set_momentum(stored.tensors.get("momentum", {}))
             trainer.set_scale(stored.state["scale"])
             best, self.history_ = stored.tensors.get("best", {}), stored.state["history"]
-        hidden = None if progress is None else not progress
-        with tqdm(desc="epochs", total=self.epochs, initial=len(self.history_), disable=hidden) as bar:
+        with progress_bar("epochs", self.epochs, progress, initial=len(self.history_), unit="epoch") as bar:
             while len(self.history_) < self.epochs and not self._stalled():
                 entry: dict[str, float] = {"epoch": len(self.history_) + 1}
                 entry["loss"] = self._epoch(trainer, inputs, learn, targets)

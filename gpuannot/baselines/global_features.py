@@ -15,7 +15,7 @@ from torch.nn import functional
 from ..config import AnnotatorConfig
 from ..errors import DataError, ImageError
 from ..images.batches import ImageFailure
-from ..images.image_sources import Images, as_sequence, none_readable
+from ..images.inputs import Images, as_sequence, none_readable
 from ..method.trunk import layer_names
 from ..method.weights import load_fully_connected
 from ..model.encoder import Encoder

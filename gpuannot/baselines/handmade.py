@@ -20,12 +20,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
-from tqdm.auto import tqdm
 
 from ..errors import DataError, DeviceError
 from ..images.decode import ImageSource, decode_image
-from ..images.image_sources import Images, as_sequence, none_readable, source_name
-from ..images.inputs import Input
+from ..images.input import Input
+from ..images.inputs import Images, as_sequence, none_readable, source_name
+from ..system.progress import progress_bar
 
 _Row: TypeAlias = dict[str, NDArray[Any]]
 
@@ -172,9 +172,8 @@ def _every_image(
         return features(_working_size(sources[position], source_name(sources, position)))
 
     stacked: dict[str, NDArray[np.float32]] = {}
-    disable = None if progress is None else not progress
     with (
-        tqdm(desc="hand-made features", total=len(sources), unit="img", disable=disable, delay=2) as bar,
+        progress_bar("hand-made features", len(sources), progress) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
         for start in range(0, len(sources), _BLOCK):

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..annotator import Labels
 from ..errors import DataError, ImageError
 from ..images.batches import ImageFailure
-from ..images.image_sources import Images, as_sequence, none_readable, source_name, warn_of_failures
+from ..images.inputs import Images, as_sequence, none_readable, source_name, warn_of_failures
 from ..method.labels import label_matrix
 from ..model.annotations import Annotations
+from ..system.progress import progress_bar
 from .base import Baseline, Features
 
 # Images described at a time: enough to keep a trunk busy, few enough to hold.
@@ -112,7 +112,7 @@ class ImageBaseline:
         self, sources: Sequence[Any], progress: bool | None
     ) -> Iterator[tuple[NDArray[np.int64], Features | None, list[ImageFailure]]]:
         """Positions that could be read, their features (None for no image) and the failures, chunk by chunk."""
-        with tqdm(total=len(sources), unit="img", disable=None if progress is None else not progress, delay=2) as bar:
+        with progress_bar("annotate", len(sources), progress) as bar:
             for start in range(0, len(sources), _CHUNK):
                 positions = np.arange(start, min(start + _CHUNK, len(sources)), dtype=np.int64)
                 try:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..images.batches import ImageBatches, ImageFailure
+from ..system.progress import progress_bar
 
 
 class DecodedImages:
@@ -36,9 +36,7 @@ class DecodedImages:
         digest = hashlib.sha256()
         read: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         batches = ImageBatches(sources, size=size, batch_size=batch_size, interpolation=interpolation)
-        with tqdm(
-            desc="decode", total=len(sources), unit="img", disable=None if progress is None else not progress, delay=2
-        ) as bar:
+        with progress_bar("decode", len(sources), progress) as bar:
             for index, batch in batches:
                 pixels = batch.permute(0, 2, 3, 1).numpy()
                 digest.update(index.tobytes())
@@ -119,8 +117,7 @@ class Inputs:
         """Compute ``embed`` (B, 3, size, size) → (B, dimension) of the middle of every image, once and for all."""
         positions = self._decoded.positions
         features = torch.zeros((int(positions[-1]) + 1, dimension), dtype=torch.float16, device=self._device)
-        hidden = None if progress is None else not progress
-        with tqdm(desc="features", total=len(positions), unit="img", disable=hidden, delay=2) as bar:
+        with progress_bar("features", len(positions), progress) as bar:
             for index, images in self.batches(positions):
                 features[index] = embed(images).half()
                 bar.update(len(index))

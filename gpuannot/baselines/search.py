@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..metrics import evaluate
+from ..system.progress import progress_bar
 from .base import Baseline, Features
 
 
 @dataclass(frozen=True)
-class Trial:
+class GridTrial:
     """One point of the grid and what it reached on the hold-out: means over the splits, shares in 0…1."""
 
     values: dict[str, Any]
@@ -31,7 +31,7 @@ class SearchResult:
     """The chosen values, and everything that was tried."""
 
     best: dict[str, Any]
-    trials: tuple[Trial, ...]
+    trials: tuple[GridTrial, ...]
     holdout: int
     splits: int
     seed: int
@@ -91,7 +91,7 @@ def holdout_search(
         if len(array) != labels.shape[0]:
             raise DataError(f"features of {len(array)} images and labels of {labels.shape[0]}: each image needs both")
     reached = np.zeros((len(points), splits, 2))
-    with tqdm(total=len(points) * splits, desc="search", disable=None if progress is None else not progress, leave=False) as bar:
+    with progress_bar("search", len(points) * splits, progress, unit="trial", leave=False) as bar:
         for split in range(splits):
             learn, held = holdout_split(labels.shape[0], holdout, seed + split)
             inner, outer = take(features, learn), take(features, held)
@@ -109,7 +109,7 @@ def holdout_search(
                 reached[number, split] = scores.f1, scores.n_plus
                 bar.update()
     f1, n_plus = reached.mean(axis=1).T
-    trials = tuple(Trial(point, float(f), float(n)) for point, f, n in zip(points, f1, n_plus, strict=True))
+    trials = tuple(GridTrial(point, float(f), float(n)) for point, f, n in zip(points, f1, n_plus, strict=True))
     return SearchResult(points[int(np.argmax(f1))], trials, holdout, splits, seed)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..datasets.label_files import LabelledImages
 from ..errors import DataError
 from ..model.encoder import Encoder
 from ..model.store import FeatureStore
+from ..system.atomic_files import replacing
 
 
 def default_cache() -> Path:
@@ -76,12 +76,8 @@ def cached_arrays(
             return arrays
     arrays = compute()
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"arrays.{os.getpid()}.part"
-    try:
+    with replacing(file) as partial:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     return arrays
 
 

@@ -28,8 +28,8 @@ from ..method.words import WordBank
 from ..metrics import evaluate
 from ..model.encoder import to_host
 from ..model.extractor import Store
-from ..model.store import StorePart
-from ..system.atomic_files import write_durably
+from ..model.store import StoreSubset
+from ..system.atomic_files import write_whole
 from .feature_cache import cached_features
 
 SCHEMA = "gpuannot.config/1"
@@ -45,7 +45,7 @@ TRUNK_SETTINGS = ("weights", "weights_convention", "layer", "relu", "trunk_dtype
 
 
 @dataclass(frozen=True)
-class Trial:
+class SettingTrial:
     """One setting at one value, and what it reached on the held-out images: means over the splits, F1 0…1."""
 
     setting: str
@@ -59,7 +59,7 @@ class Tuned:
     """The settings that were found, and how."""
 
     config: AnnotatorConfig
-    trials: tuple[Trial, ...]
+    trials: tuple[SettingTrial, ...]
     f1: float
     n_plus: float
     holdout: int
@@ -74,7 +74,7 @@ class Tuned:
         """
         search = {name: value for name, value in asdict(self).items() if name != "config"}
         content = {"schema": SCHEMA, "config": self.config.to_dict(), "search": search}
-        write_durably(Path(path), (json.dumps(content, indent=2) + "\n").encode())
+        write_whole(Path(path), (json.dumps(content, indent=2) + "\n").encode())
         return Path(path)
 
 
@@ -162,7 +162,7 @@ def tune(
         raise ValueError(f"splits = {splits} must be at least 1")
     held = max(1, len(images) // 9) if holdout is None else holdout
     parts = [holdout_split(len(images), held, config.seed + number) for number in range(splits)]
-    trials: list[Trial] = []
+    trials: list[SettingTrial] = []
     best, reached = config, (-1.0, -1.0)
     with cached_features(Annotator(config, device=device), images, cache, progress) as features:
         search = _Search(features, images, parts, k, device)
@@ -170,7 +170,7 @@ def tune(
             for value in dict.fromkeys((getattr(best, setting), *values)):
                 candidate = dataclasses.replace(best, **{setting: value})
                 f1, n_plus = search.reached(candidate)
-                trials.append(Trial(setting, value, f1, n_plus))
+                trials.append(SettingTrial(setting, value, f1, n_plus))
                 if (f1, n_plus) > reached:
                     chosen, reached = candidate, (f1, n_plus)
             best = chosen
@@ -238,10 +238,10 @@ class _Search:
 
     def _encode(self, config: AnnotatorConfig, learn: NDArray[np.int64]) -> NDArray[np.float32]:
         encoder = Annotator(config, device=self.device)
-        encoder.learn_transform(StorePart(self.features, learn), progress=False)
+        encoder.learn_transform(StoreSubset(self.features, learn), progress=False)
         with encoder.describe(self.features, progress=False) as descriptors:
-            encoder.learn_codebook(StorePart(descriptors, learn))
-            encoder.learn_projection(StorePart(descriptors, learn))
+            encoder.learn_codebook(StoreSubset(descriptors, learn))
+            encoder.learn_projection(StoreSubset(descriptors, learn))
             return np.concatenate([to_host(vectors) for _, vectors in encoder.encode_descriptors(descriptors)])
 
 

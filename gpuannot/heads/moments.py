@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..system.threads import one_thread
+from ..system.threads import one_blas_thread
 
 #: Σxxᵀ of longer vectors would take more than 2 GB, and the heads that need it minutes to solve.
 MAX_DIMENSION = 16_384
@@ -165,6 +165,6 @@ def _add_product(block: Tensor, left: Tensor, right: Tensor, sign: int) -> None:
     if block.is_cuda:
         block.addmm_(left.T, right, alpha=sign)
         return
-    with one_thread():
+    with one_blas_thread():
         product = left.numpy().T @ right.numpy()
     block.add_(torch.from_numpy(product), alpha=sign)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import NotFittedError
-from ..system.threads import one_thread
+from ..system.threads import one_blas_thread
 
 
 class JointProjection:
@@ -94,7 +94,7 @@ class JointProjection:
         """u (B, d) of VLAD vectors (B, D)."""
         if vectors.device.type == "cpu":
             self._require_fit()
-            with one_thread():
+            with one_blas_thread():
                 projected = torch.from_numpy((vectors.numpy() - self.mean_) @ self.matrix_)
         else:
             mean, matrix = self._on(vectors.device)

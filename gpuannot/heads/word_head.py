@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import AnnotatorConfig
 from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import WordBank
-from ..system.threads import one_thread
+from ..system.threads import one_blas_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
 from .moments import Moments
 from .ridge import LeftOut, RidgeSystem
@@ -160,7 +160,7 @@ class WordHead:
         known = bank.known
         system = bank.cooccurrence[known][:, known].toarray().astype(np.float64)
         system[np.diag_indices_from(system)] += self._settled(bank)
-        with one_thread():
+        with one_blas_thread():
             return np.linalg.solve(system, bank.sums[known])
 
     def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:

@@ -18,22 +18,18 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..system.partitions import spans
-from ..system.timing import StageClock
+from ..system.threads import cpus
+from ..system.timing import StageTimer
 from .containers import Containers
 from .decode import INTERPOLATIONS, ImageSource
-from .decode_task import ImageFailure, JpegForGpu, Outcome, Task, decode_into
+from .decode_task import DecodeTask, ImageFailure, JpegForGpu, Outcome, decode_into
 from .gpu import GpuDecoder
-from .inputs import Input, image_name
+from .input import Input, image_name
 from .processes import CHUNK, DecodeProcesses
 
-__all__ = ["DecodedBatch", "ImageBatches", "decode_ahead", "default_workers"]
+__all__ = ["DecodedBatch", "ImageBatches", "decode_ahead"]
 
 _BATCHES_AHEAD = 2
-
-
-def default_workers() -> int:
-    """One thread for each CPU that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ImageBatches:
@@ -76,7 +72,7 @@ class ImageBatches:
         # A single (H, W, 3) array would otherwise pass for H grey images of shape (W, 3).
         if shape is not None and len(shape) != 4:
             raise ValueError(f"images has shape {shape}; expected an array (N, H, W, 3), a tensor (N, 3, H, W) or a list")
-        workers = default_workers() if workers is None else workers
+        workers = cpus() if workers is None else workers
         for what, value in (("size", size), ("batch_size", batch_size), ("workers", workers)):
             if operator.index(value) < 1:
                 raise ValueError(f"{what} is {value}; expected at least 1")
@@ -145,7 +141,7 @@ def decode_ahead(
     size: int,
     workers: int,
     interpolation: str,
-    clock: StageClock | None = None,
+    timer: StageTimer | None = None,
     pin: bool = False,
     processes: bool = False,
     gpu: GpuDecoder | None = None,
@@ -159,16 +155,16 @@ def decode_ahead(
     Raises:
         DeviceError: decode processes do not start.
     """
-    clock = clock or StageClock()
+    timer = timer or StageTimer()
     waiting: deque[tuple[np.ndarray, list[str], list[Future[list[Outcome]]]]] = deque()
     upcoming = iter(batches)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="gpuannot-decode")
     others = DecodeProcesses(size, interpolation) if processes else None
 
-    def decode(out: np.ndarray, tasks: list[Task]) -> list[Outcome]:
+    def decode(out: np.ndarray, tasks: list[DecodeTask]) -> list[Outcome]:
         if others is not None:
-            return others.decode(out, tasks, clock)
-        return [decode_into(place, task, interpolation, clock) for place, task in zip(out, tasks, strict=True)]
+            return others.decode(out, tasks, timer)
+        return [decode_into(place, task, interpolation, timer) for place, task in zip(out, tasks, strict=True)]
 
     try:
         with Containers() as containers:
@@ -182,17 +178,17 @@ def decode_ahead(
                         for place, (name, source) in enumerate(batch[start : start + chunk], start):
                             for_gpu = gpu is not None and gpu.takes(place)
                             if isinstance(source, Input):
-                                with clock.measure("read"):
-                                    tasks.append(Task(name, containers.ready(source), for_gpu))
+                                with timer.measure("read"):
+                                    tasks.append(DecodeTask(name, containers.ready(source), for_gpu))
                             else:
-                                tasks.append(Task(name, source, for_gpu))
+                                tasks.append(DecodeTask(name, source, for_gpu))
                         futures.append(pool.submit(decode, pixels[start : start + chunk], tasks))
                     waiting.append((pixels, [name for name, _ in batch], futures))
                 if not waiting:
                     return
                 pixels, names, futures = waiting.popleft()
                 outcomes = [outcome for future in futures for outcome in future.result()]
-                yield _collected(pixels, names, outcomes, pin, gpu, clock)
+                yield _collected(pixels, names, outcomes, pin, gpu, timer)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if others is not None:
@@ -200,16 +196,16 @@ def decode_ahead(
 
 
 def _collected(
-    pixels: np.ndarray, names: list[str], outcomes: list[Outcome], pin: bool, gpu: GpuDecoder | None, clock: StageClock
+    pixels: np.ndarray, names: list[str], outcomes: list[Outcome], pin: bool, gpu: GpuDecoder | None, timer: StageTimer
 ) -> DecodedBatch:
     on_gpu: dict[int, torch.Tensor] = {}
     offered = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, JpegForGpu)}
     if gpu is not None and offered:
-        with clock.measure("decode"):
+        with timer.measure("decode"):
             on_gpu = gpu.decode(offered)
         for place, jpeg in offered.items():  # those that the GPU refused are the CPU's
-            refused = Task(names[place], jpeg.content)
-            outcomes[place] = None if place in on_gpu else decode_into(pixels[place], refused, gpu.interpolation, clock)
+            refused = DecodeTask(names[place], jpeg.content)
+            outcomes[place] = None if place in on_gpu else decode_into(pixels[place], refused, gpu.interpolation, timer)
     kept = np.array([place for place, outcome in enumerate(outcomes) if outcome is None], dtype=np.int64)
     if len(kept) < len(outcomes):
         pixels = pixels[kept]

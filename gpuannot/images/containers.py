@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from ..errors import ImageError
 from .decode import IMAGE_SUFFIXES, MAX_BYTES, open_file
-from .inputs import Input, Loaded, describe, file_system, is_url
+from .input import Input, Loaded, describe, file_system, is_url
 
 USUAL_COLUMNS = (
     "path", "image_path", "file_path", "filepath", "file", "filename", "file_name", "image", "image_bytes", "bytes", "jpg", "url",
@@ -263,6 +263,16 @@ class Containers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def read(item: Input | Loaded) -> bytes:
+    """The encoded image of an input of any kind, alone.
+
+    Raises:
+        ImageError: as :meth:`Input.read`.
+    """
+    with Containers() as containers:
+        return (containers.ready(item) if isinstance(item, Input) else item).read()
 
 
 def _read_members(file: IO[bytes]) -> Iterator[_Lazy]:

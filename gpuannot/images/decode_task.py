@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ..errors import ImageError, Stage
-from ..system.timing import StageClock
+from ..system.timing import StageTimer
 from .decode import ImageSource, decode_image
-from .inputs import Input, Loaded
+from .input import Input, Loaded
 from .jpeg_header import read_jpeg_header
 
 
@@ -37,7 +37,7 @@ class JpegForGpu(NamedTuple):
 Outcome: TypeAlias = ImageFailure | JpegForGpu | None  # None: the pixels are in their place
 
 
-class Task(NamedTuple):
+class DecodeTask(NamedTuple):
     """What to decode. ``for_gpu``: hand it back undecoded where the GPU's decoder can take it."""
 
     name: str
@@ -45,14 +45,14 @@ class Task(NamedTuple):
     for_gpu: bool = False
 
 
-def decode_into(out: np.ndarray, task: Task, interpolation: str, clock: StageClock) -> Outcome:
+def decode_into(out: np.ndarray, task: DecodeTask, interpolation: str, timer: StageTimer) -> Outcome:
     """Write the pixels of ``task`` into ``out`` (S, S, 3) uint8."""
     source = task.source
     try:
         if isinstance(source, (Input, Loaded)):
-            with clock.measure("read"):
+            with timer.measure("read"):
                 source = source.read()
-        with clock.measure("decode"):
+        with timer.measure("decode"):
             if task.for_gpu and isinstance(source, bytes):
                 header = read_jpeg_header(source)
                 if header is not None and header.suits_gpu:

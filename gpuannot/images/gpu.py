@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -158,19 +159,13 @@ def open_decoder(name: str, device: torch.device, size: int, interpolation: str,
 
 
 def measure_share(decoder: GpuDecoder | None, workers: int) -> float:
-    """The share of JPEGs to leave to ``workers`` CPU threads or processes, by the rates of both on drawn scenes.
+    """The share of JPEGs to leave to ``workers`` CPU threads or processes, by the rates of both on drawn pictures.
 
     Raises:
         DeviceError: the decoder gives other pixels than Pillow.
     """
-    from ..datasets.scenes import draw_scene
-
     assert decoder is not None
-    jpegs = {}
-    for seed in range(_STEPS):
-        file = io.BytesIO()
-        draw_scene(seed, (640, 480))[0].save(file, "JPEG", quality=90)
-        jpegs[seed] = JpegForGpu(file.getvalue(), 1)
+    jpegs = {number: JpegForGpu(_sample_jpeg(number), 1) for number in range(_STEPS)}
     size, start = decoder._size, time.perf_counter()
     expected = np.stack([decode_image(jpeg.content, size, interpolation=decoder.interpolation) for jpeg in jpegs.values()])
     cpu_rate = workers * len(jpegs) / (time.perf_counter() - start)
@@ -183,6 +178,16 @@ def measure_share(decoder: GpuDecoder | None, workers: int) -> float:
     if difference > 4:
         raise DeviceError(f"its pixels differ from Pillow's by {difference:.1f} grey levels on average, expected at most 4")
     return share_of(cpu_rate, len(jpegs) / min(seconds))
+
+
+def _sample_jpeg(seed: int) -> bytes:
+    """A JPEG of 640 × 480 pixels, about as hard to decode as a photograph: soft shapes under fine grain."""
+    noise = np.random.default_rng(seed)
+    shapes = Image.fromarray(noise.integers(0, 256, (12, 16, 3), np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+    grain = noise.normal(0, 6, (480, 640, 3))
+    file = io.BytesIO()
+    Image.fromarray((np.asarray(shapes) + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def share_of(cpu_rate: float, gpu_rate: float) -> float:

@@ -8,82 +8,27 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ..errors import DataError, ImageError
-from .decode import IMAGE_SUFFIXES, read_file
+from ..errors import DataError
+from .containers import expand, is_container
+from .decode import IMAGE_SUFFIXES
+from .decode_task import ImageFailure
+from .input import Input, describe, file_system, image_name, is_url
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Images: TypeAlias = "Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | Inputs"
 
 _LOOKED_FOR = f"looked for files ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One image to annotate, or the reason why there is none.
-
-    Attributes:
-        name: what rows and the ledger call it: a path or URL as given, ``shard.tar/key.jpg``, ``table.parquet#12``.
-        kind: ``file``; ``slice`` of a file, ``at`` and ``size`` in bytes; number ``at`` of the members of a compressed tar
-            (``member``) or of the rows of a Parquet table (``row``), which are read in order; ``failed``.
-        place: path or URL of the file that holds it.
-        detail: the column of a row; the reason of a failure.
-    """
-
-    name: str
-    kind: Literal["file", "slice", "member", "row", "failed"]
-    place: str = ""
-    at: int = 0
-    size: int = 0
-    detail: str = ""
-
-    def read(self) -> bytes:
-        """The encoded image.
-
-        Raises:
-            ImageError: it is not there (stage "find") or cannot be read (stage "read").
-        """
-        if self.kind == "failed":
-            raise ImageError(self.name, self.detail, "find")
-        if self.kind in ("member", "row"):
-            from .containers import Containers
-
-            with Containers() as containers:
-                return containers.ready(self).read()
-        if is_url(self.place):
-            content = self._fetch()
-        elif self.kind == "file":
-            return read_file(self.place, self.name)
-        else:
-            content = read_file(self.place, self.name, self.at, self.size)
-        if self.kind == "slice" and len(content) != self.size:
-            raise ImageError(self.name, f"the archive ends {self.size - len(content)} bytes before this file does", "read")
-        return content
-
-    def _fetch(self) -> bytes:
-        try:
-            files, path = file_system(self.place)
-            whole = self.kind == "file"
-            return files.cat_file(path) if whole else files.cat_file(path, start=self.at, end=self.at + self.size)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise ImageError(self.name, "no such file", "find") from error
-        except Exception as error:  # whatever the client of a store raises: its own classes, without a common base
-            raise ImageError(self.name, f"cannot be read: {describe(error)}", "read") from error
-
-
-class Loaded(NamedTuple):
-    """An input whose bytes, or the reason why there are none, are at hand."""
-
-    name: str
-    content: bytes | ImageError
-
-    def read(self) -> bytes:
-        if isinstance(self.content, ImageError):
-            raise self.content
-        return self.content
 
 
 class Inputs:
@@ -168,8 +113,6 @@ class Inputs:
             yield from self._open(path)
 
     def _open(self, place: str) -> Iterator[Input]:
-        from .containers import expand, is_container
-
         if is_container(place):
             yield from expand(place, self.column)
         else:
@@ -294,32 +237,45 @@ def _walk_remote(files: Any, folder: str, root: str, wanted: _Wanted) -> Iterato
             yield path
 
 
-def image_name(source: object, default: str) -> str:
-    """What to call a source in messages: its name or path, or ``default`` for pixels and bytes."""
-    if isinstance(source, Input):
-        return source.name
-    return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else default
-
-
-def is_url(place: str) -> bool:
-    """Whether fsspec opens it; everything else is a local path."""
-    return "://" in place or "::" in place
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path on it."""
-    from fsspec.core import url_to_fs
-
-    return url_to_fs(url)
-
-
 def _full_url(files: Any, path: str, url: str) -> str:
     """The URL that opens ``path`` of ``files``, which ``url`` opened."""
     chain = url.partition("::")[2]
     return f"{files.unstrip_protocol(path)}::{chain}" if chain else str(files.unstrip_protocol(path))
 
 
-def describe(error: BaseException) -> str:
-    """An exception as one line."""
-    text = str(error).strip().splitlines()
-    return text[0][:300] if text else type(error).__name__
+# -- what callers give as images ---------------------------------------------------------------------------------------------------
+
+
+def as_sequence(images: Images) -> Sequence[Any]:
+    """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists.
+
+    Raises:
+        DataError: one path or URL, and nothing is there.
+    """
+    if isinstance(images, (str, Path)):
+        return list(find_lazily(images))
+    if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        return list(images)
+    return images  # type: ignore[return-value]
+
+
+def source_name(sources: Sequence[Any], position: int) -> str:
+    """The path of an image, or ``image 3``. A sequence that may load on access is not asked again for what it held."""
+    source = sources[position] if isinstance(sources, (list, tuple)) else None
+    return image_name(source, f"image {position}")
+
+
+def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:
+    if not count:
+        return "no images were given"
+    return f"not one of {count} images could be read; the first: {failures[0].path}: {failures[0].reason}"
+
+
+def warn_of_failures(count: int, failures: Sequence[ImageFailure]) -> None:
+    """Warn, on behalf of the caller's caller, of images that were left out."""
+    if failures:
+        warnings.warn(
+            f"{len(failures)} of {count} images could not be read and were left out (see failures_); "
+            f"the first: {failures[0].path}: {failures[0].reason}",
+            stacklevel=3,
+        )

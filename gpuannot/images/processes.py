@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceError, ImageError
-from ..system.timing import StageClock
-from .decode_task import ImageFailure, Outcome, Task, decode_into
-from .inputs import Input, Loaded, is_url
+from ..system.timing import StageTimer
+from .decode_task import DecodeTask, ImageFailure, Outcome, decode_into
+from .input import Input, Loaded, is_url
 
 CHUNK = 8
 """Images of one message: enough to make its cost small, few enough to keep all processes busy on one batch."""
@@ -63,24 +63,24 @@ class DecodeProcesses:
         self._lock = threading.Lock()
         self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
 
-    def decode(self, out: NDArray[np.uint8], tasks: Sequence[Task], clock: StageClock) -> list[Outcome]:
-        """Decode up to `CHUNK` images into ``out`` (B, S, S, 3) uint8; seconds of reading and decoding are added to ``clock``."""
+    def decode(self, out: NDArray[np.uint8], tasks: Sequence[DecodeTask], timer: StageTimer) -> list[Outcome]:
+        """Decode up to `CHUNK` images into ``out`` (B, S, S, 3) uint8; seconds of reading and decoding are added to ``timer``."""
         outcomes: list[Outcome] = [None] * len(tasks)
         sent: list[int] = []
         for place, task in enumerate(tasks):
-            if isinstance(ready := _portable(task, clock), Task):
+            if isinstance(ready := _portable(task, timer), DecodeTask):
                 tasks = [*tasks[:place], ready, *tasks[place + 1 :]]
                 sent.append(place)
             elif ready is None:
-                outcomes[place] = decode_into(out[place], task, self._interpolation, clock)
+                outcomes[place] = decode_into(out[place], task, self._interpolation, timer)
             else:
                 outcomes[place] = ready
         if not sent:
             return outcomes
         try:
-            found = self._ask([tasks[place] for place in sent], [out[place] for place in sent], clock)
+            found = self._ask([tasks[place] for place in sent], [out[place] for place in sent], timer)
         except _ProcessEndedError:
-            found = [self._ask_again(tasks[place], out[place], clock) for place in sent]
+            found = [self._ask_again(tasks[place], out[place], timer) for place in sent]
         for place, outcome in zip(sent, found, strict=True):
             outcomes[place] = outcome
         return outcomes
@@ -92,13 +92,13 @@ class DecodeProcesses:
         self._started.clear()
         self._turns.close()
 
-    def _ask_again(self, task: Task, out: NDArray[np.uint8], clock: StageClock) -> Outcome:
+    def _ask_again(self, task: DecodeTask, out: NDArray[np.uint8], timer: StageTimer) -> Outcome:
         try:
-            return self._ask([task], [out], clock)[0]
+            return self._ask([task], [out], timer)[0]
         except _ProcessEndedError as error:
             return ImageFailure(task.name, "decode", f"the process that decoded it was ended twice, by {error.how}")
 
-    def _ask(self, tasks: list[Task], outs: list[NDArray[np.uint8]], clock: StageClock) -> list[Outcome]:
+    def _ask(self, tasks: list[DecodeTask], outs: list[NDArray[np.uint8]], timer: StageTimer) -> list[Outcome]:
         process: _Process | None = getattr(self._own, "process", None)
         if process is None:
             process = self._own.process = self._start()
@@ -110,8 +110,8 @@ class DecodeProcesses:
             with self._lock:
                 self._started.remove(process)
             raise
-        clock.add("read", read)
-        clock.add("decode", decoded)
+        timer.add("read", read)
+        timer.add("decode", decoded)
         for out, pixels, outcome in zip(outs, process.pixels, outcomes, strict=False):
             if outcome is None:
                 out[...] = pixels
@@ -158,7 +158,7 @@ class _Process:
             os.close(slab)
         self.pixels = np.frombuffer(self._memory, np.uint8).reshape(places, size, size, 3)
 
-    def ask(self, tasks: list[Task]) -> tuple[list[Outcome], float, float]:
+    def ask(self, tasks: list[DecodeTask]) -> tuple[list[Outcome], float, float]:
         """Outcomes, and seconds of reading and of decoding."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
@@ -178,12 +178,12 @@ class _Process:
         self._child.wait()
 
 
-def _portable(task: Task, clock: StageClock) -> Task | ImageFailure | None:
+def _portable(task: DecodeTask, timer: StageTimer) -> DecodeTask | ImageFailure | None:
     """``task`` for another process, with its bytes read where only this one can; None for pixels, which are decoded already."""
     source = task.source
     if isinstance(source, Input) and is_url(source.place):  # its client may be logged in here alone, or hold files in memory
         try:
-            with clock.measure("read"):
+            with timer.measure("read"):
                 return task._replace(source=source.read())
         except ImageError as error:
             return ImageFailure(error.path, error.stage, error.reason)

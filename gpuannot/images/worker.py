@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..system.timing import StageClock
+from ..system.timing import StageTimer
 from .decode import take_turns_by
 from .decode_task import decode_into
 
@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> None:
             tasks: list[Any] = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        clock = StageClock()
-        outcomes = [decode_into(out, task, interpolation, clock) for out, task in zip(pixels, tasks, strict=False)]
+        timer = StageTimer()
+        outcomes = [decode_into(out, task, interpolation, timer) for out, task in zip(pixels, tasks, strict=False)]
         try:
-            pickle.dump((outcomes, clock.seconds("read"), clock.seconds("decode")), answers, pickle.HIGHEST_PROTOCOL)
+            pickle.dump((outcomes, timer.seconds("read"), timer.seconds("decode")), answers, pickle.HIGHEST_PROTOCOL)
             answers.flush()
         except BrokenPipeError:  # whoever asked is gone, and with it the answer's reader
             os._exit(0)

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import TooManyFailuresError
-from ..images.batches import ImageFailure, default_workers
+from ..images.batches import ImageFailure
 from ..images.gpu import choose_decoder
 from ..images.inputs import Inputs
-from ..model.extractor import progress_bar
 from ..system.environment import peak_memory
-from ..system.timing import StageClock
+from ..system.progress import progress_bar
+from ..system.threads import cpus
+from ..system.timing import StageTimer
 from .part_folder import PartFolder, RunSettings, check_format
-from .pipeline import Crew, annotate_parts, limiting_stage
+from .pipeline import RunUsage, annotate_parts, limiting_stage
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
@@ -126,11 +127,11 @@ def annotate_batch(
         if processes:
             raise ValueError("decode processes are for a run in one process; with workers or a scheduler leave them out")
     if processes is None:
-        many = annotator.device.type == "cuda" and threads is None and default_workers() >= _MANY_CPUS
-        processes = default_workers() if many and not clustered else 0
+        many = annotator.device.type == "cuda" and threads is None and cpus() >= _MANY_CPUS
+        processes = cpus() if many and not clustered else 0
     if threads is not None and processes:
         raise ValueError("decoding is done in threads or in processes: choose one")
-    decoders = processes or threads or default_workers()
+    decoders = processes or threads or cpus()
     checked = (("part_size", part_size, 1, _MAX_PART), ("processes", processes, 0, 1024), ("threads", threads, 1, 1024))
     for what, value, low, high in checked:
         if value is not None and not low <= operator.index(value) <= high:
@@ -162,22 +163,22 @@ def annotate_batch(
         decoder=decoder,
         cpu_share=cpu_share,
     )
-    clock, start = StageClock(), time.perf_counter()
+    timer, start = StageTimer(), time.perf_counter()
     with folder.lock():
-        with clock.measure("find"):
+        with timer.measure("find"):
             folder.begin(inputs, settings, resume=resume, overwrite=overwrite)
             pending, before, failed = _pending(folder)
         if clustered:
             from .cluster_batch import annotate_on_cluster
 
-            crew = Crew(0, 0, None)
+            usage = RunUsage(0, 0, None)
             work = annotate_on_cluster(
-                annotator, folder, pending, workers=workers, scheduler=scheduler, threads=threads, clock=clock, crew=crew
+                annotator, folder, pending, workers=workers, scheduler=scheduler, threads=threads, timer=timer, usage=usage
             )
         else:
-            crew = Crew(1, decoders, None)
-            work = annotate_parts(annotator, folder, pending, threads=decoders, processes=bool(processes), clock=clock)
-        total = folder.inventory.count
+            usage = RunUsage(1, decoders, None)
+            work = annotate_parts(annotator, folder, pending, threads=decoders, processes=bool(processes), timer=timer)
+        total = folder.inputs.count
         with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
             if failed > allowed:
                 raise _too_many(failed, allowed, next(folder.failures()), folder)
@@ -185,11 +186,11 @@ def annotate_batch(
                 failed += len(batch.failures)
                 if failed > allowed:
                     raise _too_many(failed, allowed, batch.failures[0], folder)
-                bar.set_postfix(limit=limiting_stage(clock), refresh=False)
+                bar.set_postfix(limit=limiting_stage(timer), refresh=False)
                 bar.update(batch.inputs)
         done = folder.finish()
         if not clustered:
-            crew.peak_memory = peak_memory()
+            usage.peak_memory = peak_memory()
         seconds = time.perf_counter() - start
         summary = BatchSummary(
             output=str(folder.path),
@@ -198,17 +199,17 @@ def annotate_batch(
             rows=done.rows,
             failures=done.failures,
             failures_by_stage=dict(done.stages),
-            parts=folder.inventory.parts,
-            parts_before=folder.inventory.parts - len(pending),
+            parts=folder.inputs.parts,
+            parts_before=folder.inputs.parts - len(pending),
             seconds=round(seconds, 3),
             images_per_second=round((total - before) / seconds, 2),
-            limited_by=limiting_stage(clock) if pending else None,
-            stages={stage: round(clock.seconds(stage), 3) for stage in STAGES},
-            workers=crew.workers,
-            threads=crew.threads,
+            limited_by=limiting_stage(timer) if pending else None,
+            stages={stage: round(timer.seconds(stage), 3) for stage in STAGES},
+            workers=usage.workers,
+            threads=usage.threads,
             processes=processes,
             decoder=decoder,
-            peak_memory_bytes=crew.peak_memory,
+            peak_memory_bytes=usage.peak_memory,
         )
         folder.write_summary(summary.to_dict())
     return summary
@@ -217,7 +218,7 @@ def annotate_batch(
 def _pending(folder: PartFolder) -> tuple[list[int], int, int]:
     """Parts that are still to be done, and the inputs and failures of those that are whole."""
     pending, inputs, failures = [], 0, 0
-    for number in range(folder.inventory.parts):
+    for number in range(folder.inputs.parts):
         done = folder.done(number, verify=True)
         if done is None:
             pending.append(number)

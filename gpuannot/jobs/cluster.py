@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ..errors import ClusterError, GpuannotError
-from ..images.batches import default_workers
+from ..system.threads import cpus
 from ..system.version import __version__
 
 _CONNECT_SECONDS = 5.0  # to a scheduler that answers at all
@@ -32,7 +32,7 @@ _LARGE = 2**20  # bytes of arrays in a task, images given as pixels: what Dask w
 
 
 @dataclass(eq=False)
-class Task:
+class ClusterTask:
     """``function(*arguments)`` on some worker; ``title`` names it in errors.
 
     ``after``: tasks whose results come first among the arguments, as a list; they stay where they are. ``worker``: address of the
@@ -44,7 +44,7 @@ class Task:
     title: Callable[[], str]
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
-    after: tuple[Task, ...] = ()
+    after: tuple[ClusterTask, ...] = ()
     worker: str | None = None
     gather: bool = True
     size: int = 1
@@ -150,7 +150,7 @@ def _local_cluster(workers: int, device: torch.device) -> Iterator[Any]:
         except ImportError as error:
             raise ClusterError(f"workers on GPUs need dask-cuda ({error}); install it, or use --device cpu") from error
         kind, options = LocalCUDACluster, {}
-    with _quiet(), _environment(max(1, default_workers() // workers)):
+    with _restored_log_level(), _environment(max(1, cpus() // workers)):
         try:
             # No memory limit: one that is too low would have workers killed that the machine has room for.
             with _deaf_threads():
@@ -204,7 +204,7 @@ def _deaf_threads() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _restored_log_level() -> Iterator[None]:
     """Workers that are killed and started again are no news, and errors are raised."""
     logger = logging.getLogger("distributed")
     before = logger.level
@@ -215,7 +215,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Cluster:
-    """Workers that take :class:`Task`; ``own`` where they were started for this run."""
+    """Workers that take :class:`ClusterTask`; ``own`` where they were started for this run."""
 
     def __init__(self, client: Any, *, own: bool) -> None:
         self._client, self.own = client, own
@@ -240,7 +240,7 @@ class Cluster:
                 raise result
         return found
 
-    def results(self, tasks: Iterable[Task], *, each: int = 1) -> Generator[tuple[Task, Any]]:
+    def results(self, tasks: Iterable[ClusterTask], *, each: int = 1) -> Generator[tuple[ClusterTask, Any]]:
         """Tasks as they get done, with their results. Up to ``each`` are under way for each thread of a worker.
 
         Closing the generator cancels the tasks under way; those that run already run to their end.
@@ -248,10 +248,10 @@ class Cluster:
         Raises:
             ClusterError: workers keep dying of a task, all are gone, or the scheduler is. Else what the task raised.
         """
-        done: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        under_way: set[Task] = set()
+        done: queue.SimpleQueue[ClusterTask] = queue.SimpleQueue()
+        under_way: set[ClusterTask] = set()
         upcoming, watch = iter(tasks), _Watch(self)
-        waiting = deque[Task]()
+        waiting = deque[ClusterTask]()
         try:
             while True:
                 room = each * max(1, sum(self.threads().values()))
@@ -276,16 +276,16 @@ class Cluster:
             with suppress(Exception):  # the scheduler may be gone: then there is nothing to cancel
                 self._client.cancel(futures, force=True)
 
-    def _start(self, task: Task, done: queue.SimpleQueue[Task]) -> None:
+    def _start(self, task: ClusterTask, done: queue.SimpleQueue[ClusterTask]) -> None:
         # As one argument: Dask puts the results in the list's place.
         earlier = ([before.future for before in task.after],) if task.after else ()
-        arguments = (argument.future if isinstance(argument, Task) else argument for argument in task.arguments)
+        arguments = (argument.future if isinstance(argument, ClusterTask) else argument for argument in task.arguments)
         task.future = self._client.submit(
             task.function, *earlier, *arguments, pure=False, workers=task.worker, allow_other_workers=task.worker is not None
         )
         task.future.add_done_callback(lambda _: done.put(task))
 
-    def _result(self, task: Task, watch: _Watch) -> Any:
+    def _result(self, task: ClusterTask, watch: _Watch) -> Any:
         from distributed import KilledWorker
 
         while task.gather and task.future.status in ("pending", "lost"):  # its worker died with the result, and Dask does it again

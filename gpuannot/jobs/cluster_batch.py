@@ -20,13 +20,13 @@ import torch
 
 from ..errors import ClusterError, ModelFileError, OutputError
 from ..images.batches import ImageFailure
-from ..images.inputs import is_url
+from ..images.input import is_url
 from ..system.atomic_files import temporary_name
 from ..system.environment import peak_memory
-from ..system.timing import StageClock
-from .cluster import Cluster, Task, connect
+from ..system.timing import StageTimer
+from .cluster import Cluster, ClusterTask, connect
 from .part_folder import PartFolder
-from .pipeline import BatchDone, Crew, annotate_parts
+from .pipeline import BatchDone, RunUsage, annotate_parts
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
@@ -65,12 +65,12 @@ def annotate_on_cluster(
     workers: int | None,
     scheduler: str | None,
     threads: int | None,
-    clock: StageClock,
-    crew: Crew,
+    timer: StageTimer,
+    usage: RunUsage,
 ) -> Generator[BatchDone]:
     """:func:`~gpuannot.jobs.pipeline.annotate_parts` on a cluster; one result for each part, as they get done.
 
-    ``clock`` and ``crew`` get the workers' seconds, number, threads and peak memory.
+    ``timer`` and ``usage`` get the workers' seconds, number, threads and peak memory.
 
     Raises:
         ClusterError: no such cluster, one that does not share the folder or the inputs, or workers that keep dying of a part.
@@ -84,14 +84,14 @@ def annotate_on_cluster(
         )
         try:
             _check_shared(cluster, job, folder, numbers[0])
-            tasks = (Task(_title(folder, number), annotate_part, (job, number)) for number in numbers)
+            tasks = (ClusterTask(_title(folder, number), annotate_part, (job, number)) for number in numbers)
             with closing(cluster.results(tasks)) as results:
                 for _, part in results:
-                    clock.merge(part.seconds)
+                    timer.merge(part.seconds)
                     there = cluster.threads()
-                    crew.workers = max(crew.workers, len(there))
-                    crew.threads = max(crew.threads, part.threads * sum(there.values()))
-                    crew.peak_memory = max(filter(None, (crew.peak_memory, part.peak_memory)), default=None)
+                    usage.workers = max(usage.workers, len(there))
+                    usage.threads = max(usage.threads, part.threads * sum(there.values()))
+                    usage.peak_memory = max(filter(None, (usage.peak_memory, part.peak_memory)), default=None)
                     yield BatchDone(part.inputs, part.failures)
         finally:
             with suppress(OSError):
@@ -117,7 +117,7 @@ def _ticket(annotator: Annotator, folder: PartFolder) -> Iterator[Path]:
 
 def _title(folder: PartFolder, number: int) -> Callable[[], str]:
     def title() -> str:
-        inputs = folder.inventory.part(number)
+        inputs = folder.inputs.part(number)
         return f"{folder.part_path(number)}, inputs {inputs[0].name!r} to {inputs[-1].name!r}"
 
     return title
@@ -125,7 +125,7 @@ def _title(folder: PartFolder, number: int) -> Callable[[], str]:
 
 def _check_shared(cluster: Cluster, job: BatchJob, folder: PartFolder, number: int) -> None:
     """Raise ClusterError unless all workers see the output folder and the inputs."""
-    local = (os.path.join(job.base, item.place) for item in folder.inventory.part(number) if item.place and not is_url(item.place))
+    local = (os.path.join(job.base, item.place) for item in folder.inputs.part(number) if item.place and not is_url(item.place))
     image = next((path for path in local if os.access(path, os.R_OK)), None)
     found = cluster.on_each(look_around, job, image)
     limit = time.monotonic() + _SHARED_SECONDS
@@ -204,14 +204,14 @@ def annotate_part(job: BatchJob, number: int) -> PartResult:
             )
         # A worker has the CPUs that its OpenMP has: one by Dask's default, its share where gpuannot has started it.
         threads = job.threads or torch.get_num_threads()
-        clock, inputs = StageClock(), 0
+        timer, inputs = StageTimer(), 0
         failures: list[ImageFailure] = []
-        with closing(annotate_parts(annotator, folder, [number], threads=threads, clock=clock)) as work:
+        with closing(annotate_parts(annotator, folder, [number], threads=threads, timer=timer)) as work:
             for batch in work:
                 inputs += batch.inputs
                 failures += batch.failures
                 _check_ticket(job)
-        return PartResult(inputs, tuple(failures), clock.all_seconds(), threads, peak_memory())
+        return PartResult(inputs, tuple(failures), timer.all_seconds(), threads, peak_memory())
 
 
 @contextmanager

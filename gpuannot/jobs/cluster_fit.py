@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import DataError
-from ..images.image_sources import none_readable
-from ..images.inputs import Input, is_url
+from ..images.input import Input, is_url
+from ..images.inputs import none_readable
 from ..method.codebook import sample_positions
-from ..model.extractor import progress_bar
 from ..system.partitions import FAN_IN, PARTITION, TreeSum, spans
-from .cluster import Cluster, Task, check_options, connect
+from ..system.progress import progress_bar
+from .cluster import Cluster, ClusterTask, check_options, connect
 from .cluster_fit_worker import (
     Excerpt,
     FitJob,
@@ -142,8 +142,8 @@ class _Fit:
         if bank is not None:
             annotator.bank_.merge(bank)
 
-    def _given(self, learnt: Learnt) -> Task:
-        return Task(lambda: "what has been learnt so far", as_given, (learnt,), gather=False, size=0)
+    def _given(self, learnt: Learnt) -> ClusterTask:
+        return ClusterTask(lambda: "what has been learnt so far", as_given, (learnt,), gather=False, size=0)
 
     def _summed(
         self,
@@ -151,22 +151,22 @@ class _Fit:
         images: int,
         function: Callable[..., Summed],
         calls: Iterator[tuple[Part, tuple[Any, ...], str | None]],
-        learnt: Task | None = None,
+        learnt: ClusterTask | None = None,
     ) -> tuple[list[Read], Any]:
         """Sums over parts, in tasks; neighbours are added on the workers, what is left here. ``learnt`` is among the arguments."""
         groups: dict[int, Summed] = {}
 
-        def tasks() -> Generator[Task]:
+        def tasks() -> Generator[ClusterTask]:
             if learnt is not None and learnt.future is None:
                 yield learnt
             for number, group in groupby(calls, key=lambda call: call[0].number // FAN_IN):
                 leaves = []
                 for part, arguments, worker in group:
                     leaves.append(
-                        Task(_title(title, part), function, arguments, worker=worker, gather=False, size=len(part.positions))
+                        ClusterTask(_title(title, part), function, arguments, worker=worker, gather=False, size=len(part.positions))
                     )
                     yield leaves[-1]
-                yield Task(lambda: f"{title}: sums", add_up, after=tuple(leaves), number=number, size=0)
+                yield ClusterTask(lambda: f"{title}: sums", add_up, after=tuple(leaves), number=number, size=0)
 
         with progress_bar(title, images, self._progress) as bar, closing(self._cluster.results(tasks(), each=_AHEAD)) as results:
             for task, result in results:
@@ -182,7 +182,9 @@ class _Fit:
                 tree.add(number, copy.deepcopy(group.sums), level=1)
         return read, tree.result()
 
-    def _sampled_rows(self, title: str, read: list[Read], function: Callable[..., Any], learnt: Task | None = None) -> torch.Tensor:
+    def _sampled_rows(
+        self, title: str, read: list[Read], function: Callable[..., Any], learnt: ClusterTask | None = None
+    ) -> torch.Tensor:
         """The rows (S, C) of features or descriptors that :meth:`Encoder._sample` draws."""
         annotator, config = self._annotator, self._annotator.config
         patches = annotator.trunk.positions(config.input_size, config.input_size)
@@ -198,13 +200,13 @@ class _Fit:
         sample: NDArray[np.int64],
         per_image: int,
         function: Callable[..., Any],
-        learnt: Task | None,
+        learnt: ClusterTask | None,
     ) -> torch.Tensor:
         """Rows ``sample`` (S,), ascending, of what each image has ``per_image`` rows of, from where they are."""
         ends = np.cumsum([len(each.positions) for each in read]) * per_image
         rows: dict[int, Any] = {}
 
-        def tasks() -> Generator[Task]:
+        def tasks() -> Generator[ClusterTask]:
             if learnt is not None and learnt.future is None:
                 yield learnt
             for each, end in zip(read, ends, strict=True):
@@ -213,7 +215,7 @@ class _Fit:
                 part = self._parts[each.number]
                 if len(chosen):
                     given = (self._job, part, each, *([] if learnt is None else [learnt]), chosen)
-                    yield Task(
+                    yield ClusterTask(
                         _title(title, part), function, given, worker=each.worker, size=len(each.positions), number=each.number
                     )
 

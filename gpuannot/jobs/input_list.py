@@ -12,14 +12,14 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from ..images.inputs import Input, is_url
-from ..system.atomic_files import publish, temporary_name
+from ..images.input import Input, is_url
+from ..system.atomic_files import replacing
 
 _FIELDS = ("name", "kind", "place", "at", "size", "detail")
 _BYTES = ("name", "place")  # file names are bytes, and not always UTF-8
 
 
-class Inventory:
+class InputList:
     """The inputs listed in the file at ``path``; with ``base``, where relative places of theirs start from.
 
     Attributes:
@@ -35,7 +35,7 @@ class Inventory:
             self.count = int(file.metadata.num_rows)
 
     @classmethod
-    def write(cls, path: Path, inputs: Iterable[Input], part_size: int) -> Inventory:
+    def write(cls, path: Path, inputs: Iterable[Input], part_size: int) -> InputList:
         """List ``inputs`` in parts of ``part_size``; ``path`` is the whole list or absent.
 
         Raises:
@@ -46,15 +46,11 @@ class Inventory:
 
         types = {"at": pa.int64(), "size": pa.int64(), **dict.fromkeys(_BYTES, pa.binary())}
         schema = pa.schema([(field, types.get(field, pa.string())) for field in _FIELDS])
-        remaining, temporary = iter(inputs), temporary_name(path)
-        try:
-            with pq.ParquetWriter(temporary, schema) as file:
-                while part := list(islice(remaining, part_size)):
-                    columns = [pa.array([_stored(item, field) for item in part], schema.field(field).type) for field in _FIELDS]
-                    file.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=part_size)
-            publish(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        remaining = iter(inputs)
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as file:
+            while part := list(islice(remaining, part_size)):
+                columns = [pa.array([_stored(item, field) for item in part], schema.field(field).type) for field in _FIELDS]
+                file.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=part_size)
         return cls(path)
 
     def part(self, number: int) -> list[Input]:

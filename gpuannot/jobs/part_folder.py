@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -29,10 +29,10 @@ from typing import IO, Any
 
 from ..errors import DataError, OutputError
 from ..images.batches import ImageFailure
-from ..images.inputs import Input
+from ..images.input import Input
 from ..model.annotations import Annotations
-from ..system.atomic_files import publish, remove_temporary_files, temporary_name, write_durably
-from .input_list import Inventory
+from ..system.atomic_files import remove_temporary_files, replacing, write_whole
+from .input_list import InputList
 from .writers import FORMATS, AnnotationWriter, failure_lines
 
 SCHEMA = "gpuannot.batch/1"
@@ -75,11 +75,11 @@ class PartFolder:
     """A folder of parts at ``path``; :meth:`begin` or :meth:`open` before the rest.
 
     Attributes:
-        settings: :class:`RunSettings`. inventory: :class:`Inventory`, the run's inputs.
+        settings: :class:`RunSettings`. inputs: :class:`InputList`, the run's inputs.
     """
 
     settings: RunSettings
-    inventory: Inventory
+    inputs: InputList
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -133,11 +133,11 @@ class PartFolder:
             self._clear()
             for folder in (self._ledgers, self._done):
                 folder.mkdir(exist_ok=True)
-            self.settings, self.inventory = settings, Inventory.write(self._state / "inputs.parquet", inputs, settings.part_size)
-            if not self.inventory.count:
+            self.settings, self.inputs = settings, InputList.write(self._state / "inputs.parquet", inputs, settings.part_size)
+            if not self.inputs.count:
                 raise DataError("there are no inputs: the lists, tables and shards that were given are empty")
-            content = {"schema": SCHEMA, "settings": asdict(settings), "inputs": self.inventory.count}
-            write_durably(self._run, (json.dumps(content, indent=2) + "\n").encode())
+            content = {"schema": SCHEMA, "settings": asdict(settings), "inputs": self.inputs.count}
+            write_whole(self._run, (json.dumps(content, indent=2) + "\n").encode())
 
     def recorded(self) -> RunSettings | None:
         """The settings of a run that is there; None without one, or where :meth:`open` would refuse it."""
@@ -160,7 +160,7 @@ class PartFolder:
             if content["schema"] != SCHEMA:
                 raise ValueError(f"schema {content['schema']!r}, expected {SCHEMA!r}")
             self.settings = RunSettings(**content["settings"])
-            self.inventory = Inventory(self._state / "inputs.parquet", base)
+            self.inputs = InputList(self._state / "inputs.parquet", base)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self._run} cannot be used ({error}); start again with --overwrite") from error
         return self
@@ -168,7 +168,7 @@ class PartFolder:
     def _check_same(self, inputs: Iterable[Input], settings: RunSettings) -> None:
         there, now = asdict(self.settings), asdict(settings)
         changed = [f"{name} was {there[name]}, now it is {now[name]}" for name in now if there[name] != now[name]]
-        if not changed and (difference := self.inventory.difference(inputs)):
+        if not changed and (difference := self.inputs.difference(inputs)):
             changed = [difference]
         if changed:
             raise DataError(
@@ -218,19 +218,19 @@ class PartFolder:
         """
         inputs = rows = failures = 0
         stages: dict[str, int] = {}
-        for number in range(self.inventory.parts):
+        for number in range(self.inputs.parts):
             part = self.done(number)
             if part is None or not all((self.path / name).is_file() for name in part.files):
                 raise OutputError(f"{self.part_path(number)} is missing or incomplete; run again with --resume")
             inputs, rows, failures = inputs + part.inputs, rows + part.rows, failures + part.failures
             for stage, count in part.stages.items():
                 stages[stage] = stages.get(stage, 0) + count
-        check_accounts(f"{self.path}", self.inventory.count, rows, failures)
+        check_accounts(f"{self.path}", self.inputs.count, rows, failures)
         return PartDone(inputs, rows, failures, stages, {})
 
     def progress(self) -> tuple[int, int | None]:
         """How many parts are whole, and of how many; None while the inputs are being found."""
-        parts = self.open().inventory.parts if self._run.exists() else None
+        parts = self.open().inputs.parts if self._run.exists() else None
         return len(list(self._done.glob("*.json"))), parts
 
     def failures(self) -> Iterator[ImageFailure]:
@@ -242,7 +242,7 @@ class PartFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         with self.telling():
-            write_durably(self.path / "_summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+            write_whole(self.path / "_summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -289,14 +289,9 @@ class PartWriter:
         files = {part.name: _sha256(self._rows.finish())}
         ledger = folder._ledgers / f"part-{self._number:05d}.jsonl"
         if self._failures:
-            temporary = temporary_name(ledger)
-            try:
+            with replacing(ledger) as temporary:
                 temporary.write_text(failure_lines(self._failures), encoding="utf-8")
                 files[f"{ledger.parent.name}/{ledger.name}"] = _sha256(temporary)
-                publish(temporary, ledger)
-            finally:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
         else:
             ledger.unlink(missing_ok=True)
         self._rows.commit()
@@ -304,7 +299,7 @@ class PartWriter:
         for failure in self._failures:
             stages[failure.stage] = stages.get(failure.stage, 0) + 1
         done = PartDone(inputs, self._rows.rows, len(self._failures), dict(sorted(stages.items())), files)
-        write_durably(folder._done / f"{self._number:05d}.json", (json.dumps(asdict(done)) + "\n").encode())
+        write_whole(folder._done / f"{self._number:05d}.json", (json.dumps(asdict(done)) + "\n").encode())
         return done
 
     def __enter__(self) -> PartWriter:

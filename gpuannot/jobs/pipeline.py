@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..images.batches import DecodedBatch, ImageFailure, decode_ahead
 from ..images.gpu import open_decoder
-from ..images.inputs import Input
+from ..images.input import Input
 from ..model.annotations import Annotations
-from ..system.timing import StageClock
+from ..system.timing import StageTimer
 from .part_folder import PartFolder, PartWriter, RunSettings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class BatchDone(NamedTuple):
 
 
 @dataclass
-class Crew:
+class RunUsage:
     """Who does a run: processes, their threads that read and decode in all, and the largest one's peak memory in bytes."""
 
     workers: int
@@ -57,7 +57,7 @@ def annotate_parts(
     *,
     threads: int,
     processes: bool = False,
-    clock: StageClock | None = None,
+    timer: StageTimer | None = None,
 ) -> Generator[BatchDone]:
     """Annotate the inputs of some parts of a run and write those parts; one result for each batch, in order.
 
@@ -69,28 +69,28 @@ def annotate_parts(
         DeviceError: decode processes do not start, or the run's JPEG decoder is not usable here.
         OutputError: a part cannot be written.
     """
-    clock = clock or StageClock()
+    timer = timer or StageTimer()
     settings = folder.settings
     mapper = _Mapper(annotator, settings)
     config = annotator.config
     gpu = open_decoder(settings.decoder, annotator.device, config.input_size, config.interpolation, settings.cpu_share)
     decoding = partial(
-        decode_ahead, size=config.input_size, workers=threads, interpolation=config.interpolation, clock=clock, pin=mapper.pin,
+        decode_ahead, size=config.input_size, workers=threads, interpolation=config.interpolation, timer=timer, pin=mapper.pin,
         processes=processes, gpu=gpu,
     )  # fmt: skip
     reader = _ahead(_decoded(folder, numbers, decoding), _DECODED_AHEAD)
-    with closing(reader), _Sink(folder, annotator, clock) as sink:
+    with closing(reader), _Sink(folder, annotator, timer) as sink:
         while True:
-            with clock.measure("wait for input"):
+            with timer.measure("wait for input"):
                 item = next(reader, None)
             if item is None:
                 break
-            with clock.measure("trunk"):
+            with timer.measure("trunk"):
                 mapped = mapper(item.decoded)
-            with clock.measure("wait for output"):
+            with timer.measure("wait for output"):
                 sink.put(item, mapped)
             yield BatchDone(item.inputs, item.decoded.failures)
-        with clock.measure("wait for output"):
+        with timer.measure("wait for output"):
             sink.drain()
 
 
@@ -113,7 +113,7 @@ def _decoded(
 
     def named() -> Iterator[list[tuple[str, Input]]]:
         for number in numbers:
-            inputs = folder.inventory.part(number)
+            inputs = folder.inputs.part(number)
             for start in range(0, len(inputs), size):
                 chunk = inputs[start : start + size]
                 upcoming.append((number, len(inputs), start, len(chunk)))
@@ -184,8 +184,8 @@ class _Mapper:
 class _Sink:
     """The writer: a thread that puts batches, in order, into the part they belong to."""
 
-    def __init__(self, folder: PartFolder, annotator: Annotator, clock: StageClock) -> None:
-        self._folder, self._clock = folder, clock
+    def __init__(self, folder: PartFolder, annotator: Annotator, timer: StageTimer) -> None:
+        self._folder, self._clock = folder, timer
         self._dimension, self._vocabulary, self._confidence = annotator.dimension, annotator.vocabulary, annotator.confidence
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpuannot-write")
         self._waiting: deque[Future[None]] = deque()
@@ -243,12 +243,12 @@ class _Sink:
             self._part.__exit__(None, None, None)
 
 
-def limiting_stage(clock: StageClock) -> str:
+def limiting_stage(timer: StageTimer) -> str:
     """The stage that the others wait for, by what the calling thread spends its time on."""
-    spent = {stage: clock.seconds(stage) for stage in ("wait for input", "trunk", "wait for output")}
+    spent = {stage: timer.seconds(stage) for stage in ("wait for input", "trunk", "wait for output")}
     longest = max(spent, key=lambda stage: spent[stage])
     if longest == "wait for input":
-        return "read" if clock.seconds("read") > clock.seconds("decode") else "decode"
+        return "read" if timer.seconds("read") > timer.seconds("decode") else "decode"
     if longest == "wait for output":
-        return "trunk" if clock.seconds("wait for GPU") > clock.seconds("write") else "write"
+        return "trunk" if timer.seconds("wait for GPU") > timer.seconds("write") else "write"
     return "trunk"

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..images.batches import ImageFailure
-from ..images.inputs import Input
+from ..images.input import Input, utf8
 from ..model.annotations import Annotations
 from .part_folder import PartFolder
-from .writers import FORMATS, utf8
+from .writers import FORMATS
 
 _ROWS_AT_A_TIME = 512
 _VALUES = ("distances", "confidences")
@@ -74,7 +74,7 @@ class AnnotationFiles:
         They have confidences where all rows have them; distances that the rows lack are NaN.
         """
         rows, start = self._rows(), 0
-        inputs = iter(self._run.inventory) if self._run is not None else None
+        inputs = iter(self._run.inputs) if self._run is not None else None
         failures = tuple(self.failures())
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             sources = [self._input(row["path"], inputs) for row in some]

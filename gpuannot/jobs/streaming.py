@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..images.inputs import Input
+from ..images.input import Input
 from ..model.annotations import Annotations
-from ..model.extractor import progress_bar
+from ..system.progress import progress_bar
 
 if TYPE_CHECKING:
     from ..annotator import Annotator

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..images.batches import ImageFailure
+from ..images.input import utf8
 from ..model.annotations import Annotations
 from ..system.atomic_files import publish, temporary_name
 
@@ -126,11 +127,6 @@ def rows(annotations: Annotations, model_sha256: str) -> list[dict[str, Any]]:
         for row, vector in zip(found, annotations.vectors, strict=True):
             row["vector"] = [float(f"{value:.9g}") for value in vector]  # nine digits tell all float32 apart
     return found
-
-
-def utf8(name: str) -> str:
-    """A file name as text that every format takes: bytes in it that are not UTF-8, which Linux allows, become ``\\udcff``."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def failure_lines(failures: Iterable[ImageFailure]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import NotFittedError
 from ..reference import codebook as _reference
-from ..system.optional import cuml_module
+from ..system.device import cuml_module
 
 
 def sample_positions(total: int, size: int, seed: int) -> NDArray[np.int64]:

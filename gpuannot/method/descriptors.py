@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import NotFittedError
 from ..reference import descriptors as _reference
-from ..system.optional import cuml_module
+from ..system.device import cuml_module
 
 
 class GaussianPCA:

@@ -18,18 +18,19 @@ from torch import Tensor
 from ..config import AnnotatorConfig
 from ..errors import NotFittedError
 from ..heads.projection import JointProjection
-from ..images.image_sources import Images, as_sequence, warn_of_failures
+from ..images.inputs import Images, as_sequence, warn_of_failures
 from ..method.codebook import Codebook, sample_positions
 from ..method.descriptors import DeviceTransform, GaussianPCA
 from ..method.layers import DeviceLayerTransforms, LayerCodebooks, LayerTransforms
 from ..method.vlad import Vlad
 from ..system.partitions import by_partition, tree_sum
-from ..system.threads import one_thread
+from ..system.progress import progress_bar
+from ..system.threads import one_blas_thread
 from .device_store import new_store
-from .extractor import FeatureExtractor, Store, progress_bar
-from .store import StorePart
+from .extractor import FeatureExtractor, Store
+from .store import StoreSubset
 
-Stored: TypeAlias = Store | StorePart
+Stored: TypeAlias = Store | StoreSubset
 Vectors: TypeAlias = NDArray[np.float32] | Tensor  # NumPy on the CPU, a device tensor on a GPU
 
 
@@ -121,7 +122,7 @@ class Encoder(FeatureExtractor):
     def transform_sums(self, blocks: Iterable[tuple[NDArray[np.int64], Tensor]]) -> GaussianPCA | LayerTransforms:
         """The running sums of normalisation and PCA over the features of a partition."""
         sums = self.new_transform()
-        with one_thread():
+        with one_blas_thread():
             for _, block in blocks:
                 sums.accumulate(block.to(self.device) if self._on_gpu else block.float().numpy())
         return sums
@@ -141,7 +142,7 @@ class Encoder(FeatureExtractor):
                 if transform is not None:
                     descriptors.append(positions, transform(block.to(self.device)))
                 else:
-                    with one_thread():
+                    with one_blas_thread():
                         described = self.transform_.transform(block.float().numpy())
                     descriptors.append(positions, torch.from_numpy(described))
         except BaseException:
@@ -264,7 +265,7 @@ class Encoder(FeatureExtractor):
         """Image vectors (B, D) of features (B, P, C)."""
         if self._on_gpu:
             return self._aggregate(self._device_stages().transform(features))
-        with one_thread():
+        with one_blas_thread():
             return self._aggregate(torch.from_numpy(self.transform_.transform(features.float().numpy())))
 
     def _aggregate(self, descriptors: Tensor) -> Vectors:
@@ -280,7 +281,7 @@ class Encoder(FeatureExtractor):
         if self._on_gpu:
             stages = self._device_stages()
             return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms)
-        with one_thread():
+        with one_blas_thread():
             return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
 
     def _device_stages(self) -> _DeviceStages:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ..errors import DataError
 from ..images.decode import decode_image
-from ..images.image_sources import Images, as_sequence, source_name, warn_of_failures
-from ..jobs.writers import utf8
+from ..images.input import utf8
+from ..images.inputs import Images, as_sequence, source_name, warn_of_failures
 from ..method.ranking import LinearRanking
 from .encoder import to_host
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..config import AnnotatorConfig
 from ..errors import DataError
 from ..images.batches import ImageBatches, ImageFailure
-from ..images.image_sources import Images, as_sequence, none_readable
+from ..images.inputs import Images, as_sequence, none_readable
 from ..method.trunk import Trunk, split_layers
 from ..method.weights import TrunkWeights, load_weights
 from ..system.device import resolve_device
+from ..system.progress import progress_bar
 from .device_store import DeviceStore, new_store
 from .store import FeatureStore
 
@@ -153,8 +153,3 @@ class FeatureExtractor:
             return np.arange(count, dtype=np.int64)
         generator = np.random.default_rng(np.random.SeedSequence((self.config.seed, 0)))
         return np.sort(generator.choice(count, size=self.config.statistics_images, replace=False)).astype(np.int64)
-
-
-def progress_bar(title: str, total: int | None, progress: bool | None, initial: int = 0) -> Any:
-    """A bar that appears after two seconds; None shows it on terminals only."""
-    return tqdm(desc=title, total=total, initial=initial, unit="img", disable=None if progress is None else not progress, delay=2)

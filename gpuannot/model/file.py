@@ -20,10 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import ModelFileError
+from ..system.atomic_files import replacing
 
 SCHEMA = "gpuannot.model/1"
 _SHAPES = {
@@ -167,30 +165,3 @@ def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mappi
         raise ModelFileError(f"{path}: word sums have length {sizes['D']}, expected {called} = {expected_length}")
     if sizes.get("T", triangle := sizes["D"] * (sizes["D"] + 1) // 2) != triangle:
         raise ModelFileError(f"{path}: scatter has {sizes['T']} values, expected D·(D + 1)/2 = {triangle}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new, empty file in the folder of ``path``, to be written to: it is flushed and takes that name, unless an error is raised.
-
-    Raises:
-        OSError: the folder is missing or cannot be written to.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -152,7 +152,7 @@ class FeatureStore:
         self.close()
 
 
-class StorePart:
+class StoreSubset:
     """Some images of a store, to learn from: its records at ``rows``, ascending."""
 
     def __init__(self, store: FeatureStore | DeviceStore, rows: NDArray[np.int64]) -> None:

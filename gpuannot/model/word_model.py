@@ -15,11 +15,11 @@ from torch import Tensor
 from ..config import AnnotatorConfig
 from ..errors import DataError, NotFittedError
 from ..heads.word_head import WordHead
-from ..images.image_sources import Images, as_sequence, none_readable, warn_of_failures
+from ..images.inputs import Images, as_sequence, none_readable, warn_of_failures
 from ..method.labels import label_matrix
 from ..method.ranking import DeviceLinearRanking, DeviceRanking, LinearRanking, WordRanking
 from ..method.words import WordBank
-from ..system.threads import one_thread
+from ..system.threads import one_blas_thread
 from .encoder import Encoder, Vectors, to_host
 
 Labels: TypeAlias = Sequence[Iterable[str]] | NDArray[Any] | Any  # Any: a SciPy sparse matrix
@@ -137,7 +137,7 @@ class WordLearner(Encoder):
             if self._device_ranking is None:
                 self._device_ranking = ranking.on(self.device, self.bank_.known)
             return self._device_ranking.nearest(vectors, k)
-        with one_thread():
+        with one_blas_thread():
             index, distance = ranking.nearest(vectors, k)
         return self.bank_.known[index].astype(np.int64), distance
 

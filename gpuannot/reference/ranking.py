@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..system.for_blocks import for_blocks
+from ..system.threads import for_blocks
 
 # Images that a thread ranks at once.
 _IMAGES = 256

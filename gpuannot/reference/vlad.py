@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..system.for_blocks import even_block, for_blocks
+from ..system.threads import even_block, for_blocks
 
 # Scores that a thread holds at once: few enough for the cache, and enough for the calls to cost little beside the work.
 _SCORES = 1 << 20

@@ -12,10 +12,10 @@ from scipy import sparse
 from ..datasets.label_files import LabelledImages
 from ..errors import DataError
 from ..images.batches import ImageFailure
+from ..images.input import utf8
 from ..jobs.readers import AnnotationFiles
-from ..jobs.writers import utf8
 from ..method.labels import label_matrix
-from ..model.extractor import progress_bar
+from ..system.progress import progress_bar
 from .writer import LIMIT, ReportWriter, check_report_path
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from ..errors import ImageError
 from ..images.decode import ImageSource, decode_image
-from ..images.inputs import Input, Loaded
+from ..images.input import Input, Loaded
 
 BLOCK = 64  # images whose previews stand in one element of the page
 

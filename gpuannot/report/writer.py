@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import DataError, ImageError
-from ..images.batches import ImageFailure, default_workers
+from ..images.batches import ImageFailure
 from ..images.containers import Containers
-from ..images.inputs import Input, Loaded
-from ..jobs.writers import utf8
+from ..images.input import Input, Loaded, utf8
 from ..model.annotations import Annotations
-from ..system.atomic_files import publish, temporary_name
+from ..system.atomic_files import replacing
 from ..system.environment import record
-from ..system.timing import StageClock
+from ..system.threads import cpus
+from ..system.timing import StageTimer
 from . import counts
 from .page import render
 from .previews import TextBlocks, heat_levels, preview, preview_side
@@ -78,7 +78,7 @@ class ReportWriter:
         if limit < 1:
             raise ValueError(f"limit = {limit} must be at least 1")
         self.vocabulary, self.title = tuple(vocabulary), title
-        self.clock = StageClock()
+        self.clock = StageTimer()
         self._images, self._limit = images, limit
         self._truth, self._annotator = truth, annotator
         self._explains = heatmaps and annotator is not None
@@ -181,13 +181,8 @@ class ReportWriter:
             DataError: not one image was annotated. OSError: the file cannot be written.
         """
         data = self._data(run)
-        temporary = temporary_name(self.path)
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(render(self.title, data, iter(self._previews), iter(self._heat)))
-            publish(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(render(self.title, data, iter(self._previews), iter(self._heat)))
         return self.path
 
     def _data(self, run: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
@@ -264,7 +259,7 @@ class ReportWriter:
     def __enter__(self) -> ReportWriter:
         with ExitStack() as stack:
             self._containers = stack.enter_context(Containers())
-            self._pool = stack.enter_context(ThreadPoolExecutor(default_workers(), thread_name_prefix="gpuannot-preview"))
+            self._pool = stack.enter_context(ThreadPoolExecutor(cpus(), thread_name_prefix="gpuannot-preview"))
             self._previews, self._heat = (stack.enter_context(TextBlocks()) for _ in range(2))
             self._open = stack.pop_all()
         return self

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -32,20 +33,37 @@ def publish(temporary: Path, path: Path) -> None:
             os.close(folder)
 
 
-def write_durably(path: Path, content: bytes) -> Path:
+@contextmanager
+def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
+    """A temporary name to write to in the ``with`` block, which then takes the name ``path``, unless an error was raised.
+
+    Args:
+        path: whatever has that name keeps it until then.
+        flush: to the disk first; without, a power cut may leave an empty file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        if flush:
+            publish(temporary, path)
+        else:
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> Path:
     """Write a small file in one step.
 
     Raises:
         OSError: it cannot be written; whatever had the name before still has it.
     """
-    temporary = temporary_name(path)
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-        publish(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -1,9 +1,12 @@
-"""Which device the stages run on."""
+"""Which device the stages run on, and packages that it may lack."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -51,3 +54,17 @@ def cpu_has_bfloat16() -> bool:
         return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))
+
+
+@cache
+def cuml_module(name: str) -> Any | None:
+    """``cuml.<name>``, or None with a warning, once, that torch fits in its place."""
+    try:
+        return importlib.import_module(f"cuml.{name}")
+    except ImportError as error:
+        warnings.warn(
+            f"cuML is not usable here ({error}): PCA and K-means are fitted by torch on the GPU; install gpuannot[cuda13] or "
+            "gpuannot[cuda12] for cuML",
+            stacklevel=3,
+        )
+        return None

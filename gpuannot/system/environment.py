@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from .device import cpu_has_bfloat16
+from .threads import cpus
 from .version import __version__
 
 #: Packages whose versions decide results or speed.
@@ -44,8 +44,7 @@ def processor() -> dict[str, Any]:
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"model": model, "cores": cores, "torch_threads": torch.get_num_threads(), "bfloat16": cpu_has_bfloat16()}
+    return {"model": model, "cores": cpus(), "torch_threads": torch.get_num_threads(), "bfloat16": cpu_has_bfloat16()}
 
 
 def gpus() -> list[dict[str, Any]]:

@@ -77,3 +77,22 @@ def tree_sum(sums: Iterable[tuple[int, S]]) -> S | None:
     for number, part in sums:
         tree.add(number, part)
     return tree.result()
+
+
+def picked(
+    blocks: Iterable[tuple[NDArray[np.int64], B]], chosen: NDArray[np.int64], each: int = 1
+) -> Iterator[tuple[NDArray[np.int64], B]]:
+    """Of (positions (N,), …) blocks that come in order those with chosen rows: the rows within the block, and what came with it.
+
+    Args:
+        blocks: of any length.
+        chosen: numbers of rows of all blocks together, ascending.
+        each: rows of a position.
+    """
+    start = 0
+    for positions, block in blocks:
+        stop = start + len(positions) * each
+        within = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)] - start
+        if len(within):
+            yield within, block
+        start = stop

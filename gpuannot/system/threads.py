@@ -1,15 +1,22 @@
-"""Products whose bits do not depend on the number of CPUs."""
+"""CPUs, and work on them whose bits do not depend on how many there are."""
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
@@ -24,7 +31,7 @@ _limits: Any = None
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
     """NumPy's and SciPy's products in one thread while any ``with`` block of this lasts.
 
     BLAS rounds otherwise when it splits a product among another number of threads: an image would get other bits on another
@@ -42,3 +49,30 @@ def one_thread() -> Iterator[None]:
             _inside -= 1
             if not _inside:
                 _limits.restore_original_limits()
+
+
+def for_blocks(work: Callable[[int, int], None], count: int, block: int) -> None:
+    """Call ``work(start, stop)`` for every block of 0…count, several at a time where there are several cores.
+
+    NumPy and SciPy let go of the interpreter while they compute. Blocks do not depend on the number of threads, so neither do the
+    results, as long as each block writes only its own rows. Matrix products in ``work`` are made in one thread each.
+    """
+    starts = range(0, count, block)
+    with one_blas_thread():
+        if len(starts) < 2 or cpus() < 2:
+            for start in starts:
+                work(start, min(start + block, count))
+        else:
+            list(_pool(os.getpid()).map(lambda start: work(start, min(start + block, count)), starts))
+
+
+def even_block(count: int, most: int) -> int:
+    """The size of blocks, ``most`` at most, of which an even number makes up 0…``count``: two cores then end together."""
+    blocks = -(-count // max(1, most))
+    return max(1, -(-count // (blocks + blocks % 2))) if blocks > 1 else max(1, count)
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """One pool a process: a forked child has none of its parent's threads."""
+    return ThreadPoolExecutor(cpus(), thread_name_prefix="gpuannot-reference")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
-class StageClock:
+class StageTimer:
     """Adds up seconds by stage; several threads may add at a time."""
 
     def __init__(self) -> None:

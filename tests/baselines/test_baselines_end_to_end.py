@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {"network": "alexnet", "mode": "scratch", "width": 0.05,
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
     """On networks this small a second thread mostly waits for the first."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -24,10 +24,10 @@ from gpuannot import Annotator, Inputs
 from gpuannot.datasets.label_files import load_labelled_images
 from gpuannot.errors import DeviceError
 from gpuannot.images.batches import DecodedBatch, decode_ahead
-from gpuannot.images.decode_task import ImageFailure, Outcome, Task
-from gpuannot.images.inputs import Input
+from gpuannot.images.decode_task import DecodeTask, ImageFailure, Outcome
+from gpuannot.images.input import Input
 from gpuannot.images.processes import CHUNK, DecodeProcesses
-from gpuannot.system.timing import StageClock
+from gpuannot.system.timing import StageTimer
 
 SIZE = 16
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="decode processes need POSIX")
@@ -48,7 +48,7 @@ def decoded(sources: Sequence[Any], *, batch: int = 5, workers: int = 2, process
 
 def ask(processes: DecodeProcesses, *contents: bytes) -> tuple[np.ndarray, list[Outcome]]:
     out = np.zeros((len(contents), SIZE, SIZE, 3), np.uint8)
-    return out, processes.decode(out, [Task(f"{place}", content) for place, content in enumerate(contents)], StageClock())
+    return out, processes.decode(out, [DecodeTask(f"{place}", content) for place, content in enumerate(contents)], StageTimer())
 
 
 def children() -> set[int]:
@@ -87,11 +87,11 @@ def test_nothing_to_decode_starts_nothing() -> None:
 
 def test_time_is_told_by_stage(processes: DecodeProcesses, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(scene(600, 800), "JPEG"))
-    clock = StageClock()
+    timer = StageTimer()
     (item,) = Inputs(tmp_path / "a.jpg")
     start = time.perf_counter()
-    assert processes.decode(np.empty((1, SIZE, SIZE, 3), np.uint8), [Task("a", item)], clock) == [None]
-    assert 0 < clock.seconds("read") < clock.seconds("decode") < time.perf_counter() - start
+    assert processes.decode(np.empty((1, SIZE, SIZE, 3), np.uint8), [DecodeTask("a", item)], timer) == [None]
+    assert 0 < timer.seconds("read") < timer.seconds("decode") < time.perf_counter() - start
 
 
 # A decoder that kills its process at one image, in place of Pillow's: what a crash in native code does.
@@ -163,10 +163,10 @@ def test_they_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     program = f"""
 import os, signal, subprocess, sys
 import numpy as np
-from gpuannot.system.timing import StageClock
+from gpuannot.system.timing import StageTimer
 from gpuannot.images.processes import DecodeProcesses
-from gpuannot.images.decode_task import Task
-DecodeProcesses({SIZE}, "bicubic").decode(np.empty((1, {SIZE}, {SIZE}, 3), np.uint8), [Task("a", b"junk")], StageClock())
+from gpuannot.images.decode_task import DecodeTask
+DecodeProcesses({SIZE}, "bicubic").decode(np.empty((1, {SIZE}, {SIZE}, 3), np.uint8), [DecodeTask("a", b"junk")], StageTimer())
 children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True).stdout
 print(children.split()[0], flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -21,7 +21,7 @@ from gpuannot.errors import DataError, DeviceError
 from gpuannot.images.batches import DecodedBatch, decode_ahead
 from gpuannot.images.decode import decode_image
 from gpuannot.images.gpu import GpuDecoder, choose_decoder, measure_share, open_decoder, share_of, turn, warp
-from gpuannot.images.inputs import Input
+from gpuannot.images.input import Input
 from gpuannot.images.jpeg_header import GPU_PIXELS, read_jpeg_header
 from gpuannot.jobs.part_folder import PartFolder
 

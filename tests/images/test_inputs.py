@@ -24,7 +24,7 @@ from gpuannot.errors import ImageError
 from gpuannot.images.batches import ImageBatches
 from gpuannot.images.containers import USUAL_COLUMNS, Containers
 from gpuannot.images.decode import IMAGE_SUFFIXES, decode_image
-from gpuannot.images.inputs import Input
+from gpuannot.images.input import Input
 
 not_as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root lists folders of any permission")
 

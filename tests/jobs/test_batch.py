@@ -30,10 +30,10 @@ from gpuannot.errors import DataError, NotFittedError, OutputError, TooManyFailu
 from gpuannot.images import decode_task as decoding
 from gpuannot.images.batches import ImageFailure
 from gpuannot.jobs import streaming
-from gpuannot.jobs.input_list import Inventory
+from gpuannot.jobs.input_list import InputList
 from gpuannot.jobs.part_folder import PartFolder, PartWriter
 from gpuannot.jobs.pipeline import annotate_parts, limiting_stage
-from gpuannot.system.timing import StageClock
+from gpuannot.system.timing import StageTimer
 
 BATCH, PART = 4, 6
 SUFFIXES = ("parquet", "jsonl", "csv")
@@ -583,9 +583,9 @@ def test_few_images_are_in_flight(fitted: Annotator, pictures: Path, tmp_path: P
     with pytest.raises(TooManyFailuresError):  # lists the inputs, and no more
         fitted.batch([tmp_path / "nowhere.jpg", tmp_path / "list.txt"], out, part_size=8, on_error="stop")
     folder = PartFolder(out).open()
-    assert folder.inventory.count == 401
+    assert folder.inputs.count == 401
     decoded.clear()
-    with closing(annotate_parts(fitted, folder, range(folder.inventory.parts), threads=2)) as work:
+    with closing(annotate_parts(fitted, folder, range(folder.inputs.parts), threads=2)) as work:
         next(work)
         taken = -1
         while taken != len(decoded):  # until the reader stands still
@@ -597,11 +597,11 @@ def test_few_images_are_in_flight(fitted: Annotator, pictures: Path, tmp_path: P
 
 def test_an_inventory_gives_back_its_inputs(tmp_path: Path, mixed: list[str]) -> None:
     inputs = list(Inputs([*mixed, os.fsdecode(b"caf\xe9.jpg")]))
-    inventory = Inventory.write(tmp_path / "i.parquet", iter(inputs), 4)
-    assert list(inventory) == inputs and (inventory.count, inventory.parts) == (30, 8)
-    assert inventory.part(7) == inputs[28:] and Inventory(tmp_path / "i.parquet").part(3) == inputs[12:16]
-    assert inventory.difference(inputs) is None
-    assert inventory.difference(inputs[:-1]) == "input 29 was 'caf\\udce9.jpg', now it is none"
+    inputs = InputList.write(tmp_path / "i.parquet", iter(inputs), 4)
+    assert list(inputs) == inputs and (inputs.count, inputs.parts) == (30, 8)
+    assert inputs.part(7) == inputs[28:] and InputList(tmp_path / "i.parquet").part(3) == inputs[12:16]
+    assert inputs.difference(inputs) is None
+    assert inputs.difference(inputs[:-1]) == "input 29 was 'caf\\udce9.jpg', now it is none"
 
 
 @pytest.mark.parametrize(
@@ -615,12 +615,12 @@ def test_an_inventory_gives_back_its_inputs(tmp_path: Path, mixed: list[str]) ->
     ],
 )
 def test_limiting_stage(monkeypatch: pytest.MonkeyPatch, spent: dict[str, int], expected: str) -> None:
-    clock, now = StageClock(), [0.0]
+    timer, now = StageTimer(), [0.0]
     monkeypatch.setattr("gpuannot.system.timing.time.perf_counter", lambda: now[0])
     for stage, seconds in spent.items():
-        with clock.measure(stage):
+        with timer.measure(stage):
             now[0] += seconds
-    assert limiting_stage(clock) == expected
+    assert limiting_stage(timer) == expected
 
 
 def test_progress_counts_inputs(fitted: Annotator, mixed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

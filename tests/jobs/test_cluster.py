@@ -27,7 +27,7 @@ from gpuannot import Annotator
 from gpuannot.cli.main import app
 from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.errors import ClusterError, DataError, OutputError, TooManyFailuresError, WeightsError
-from gpuannot.jobs.cluster import Cluster, Task, connect
+from gpuannot.jobs.cluster import Cluster, ClusterTask, connect
 from gpuannot.method.weights import load_weights
 
 distributed = pytest.importorskip("distributed")
@@ -347,12 +347,12 @@ def test_wrong_options(fitted: Annotator, pictures: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("task", "kind", "message"),
     [
-        (Task(lambda: "part 7", int, ("no",)), ClusterError, r"^part 7: invalid literal"),
-        (Task(lambda: "part 7", os.listdir, ("/no/where",)), ClusterError, r"^part 7: .*'/no/where'"),
-        (Task(lambda: "part 7", {}.__getitem__, (3,)), KeyError, "3"),
+        (ClusterTask(lambda: "part 7", int, ("no",)), ClusterError, r"^part 7: invalid literal"),
+        (ClusterTask(lambda: "part 7", os.listdir, ("/no/where",)), ClusterError, r"^part 7: .*'/no/where'"),
+        (ClusterTask(lambda: "part 7", {}.__getitem__, (3,)), KeyError, "3"),
     ],
 )
-def test_what_goes_wrong_on_a_worker_says_where(cluster: Cluster, task: Task, kind: type[Exception], message: str) -> None:
+def test_what_goes_wrong_on_a_worker_says_where(cluster: Cluster, task: ClusterTask, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message) as error, closing(cluster.results([task])) as results:
         list(results)
     if kind is KeyError:

@@ -20,7 +20,7 @@ from gpuannot.method.weights import load_weights
 from gpuannot.method.words import WordBank
 from gpuannot.reference import codebook as reference_codebook
 from gpuannot.reference import vlad as reference_vlad
-from gpuannot.system.optional import cuml_module
+from gpuannot.system.device import cuml_module
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)

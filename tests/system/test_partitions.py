@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpuannot.reference.descriptors import transform
 from gpuannot.system.partitions import FAN_IN, PARTITION, TreeSum, by_partition, spans, tree_sum
-from gpuannot.system.threads import one_thread
+from gpuannot.system.threads import one_blas_thread
 
 
 @dataclass
@@ -93,7 +93,7 @@ def test_products_have_the_same_bits_whatever_the_number_of_threads() -> None:
     features, matrix = rng.normal(size=(3, 196, 512)).astype(np.float32), rng.normal(size=(512, 64)).astype(np.float32)
 
     def product(count: int) -> bytes:
-        with threadpool_limits(count, user_api="blas"), one_thread():
+        with threadpool_limits(count, user_api="blas"), one_blas_thread():
             return bytes(transform(features, matrix, np.zeros(64, np.float32)))
 
     assert len({product(count) for count in (1, 2, 3, 5)}) == 1
@@ -102,7 +102,7 @@ def test_products_have_the_same_bits_whatever_the_number_of_threads() -> None:
 def test_one_thread_ends_with_the_last_block_that_asked_for_it() -> None:
     with threadpool_limits(2, user_api="blas"):
         assert set(threads()) == {2}
-        first, second = one_thread(), one_thread()
+        first, second = one_blas_thread(), one_blas_thread()
         with first:
             second.__enter__()
             assert set(threads()) == {1}
@@ -115,7 +115,7 @@ def test_one_thread_is_left_by_an_error() -> None:
     with threadpool_limits(2, user_api="blas"):
         error: Any = None
         try:
-            with one_thread():
+            with one_blas_thread():
                 raise KeyError
         except KeyError as caught:
             error = caught

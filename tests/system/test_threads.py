@@ -10,7 +10,7 @@ import pytest
 from gpuannot.reference import threads
 from gpuannot.reference.ranking import nearest_words
 from gpuannot.reference.vlad import vlad
-from gpuannot.system.for_blocks import for_blocks
+from gpuannot.system.threads import for_blocks
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 17])

@@ -11,14 +11,14 @@ The same seed gives the same bytes under the same versions of NumPy and Pillow.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ...errors import DataError
+from ...system.atomic_files import replacing, write_whole
+from ...system.progress import progress_bar
 from .canvas import Canvas, Plan
 from .painters import PAINTERS
 
@@ -151,20 +151,14 @@ def write_scenes(
         if taken.exists():
             raise DataError(f"{folder}: already holds {taken.name}; give a new folder, or remove {taken} to draw again")
     images.mkdir(parents=True)
-    indices: Iterable[int] = range(count)
-    if progress:
-        from tqdm import tqdm
-
-        indices = tqdm(indices, desc="scenes", unit="image")
     samples = []
-    for index in indices:
-        picture, words = _draw((seed, index), size)
-        name = f"scene_{index:05d}.jpg"
-        part = images / f".{name}.part"
-        picture.save(part, format="JPEG", quality=90)
-        os.replace(part, images / name)
-        samples.append({"image_name": name, "image_labels": list(words)})
-    part = labels.with_name(f".{labels.name}.part")
-    part.write_text(json.dumps({"samples": samples, "labels": list(WORDS)}, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, labels)
-    return labels
+    with progress_bar("scenes", count, progress) as bar:
+        for index in range(count):
+            picture, words = _draw((seed, index), size)
+            name = f"scene_{index:05d}.jpg"
+            with replacing(images / name, flush=False) as partial:
+                picture.save(partial, format="JPEG", quality=90)
+            samples.append({"image_name": name, "image_labels": list(words)})
+            bar.update()
+    content = json.dumps({"samples": samples, "labels": list(WORDS)}, indent=1) + "\n"
+    return write_whole(labels, content.encode())
