@@ -8,6 +8,8 @@ calling a function without them raises ``gpuannot.errors.DeviceError`` with what
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,18 +20,21 @@ from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan
 __all__ = ["assign_vlad", "check_centers", "nearest_center", "vlad"]
 
 
-def check_centers(
-    centers: Tensor,  # (m, n) float32, float16 or bfloat16
-) -> Tensor:  # (m,) float32
+def check_centers(centers: Tensor) -> Tensor:
     """Check a codebook once, when it is fitted or loaded, and return its ``half_norms``, ‖c‖²/2.
 
     The kernels do not check centres: that would make every call wait for the device, as this one does.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Not a floating-point (m, n) tensor with m, n ≥ 1; a centre with a NaN or an infinity; a centre so long that ‖c‖²/2 exceeds
-        float32. The message names the first such centre.
+    Args:
+        centers: (m, n) float32, float16 or bfloat16.
+
+    Returns:
+        half_norms (m,) float32.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: not (m, n) with m, n ≥ 1; a centre with a NaN or an infinity, or so long that ‖c‖²/2 exceeds float32. The
+            message names the first such centre.
     """
     checks.check_codebook(centers)
     half_norms = _half_norms(centers)
@@ -43,12 +48,12 @@ def check_centers(
 
 
 def nearest_center(
-    descriptors: Tensor,  # (N, n) float32, float16 or bfloat16
-    centers: Tensor,  # (m, n) float32 or the descriptors' dtype
-    half_norms: Tensor | None = None,  # (m,) float32
+    descriptors: Tensor,
+    centers: Tensor,
+    half_norms: Tensor | None = None,
     *,
     return_distance: bool = False,
-    invalid_count: Tensor | None = None,  # (1,) int64
+    invalid_count: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Index of the nearest centre of each descriptor: NN(f_i) in equation (1) of the paper.
 
@@ -56,200 +61,150 @@ def nearest_center(
 
     A descriptor that holds a NaN or an infinity, or is so large that a score overflows float32, gets index −1 and distance NaN.
 
-    Parameters
-    ----------
-    descriptors
-        On a CUDA device; rows contiguous, any stride between them. N = 0 is allowed.
-    centers
-        Contiguous, on the same device, checked by ``check_centers``. 16-bit centres of the descriptors' own dtype let the tensor
-        cores work, on compute capability 8.0 and newer.
-    half_norms
-        ``check_centers(centers)``; computed at each call when left out.
-    return_distance
-        Also return the squared L2 distances, max(0, ‖x‖² + 2·score), float32.
-    invalid_count
-        The number of invalid descriptors is added to it.
+    Args:
+        descriptors: (N, n) float32, float16 or bfloat16 on a CUDA device; rows contiguous, any stride between them. N = 0 is
+            allowed.
+        centers: (m, n) float32 or the descriptors' dtype, contiguous, on the same device, checked by ``check_centers``. 16-bit
+            centres of the descriptors' own dtype let the tensor cores work, on compute capability 8.0 and newer.
+        half_norms: (m,) float32, ``check_centers(centers)``; computed at each call when left out.
+        return_distance: also return the squared L2 distances, max(0, ‖x‖² + 2·score), float32.
+        invalid_count: (1,) int64; the number of invalid descriptors is added to it.
 
-    Returns
-    -------
-    index (N,) int32, or (index, distance (N,) float32).
+    Returns:
+        index (N,) int32, or (index, distance (N,) float32).
 
-    Raises
-    ------
-    TypeError, ValueError
-        An argument of wrong type, dtype, shape, stride or device; the message names it.
-    DeviceError
-        The tensors are not on a CUDA device, or the device, driver or CuPy does not serve.
+    Raises:
+        TypeError: an argument of wrong type or dtype; the message names it.
+        ValueError: an argument of wrong shape, stride or device; the message names it.
+        DeviceError: the tensors are not on a CUDA device, or the device, driver or CuPy does not serve.
     """
     checks.check_nearest_center(descriptors, centers, half_norms, invalid_count)
     device = descriptors.device
     limits = device_limits(device)
-    (rows, dims), count = descriptors.shape, len(centers)
+    rows, dims = descriptors.shape
     index = torch.empty(rows, dtype=torch.int32, device=device)
     distance = torch.empty(rows, dtype=torch.float32, device=device) if return_distance else None
     if rows:
-        if half_norms is None:
-            half_norms = _half_norms(centers)
+        half_norms = _half_norms(centers) if half_norms is None else half_norms
         centers = _scoring_centers(centers, descriptors, limits.capability)
         plan = plan_nearest_center(
             rows,
             dims,
-            count,
+            len(centers),
             _name(descriptors),
             _name(centers),
             descriptors.stride(0),
             alignment=_alignment(descriptors, centers),
             capability=limits.capability,
         )
-        buffers = {
-            "descriptors": descriptors,
-            "centers": centers,
-            "half_norms": half_norms,
-            "index": index,
-            "distance": distance,
-            "invalid_count": invalid_count,
-        }
-        launch(plan, buffers, device)
+        inputs = {"descriptors": descriptors, "centers": centers, "half_norms": half_norms}
+        launch(plan, {**inputs, "index": index, "distance": distance, "invalid_count": invalid_count}, device)
     return index if distance is None else (index, distance)
 
 
 def vlad(
-    descriptors: Tensor,  # (B, P, n) float32, float16 or bfloat16
-    labels: Tensor,  # (B, P) int32
-    centers: Tensor,  # (m, n) float32 or the descriptors' dtype
+    descriptors: Tensor,
+    labels: Tensor,
+    centers: Tensor,
     *,
     mass: bool,
     intra: bool,
     signed_sqrt: bool,
     l2: bool,
-    out: Tensor | None = None,  # (B, m·n) float32
-    skipped: Tensor | None = None,  # (B,) int32
-) -> Tensor:  # (B, m·n) float32
+    out: Tensor | None = None,
+    skipped: Tensor | None = None,
+) -> Tensor:
     """VLAD of each image from given labels, equation (1) of the paper: V_bj = Σ_{p: label_bp = j} (x_bp − c_j).
 
-    Then the normalisations that are asked for, in this order: ``mass`` divides each centre's block by its number of descriptors,
-    ``intra`` by its L2 norm, ``signed_sqrt`` replaces v by sign(v)·√|v|, ``l2`` divides the whole vector by its norm. Empty centres
-    and norms of zero stay zero. Sums are added in patch order: the same bits at every run.
+    Then the normalisations that are asked for, in the order of their arguments. Empty centres and norms of zero stay zero. Sums are
+    added in patch order: the same bits at every run.
 
-    Parameters
-    ----------
-    descriptors
-        On a CUDA device; the last dimension contiguous, any strides before it. B = 0 and P = 0 are allowed; P = 0 gives zeros.
-    labels
-        Index of each descriptor's centre; one outside 0 … m − 1, as the −1 of ``nearest_center``, leaves its descriptor out.
-    centers
-        Contiguous, checked by ``check_centers``.
-    out
-        Contiguous; receives the result instead of a new tensor.
-    skipped
-        Contiguous; receives the number of descriptors left out of each image.
+    Args:
+        descriptors: (B, P, n) float32, float16 or bfloat16 on a CUDA device; the last dimension contiguous, any strides before it.
+            B = 0 is allowed, and P = 0, which gives zeros.
+        labels: (B, P) int32, index of each descriptor's centre; one outside 0 … m − 1, as the −1 of ``nearest_center``, leaves its
+            descriptor out.
+        centers: (m, n) float32 or the descriptors' dtype, contiguous, checked by ``check_centers``.
+        mass: whether to divide each centre's block by its number of descriptors.
+        intra: whether to divide each centre's block by its L2 norm.
+        signed_sqrt: whether to replace v by sign(v)·√|v|.
+        l2: whether to divide the whole vector by its L2 norm.
+        out: (B, m·n) float32, contiguous; receives the result instead of a new tensor.
+        skipped: (B,) int32, contiguous; receives the number of descriptors left out of each image.
 
-    Raises
-    ------
-    TypeError, ValueError, DeviceError
-        As ``nearest_center``.
+    Returns:
+        The vectors (B, m·n) float32, ``out`` where it was given.
+
+    Raises:
+        TypeError: as ``nearest_center``.
+        ValueError: as ``nearest_center``.
+        DeviceError: as ``nearest_center``.
     """
     checks.check_vlad(descriptors, labels, centers, out, skipped)
-    device = descriptors.device
-    limits = device_limits(device)
-    (images, patches, dims), count = descriptors.shape, len(centers)
-    if out is None:
-        out = torch.empty(images, count * dims, dtype=torch.float32, device=device)
-    if not images:
-        return out
-    plans = plan_vlad(
-        images,
-        patches,
-        dims,
-        count,
-        _name(descriptors),
-        descriptors.stride(0),
-        descriptors.stride(1),
-        labels.stride(0),
-        _steps(mass, intra, signed_sqrt, l2),
-        alignment=_alignment(descriptors, centers, out),
-        multiprocessors=limits.multiprocessors,
-        shared_limit=limits.shared_bytes,
-    )
-    squares = torch.empty(images, count, dtype=torch.float64, device=device) if needs_squares(plans) else None
-    buffers = {
-        "descriptors": descriptors,
-        "labels": labels,
-        "centers": centers.float(),
-        "out": out,
-        "squares": squares,
-        "skipped": skipped,
-    }
-    for plan in plans:
-        launch(plan, buffers, device)
-    return out
+    return _vlad(descriptors, labels, centers, None, _steps(mass, intra, signed_sqrt, l2), out, skipped)
 
 
 def assign_vlad(
-    descriptors: Tensor,  # (B, P, n) float32, float16 or bfloat16
-    centers: Tensor,  # (m, n) float32 or the descriptors' dtype
-    half_norms: Tensor | None = None,  # (m,) float32
+    descriptors: Tensor,
+    centers: Tensor,
+    half_norms: Tensor | None = None,
     *,
     mass: bool,
     intra: bool,
     signed_sqrt: bool,
     l2: bool,
-    out: Tensor | None = None,  # (B, m·n) float32
-    skipped: Tensor | None = None,  # (B,) int32
-) -> Tensor:  # (B, m·n) float32
+    out: Tensor | None = None,
+    skipped: Tensor | None = None,
+) -> Tensor:
     """VLAD of each image, labels and residuals in one launch: ``vlad`` of ``nearest_center``, bit for bit.
 
     Where a VLAD vector does not fit in a block's shared memory, or the images are too few to occupy the device, the two run one
-    after the other. Parameters, result and errors are theirs; ``skipped`` receives the number of invalid descriptors of each image.
+    after the other. Arguments, result and errors are theirs; ``skipped`` receives the number of invalid descriptors of each image.
     """
     checks.check_assign_vlad(descriptors, centers, half_norms, out, skipped)
+    return _vlad(descriptors, None, centers, half_norms, _steps(mass, intra, signed_sqrt, l2), out, skipped)
+
+
+def _vlad(
+    descriptors: Tensor,
+    labels: Tensor | None,
+    centers: Tensor,
+    half_norms: Tensor | None,
+    steps: Step,
+    out: Tensor | None,
+    skipped: Tensor | None,
+) -> Tensor:
+    """``vlad`` of checked tensors; without labels, ``assign_vlad``, the only one that ``half_norms`` concerns."""
     device = descriptors.device
     limits = device_limits(device)
-    (images, patches, dims), count = descriptors.shape, len(centers)
+    images, patches, dims = descriptors.shape
     if out is None:
-        out = torch.empty(images, count * dims, dtype=torch.float32, device=device)
+        out = torch.empty(images, centers.numel(), dtype=torch.float32, device=device)
     if not images:
         return out
-    if half_norms is None:
-        half_norms = _half_norms(centers)
-    scoring_centers = _scoring_centers(centers, descriptors, limits.capability)
-    plan = plan_assign_vlad(
-        images,
-        patches,
-        dims,
-        count,
-        _name(descriptors),
-        _name(scoring_centers),
-        descriptors.stride(0),
-        descriptors.stride(1),
-        _steps(mass, intra, signed_sqrt, l2),
-        alignment=_alignment(descriptors, centers, out),
-        capability=limits.capability,
-        multiprocessors=limits.multiprocessors,
-        shared_limit=limits.shared_bytes,
-    )
-    if plan is None:
-        labels = nearest_center(descriptors.reshape(-1, dims), centers, half_norms)
-        assert isinstance(labels, Tensor)
-        return vlad(
-            descriptors,
-            labels.view(images, patches),
-            centers,
-            mass=mass,
-            intra=intra,
-            signed_sqrt=signed_sqrt,
-            l2=l2,
-            out=out,
-            skipped=skipped,
-        )
-    buffers = {
-        "descriptors": descriptors,
-        "centers": scoring_centers,
-        "half_norms": half_norms,
-        "out": out,
-        "skipped": skipped,
+    sizes = (images, patches, dims, len(centers), _name(descriptors))
+    strides = (descriptors.stride(0), descriptors.stride(1))
+    fit: dict[str, Any] = {
+        "alignment": _alignment(descriptors, centers, out),
+        "multiprocessors": limits.multiprocessors,
+        "shared_limit": limits.shared_bytes,
     }
-    launch(plan, buffers, device)
+    buffers = {"descriptors": descriptors, "out": out, "skipped": skipped}
+    if labels is None:
+        half_norms = _half_norms(centers) if half_norms is None else half_norms
+        scoring = _scoring_centers(centers, descriptors, limits.capability)
+        fused = plan_assign_vlad(*sizes, _name(scoring), *strides, steps, capability=limits.capability, **fit)
+        if fused is not None:
+            launch(fused, {**buffers, "centers": scoring, "half_norms": half_norms}, device)
+            return out
+        assigned = nearest_center(descriptors.reshape(-1, dims), centers, half_norms)
+        assert isinstance(assigned, Tensor)
+        labels = assigned.view(images, patches)
+    plans = plan_vlad(*sizes, *strides, labels.stride(0), steps, **fit)
+    squares = torch.empty(images, len(centers), dtype=torch.float64, device=device) if needs_squares(plans) else None
+    buffers |= {"labels": labels, "centers": centers.float(), "squares": squares}
+    for plan in plans:
+        launch(plan, buffers, device)
     return out
 
 

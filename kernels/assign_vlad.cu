@@ -1,18 +1,25 @@
 // Nearest centre and VLAD of each image in one launch: a descriptor's label never leaves shared memory.
 //
-// What nearest_center.cu and vlad.cu compute, by the same device functions in the same order, hence the same bits as the two launches
-// one after the other (with the same METHOD). One block owns an image. Descriptors come from memory once, for the labels, and from the
-// L2 cache a second time, for the sums.
+//   label[b, p] = argmin_j (|c_j|^2 / 2 - x_bp.c_j)
+//   V[b, j]     = sum over patches p with label j of (x_bp - c_j), then mass, intra, signed sqrt and L2, each only where asked for
+//
+// The paper's equation (1), NN(f_i) included. What nearest_center.cu and vlad.cu compute, by the same device functions in the same
+// order, hence the same bits as the two launches one after the other (with the same METHOD). One block owns an image. Descriptors come
+// from memory once, for the labels, and from the L2 cache a second time, for the sums.
 //
 // Shapes     descriptors (images, patches, dims) float32, float16 or bfloat16, any image and row stride; centers (center_count, dims)
 //            float32, or the descriptors' type with METHOD_MMA; half_norms (center_count,) float32; out (images, center_count * dims)
 //            float32; skipped (images,) int32: the invalid descriptors of each image.
-// Ties, invalid descriptors, numbers, repeats: as nearest_center.cu and vlad.cu say.
+// Ties       the lowest index.
+// Invalid    a descriptor whose scores are not all finite in float32 is passed over and counted in `skipped`.
+// Numbers    as nearest_center.cu and vlad.cu say.
+// Repeats    the same bits at every run. Atomics only on integers, and only where their order cannot show.
 //
-// Versions   METHOD_TILED and METHOD_MMA with tiles of 64 centres, values staged in shared memory. Not yet measured.
-// Bound      at 196 patches, 64 dimensions, 64 centres: 50 kB read (float32), 16 kB written, 1.6 MFLOP an image. In float32 the
+// Versions   METHOD_TILED and METHOD_MMA with tiles of 64 centres, values staged in shared memory.
+// Time       missing: no version has run on a GPU.
+// Bound      modelled, at 196 patches, 64 dimensions, 64 centres: 50 kB read (float32), 16 kB written, 1.6 MFLOP an image. In float32 the
 //            products are the limit, with 16-bit descriptors memory is.
-// Ideas      descriptors kept in shared memory between the two halves (50 kB at float32) instead of a second read through L2. Not measured.
+// Ideas      descriptors kept in shared memory between the two halves (50 kB at float32) instead of a second read through L2.
 //
 // Macros     METHOD_TILED or METHOD_MMA; STAGED 1; TILE_CENTERS 64; those of element.cuh.
 #include "element.cuh"

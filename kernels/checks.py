@@ -13,20 +13,15 @@ _LARGEST_SIZE = 2**23  # keeps every product of two sizes and every grid within 
 
 def check_nearest_center(descriptors: Tensor, centers: Tensor, half_norms: Tensor | None, invalid_count: Tensor | None) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``nearest_center``."""
-    _check_descriptors(descriptors, ("N", "n"))
-    _check_centers_for(descriptors, centers)
-    _check_optional("half_norms", half_norms, torch.float32, (len(centers),))
+    _check_inputs(descriptors, ("N", "n"), centers, half_norms)
     _check_optional("invalid_count", invalid_count, torch.int64, (1,))
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, invalid_count=invalid_count)
 
 
 def check_vlad(descriptors: Tensor, labels: Tensor, centers: Tensor, out: Tensor | None, skipped: Tensor | None) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``vlad``."""
-    _check_descriptors(descriptors, ("B", "P", "n"))
-    _check_centers_for(descriptors, centers)
-    _check_tensor("labels", labels, (torch.int32,), ("B", "P"))
-    if labels.shape != descriptors.shape[:2]:
-        raise ValueError(f"labels has shape {tuple(labels.shape)}, but descriptors call for {tuple(descriptors.shape[:2])}")
+    _check_inputs(descriptors, ("B", "P", "n"), centers)
+    _check_exactly("labels", labels, torch.int32, tuple(descriptors.shape[:2]))
     _check_last_stride("labels", labels)
     _check_outputs(descriptors, centers, out, skipped)
     _check_devices(descriptors=descriptors, labels=labels, centers=centers, out=out, skipped=skipped)
@@ -36,9 +31,7 @@ def check_assign_vlad(
     descriptors: Tensor, centers: Tensor, half_norms: Tensor | None, out: Tensor | None, skipped: Tensor | None
 ) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``assign_vlad``."""
-    _check_descriptors(descriptors, ("B", "P", "n"))
-    _check_centers_for(descriptors, centers)
-    _check_optional("half_norms", half_norms, torch.float32, (len(centers),))
+    _check_inputs(descriptors, ("B", "P", "n"), centers, half_norms)
     _check_outputs(descriptors, centers, out, skipped)
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, out=out, skipped=skipped)
 
@@ -51,20 +44,18 @@ def check_codebook(centers: Tensor) -> None:
             raise ValueError(f"centers has shape {tuple(centers.shape)}: {name} must be 1 … {_LARGEST_SIZE}")
 
 
-def _check_descriptors(descriptors: Tensor, shape: tuple[str, ...]) -> None:
+def _check_inputs(descriptors: Tensor, shape: tuple[str, ...], centers: Tensor, half_norms: Tensor | None = None) -> None:
     _check_tensor("descriptors", descriptors, _FLOATS, shape)
     if len(shape) == 3 and descriptors.shape[1] > _LARGEST_SIZE:
         raise ValueError(f"descriptors has {descriptors.shape[1]} patches an image; the most is {_LARGEST_SIZE}")
     _check_last_stride("descriptors", descriptors)
-
-
-def _check_centers_for(descriptors: Tensor, centers: Tensor) -> None:
     check_codebook(centers)
     if centers.dtype not in (torch.float32, descriptors.dtype):
         raise TypeError(f"centers is {centers.dtype}: expected torch.float32 or the descriptors' {descriptors.dtype}")
     if centers.shape[1] != descriptors.shape[-1]:
         raise ValueError(f"centers has {centers.shape[1]} dimensions and descriptors {descriptors.shape[-1]}: they must agree")
     _check_contiguous("centers", centers)
+    _check_optional("half_norms", half_norms, torch.float32, (len(centers),))
 
 
 def _check_outputs(descriptors: Tensor, centers: Tensor, out: Tensor | None, skipped: Tensor | None) -> None:
@@ -73,12 +64,15 @@ def _check_outputs(descriptors: Tensor, centers: Tensor, out: Tensor | None, ski
 
 
 def _check_optional(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if tensor is None:
-        return
+    if tensor is not None:
+        _check_exactly(name, tensor, dtype, shape)
+        _check_contiguous(name, tensor)
+
+
+def _check_exactly(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     _check_tensor(name, tensor, (dtype,), tuple(map(str, shape)))
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {shape}")
-    _check_contiguous(name, tensor)
 
 
 def _check_tensor(name: str, tensor: object, dtypes: tuple[torch.dtype, ...], shape: tuple[str, ...]) -> None:

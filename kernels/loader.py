@@ -19,11 +19,17 @@ _COMPILER_OPTIONS = ("-std=c++17",)
 
 
 class DeviceLimits(NamedTuple):
-    """What the plans need to know about a device."""
+    """What the plans need to know about a device.
+
+    Attributes:
+        capability: compute capability, (major, minor).
+        multiprocessors: how many it has.
+        shared_bytes: the most shared memory that one block may ask for.
+    """
 
     capability: tuple[int, int]
     multiprocessors: int
-    shared_bytes: int  # the most shared memory that one block may ask for
+    shared_bytes: int
 
 
 @cache
@@ -53,7 +59,11 @@ def _cupy() -> Any:
 
 @cache
 def device_limits(device: torch.device) -> DeviceLimits:
-    """Limits of a CUDA device. Raises DeviceError where the kernels cannot run on it, and says what to do."""
+    """Limits of a CUDA device.
+
+    Raises:
+        DeviceError: the kernels cannot run on it; the message says what to do.
+    """
     cupy = _cupy()
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST_CAPABILITY:
@@ -83,7 +93,11 @@ def _kernel(device: torch.device, source: str, name: str, options: tuple[str, ..
 def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:
     """Queue one launch on torch's current stream of ``device``, without waiting for it.
 
-    ``buffers`` maps the plan's pointer names to tensors on ``device``, or to None for a null pointer.
+    Args:
+        buffers: the plan's pointer names → tensors on ``device``, None for a null pointer.
+
+    Raises:
+        DeviceError: the kernel does not compile or load.
     """
     cupy = _cupy()
     kernel = _kernel(device, plan.source, plan.kernel, plan.options)

@@ -16,14 +16,16 @@
 // Repeats    the same bits at every run: a descriptor's result depends on no other and on no order of threads. The one atomic adds integers.
 //
 // Versions   plain   a thread a descriptor. Any shape, few registers; reads x again for each centre, through L1.
-//                    For a few dimensions, where a tile would mostly hold padding. Not yet measured.
+//                    For a few dimensions, where a tile would mostly hold padding.
 //            tiled   the matrix product X.C^T in tiles of 128 x 64 or 128 x 128, argmin in registers (tiled.cuh).
-//                    The same bits as plain. Not yet measured.
+//                    The same bits as plain.
 //            mma     the same on tensor cores for 16-bit descriptors and centres, sm_80 and newer (mma.cuh). Other bits than
-//                    tiled: tensor cores add in another order. Not yet measured.
-// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, since at the shape that counts
-//            (64 dimensions, 64 centres) reading x is the limit. Split-bfloat16 products for float32 descriptors: three mma passes.
-//            A codebook kept in shared memory over a persistent grid. None measured.
+//                    tiled: tensor cores add in another order.
+// Time       missing: no version has run on a GPU.
+// Bound      modelled, at 64 dimensions and 64 centres: 256 B (float32) or 128 B (16-bit) read, 4 B written, 8.2 kFLOP a descriptor. In
+//            float32 the products are the limit, on tensor cores reading x is.
+// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, by the bound above. Split-bfloat16
+//            products for float32 descriptors: three mma passes. A codebook kept in shared memory over a persistent grid.
 //
 // Macros     METHOD_PLAIN, METHOD_TILED or METHOD_MMA; those of element.cuh and tiled.cuh.
 #include "element.cuh"

@@ -24,16 +24,26 @@ _PLAIN_THREADS = 128
 _TILE_THREADS = 256
 _FEWEST_TILE_DIMS = 4  # a tile is 16 deep: with fewer, more than three quarters of its work would be padding
 _TILED_ROWS, _TILED_DEPTH, _MMA_ROWS = 128, 16, 256
-_MMA_SHARED = 2 * 64 * (64 + 32) * 2
+_MMA_SHARED = 2 * 64 * (64 + 32) * 2  # two buffers of 64 centres, 64 dimensions and their padding, 2 bytes each
 _LARGEST_CHUNK = 1024
 _LARGEST_BITMAP = 32 * 1024
 _FEWEST_CENTERS_A_BLOCK = 8
-_FUSED_CHUNK = 256
+_FUSED_CHUNK, _FUSED_TILE_CENTERS = 256, 64
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch. ``arguments`` holds a NumPy scalar for each value and a name (str) for each pointer, in order."""
+    """One kernel launch.
+
+    Attributes:
+        source: file of the kernel in this folder.
+        kernel: its function.
+        options: macros to compile it with.
+        grid: blocks.
+        block: threads of each.
+        shared_bytes: dynamic shared memory of a block.
+        arguments: a NumPy scalar for each value and a name (str) for each pointer, in the kernel's order.
+    """
 
     source: str
     kernel: str
@@ -63,14 +73,25 @@ def source_code(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _element_option(dtype: str) -> str:
-    return f"-DELEMENT_{dtype.upper()}"
+def _options(dtype: str, vector: int, *, method: str = "", staged: bool | None = None, tile_centers: int = 0) -> tuple[str, ...]:
+    """The macros that the headers read, as compiler options."""
+    options = [f"-DMETHOD_{method}"] if method else []
+    options += [f"-DELEMENT_{dtype.upper()}", f"-DVECTOR={vector}"]
+    if staged is not None:
+        options.append(f"-DSTAGED={int(staged)}")
+    if method == "TILED":
+        options.append(f"-DTILE_CENTERS={tile_centers}")
+    return tuple(options)
 
 
 def vector_width(dtype: str, dims: int, strides: tuple[int, ...], alignment: int) -> int:
     """Elements that one load may take: 16 bytes' worth where every row starts at and spans a multiple of 16 bytes, else 1.
 
-    ``strides`` in elements; ``alignment`` is the largest power of two that divides every base address, in bytes.
+    Args:
+        dtype: of the descriptors.
+        dims: elements of a row.
+        strides: in elements.
+        alignment: the largest power of two, at most 16, that divides every base address, in bytes.
     """
     width = 16 // ELEMENT_BYTES[dtype]
     return width if alignment % 16 == 0 and all(number % width == 0 for number in (dims, *strides)) else 1
@@ -103,18 +124,19 @@ def plan_nearest_center(
 ) -> Launch:
     """The launch that assigns ``rows`` descriptors of ``dims`` dimensions to ``centers`` centres.
 
-    Pointer names: descriptors, centers, half_norms, index, distance, invalid_count (the last two may be null). ``center_dtype`` is
-    what the caller passes: the mma version takes the descriptors' own type, the others float32. ``method`` ("PLAIN", "TILED" or
-    "MMA") overrides the choice, for tests and benchmarks.
+    Pointer names: descriptors, centers, half_norms, index, distance, invalid_count (the last two may be null).
+
+    Args:
+        center_dtype: of the centres passed: the mma version takes the descriptors' own type, the others float32.
+        row_stride: in elements.
+        alignment: as for ``vector_width``, of descriptors and centres together.
+        method: "PLAIN", "TILED" or "MMA" overrides the choice, for tests and benchmarks.
     """
     if method is None:
         method = "PLAIN" if dims < _FEWEST_TILE_DIMS else assignment_method(dims, dtype, center_dtype, capability)
     vector = 1 if method == "PLAIN" else vector_width(dtype, dims, (row_stride,), alignment)
-    options = [f"-DMETHOD_{method}", _element_option(dtype), f"-DVECTOR={vector}"]
     # 128 x 128 accumulators leave few registers: enough for float32 in 16-byte loads, not for conversions or many addresses.
     tile_centers = 128 if centers > 64 and vector == 4 else 64
-    if method == "TILED":
-        options.append(f"-DTILE_CENTERS={tile_centers}")
     threads, rows_a_block, shared_bytes = _PLAIN_THREADS, _PLAIN_THREADS, 0
     if method != "PLAIN":
         threads = _TILE_THREADS
@@ -122,7 +144,7 @@ def plan_nearest_center(
     return Launch(
         source="nearest_center.cu",
         kernel="nearest_center",
-        options=tuple(options),
+        options=_options(dtype, vector, method=method, tile_centers=tile_centers),
         grid=(-(-rows // rows_a_block), 1, 1),
         block=(threads, 1, 1),
         shared_bytes=shared_bytes,
@@ -200,9 +222,14 @@ def plan_vlad(
     """The launches that aggregate (images, patches, dims) descriptors with given labels: one, or two where blocks share an image.
 
     Pointer names: descriptors, labels, centers (float32), out, squares, skipped (may be null). ``squares`` is (images, centers)
-    float64 scratch where ``needs_squares`` says so, and null otherwise. ``alignment`` covers ``centers`` and ``out`` too.
-    ``shared_limit`` is the most shared memory a block may ask for. ``chunk`` and ``centers_per_block`` override the choice; they
-    change no bit of the result.
+    float64 scratch where ``needs_squares`` says so, and null otherwise.
+
+    Args:
+        image_stride: in elements, as the other strides.
+        alignment: as for ``vector_width``, of descriptors, centres and output together.
+        shared_limit: most bytes of shared memory that a block may ask for.
+        chunk: patches sorted at a time; overrides the choice and changes no bit of the result.
+        centers_per_block: as ``chunk``.
     """
     vector = vector_width(dtype, dims, (image_stride, row_stride), alignment)
     group = _group_lanes(dims, vector)
@@ -216,7 +243,7 @@ def plan_vlad(
     staged = _aggregation_bytes(centers_per_block, dims, chunk, True) <= shared_limit // 2  # two blocks a multiprocessor
     blocks_an_image = -(-centers // centers_per_block)
     threads = min(512, max(128, -(-centers_per_block * group // 32) * 32))
-    options = (_element_option(dtype), f"-DVECTOR={vector}", f"-DSTAGED={int(staged)}")
+    options = _options(dtype, vector, staged=staged)
     first = Launch(
         source="vlad.cu",
         kernel="vlad",
@@ -282,21 +309,19 @@ def plan_assign_vlad(
     """The one launch that assigns and aggregates, or None where two launches serve better.
 
     That is where an image's VLAD vector does not fit in shared memory, or where images are too few to occupy the device with a
-    block each. Pointer names: descriptors, centers, half_norms, out, skipped (may be null).
+    block each. Pointer names: descriptors, centers, half_norms, out, skipped (may be null). Arguments are those of
+    ``plan_nearest_center`` and ``plan_vlad``.
     """
     method = method or assignment_method(dims, dtype, center_dtype, capability)
     vector = vector_width(dtype, dims, (image_stride, row_stride), alignment)
-    _, tile_bytes = assignment_tiles(method, 64)
+    _, tile_bytes = assignment_tiles(method, _FUSED_TILE_CENTERS)
     shared_bytes = _carved((tile_bytes, 1)) + _aggregation_bytes(centers, dims, _FUSED_CHUNK, True)
     if shared_bytes > shared_limit // 2 or 2 * images < multiprocessors:
         return None
-    options = [f"-DMETHOD_{method}", _element_option(dtype), f"-DVECTOR={vector}", "-DSTAGED=1"]
-    if method == "TILED":
-        options.append("-DTILE_CENTERS=64")
     return Launch(
         source="assign_vlad.cu",
         kernel="assign_vlad",
-        options=tuple(options),
+        options=_options(dtype, vector, method=method, staged=True, tile_centers=_FUSED_TILE_CENTERS),
         grid=(images, 1, 1),
         block=(_TILE_THREADS, 1, 1),
         shared_bytes=shared_bytes,

@@ -15,16 +15,19 @@
 //            any image stride; centers (center_count, dims) float32; out (images, center_count * dims) float32; skipped (images,) int32.
 //            patches may be 0: zeros come out.
 // Labels     outside 0 .. center_count - 1 are passed over and counted in `skipped`: -1 is what nearest_center gives an invalid descriptor.
+// Ties       none: the labels are given.
 // Numbers    sums in float32 in patch order; sums of squares in float64, so that no norm of finite values over- or underflows.
 // Repeats    the same bits at every run, for every grid and chunk size. Atomics only on integers, and only where their order cannot show.
 //
 // Versions   one block an image: sorts, sums and normalises in one launch; `values` staged in shared memory where centres x dimensions
-//            fit (STAGED=1), else in the output, which stays in the L2 cache. Not yet measured.
+//            fit (STAGED=1), else in the output, which stays in the L2 cache.
 //            several blocks an image (grid.y), for few images or many centres: the first launch leaves the sums of squares, vlad_scale
-//            divides by the norm. The same bits. Not yet measured.
-// Bound      at 196 patches, 64 dimensions, 64 centres: 50 kB read and 16 kB written an image, 13 kFLOP: memory.
+//            divides by the norm. The same bits.
+// Time       missing: no version has run on a GPU.
+// Bound      modelled, at 196 patches, 64 dimensions, 64 centres: 50 kB read (float32) and 16 kB written an image for 13 kFLOP of sums:
+//            memory.
 // Ideas      descriptors copied into shared memory by cp.async.bulk while the labels are sorted, for fewer round trips to memory;
-//            one pass of match_any instead of the bitmap. None measured.
+//            one pass of match_any instead of the bitmap.
 //
 // Macros     STAGED 0 or 1; those of element.cuh. centers_per_block, group and chunk come from plan.py.
 #include "element.cuh"
