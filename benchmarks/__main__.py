@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import traceback
 from pathlib import Path
 
-from benchmarks.common import write_result
+from benchmarks.common import parser_of, write_if_asked
 from benchmarks.compare import compare, print_comparison, read
 from benchmarks.rows import Row, add_arguments, content, print_rows, setting_of
 from benchmarks.stages import stages
@@ -16,7 +15,7 @@ from benchmarks.stages import stages
 
 def main() -> None:
     measures = stages()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks", __doc__)
     add_arguments(parser)
     parser.add_argument("--only", nargs="+", choices=measures, metavar="NAME", help=f"of {', '.join(measures)}")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="print what changed since an earlier result")
@@ -44,10 +43,8 @@ def main() -> None:
     print(", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in setting.limits.flop_per_second.items()))
     if old is not None:
         print_comparison(compare(old["rows"], rows))
-    if arguments.write:
-        command = "python -m benchmarks" + "".join(f" {part}" for part in sys.argv[1:])
-        more = {"seconds_by_benchmark": seconds, "seconds": round(total, 1), "failed": failed}
-        print(write_result(arguments.write, command, content(setting, rows, **more)))
+    more = {"seconds_by_benchmark": seconds, "seconds": round(total, 1), "failed": failed}
+    write_if_asked(parser, arguments, content(setting, rows, **more))
     for name, reason in failed.items():
         print(f"FAILED: {name}: {reason}")
     sys.exit(1 if failed else 0)

@@ -7,25 +7,28 @@ seed. The steps' settings were chosen on hold-outs of Corel5k's training images 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from benchmarks.common import write_result
+from benchmarks.common import alternate, parser_of, spread, write_if_asked
 from gpuannot import Annotator
 from gpuannot.config import PRESETS, AnnotatorConfig
 from gpuannot.datasets.label_files import LabelledImages, load_benchmark, load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
 from gpuannot.experiments.feature_cache import cached_features
+from gpuannot.method.codebook import LayerCodebooks
 from gpuannot.metrics import evaluate
-from gpuannot.model.extractor import Store
+from gpuannot.model.encoder import Encoder, Learnt
+from gpuannot.model.fit import InProcess, learn_transform
+from gpuannot.model.store import FeatureStore
+from gpuannot.model.word_model import WordModel
 
 #: Settings of the preset best, in the order in which they are taken over from it.
 STEPS: dict[str, tuple[str, ...]] = {
@@ -61,22 +64,15 @@ def ablation(data: str, cache: str | None, seeds: int, only: str = "") -> list[d
     train, test = load_benchmark("corel5k", data)
     rows: list[dict[str, Any]] = []
     with ExitStack() as open_stores:
-        stores: dict[Any, tuple[Annotator, Store, Store, float]] = {}
-        books: dict[Any, tuple[Any, float]] = {}
+        described: dict[Any, _Described] = {}
+        books: _Books = {}
         for step, config in ((step, config) for step, config in configs().items() if only in step):
             key = tuple(getattr(config, name) for name in _OF_DESCRIPTORS)
-            if key not in stores:
-                stores[key] = _described(config, train, test, cache, open_stores)
-            first, train_store, test_store, prepared = stores[key]
+            if key not in described:
+                described[key] = _describe(config, train, test, cache, open_stores)
             runs = []
             for seed in range(seeds):
-                annotator = Annotator(dataclasses.replace(config, seed=seed), device="cpu")
-                annotator._trunk, annotator._weights, annotator.transform_ = first._trunk, first._weights, first.transform_
-                book = (seed, *(getattr(config, name) for name in _OF_CODEBOOK))
-                if book not in books:
-                    books[book] = _timed(lambda: annotator.learn_codebook(train_store))  # noqa: B023 - called at once
-                annotator.codebook_, clustering = books[book]
-                runs.append(_run(annotator, train_store, test_store, train, test, prepared + clustering))
+                runs.append(_run(described[key], dataclasses.replace(config, seed=seed), books))
                 print(f"  seed {seed}: F1 {100 * runs[-1]['f1']:.2f}, N+ {runs[-1]['n_plus']}", flush=True)
             rows.append({"step": step, "changed": {name: getattr(config, name) for name in STEPS[step]}, "runs": runs})
             _print(rows[-1])
@@ -89,16 +85,14 @@ def presets_on_scenes(train: int, test: int, seeds: int) -> list[dict[str, Any]]
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             parts = {"train": train, "test": test}
-            drawn = [
+            learnt_from, scored = (
                 load_labelled_images(write_scenes(Path(folder) / part, count, seed=2 * seed + number).parent)
                 for number, (part, count) in enumerate(parts.items())
-            ]
+            )
             for row in rows:
                 config = AnnotatorConfig.preset(row["step"], seed=seed)
                 with ExitStack() as open_stores:
-                    first, train_store, test_store, prepared = _described(config, *drawn, folder, open_stores)
-                    _, clustering = _timed(lambda: first.learn_codebook(train_store))  # noqa: B023 - called at once
-                    row["runs"].append(_run(first, train_store, test_store, *drawn, prepared + clustering))
+                    row["runs"].append(_run(_describe(config, learnt_from, scored, folder, open_stores), config, {}))
     for row in rows:
         _print(row)
     return rows
@@ -121,63 +115,78 @@ def costs(data: str, images: int) -> dict[str, Any]:
     }
     calls: dict[str, Callable[[], object]] = {}
     for name, annotator in fitted.items():
-        calls[f"{name}, trunk"] = lambda one=annotator: one.trunk(batch)  # type: ignore[misc]
+        calls[f"{name}, trunk"] = lambda one=annotator: one.encoder.trunk(batch)  # type: ignore[misc]
         calls[f"{name}, all"] = lambda one=annotator: one.annotate_tensor(batch, K)  # type: ignore[misc]
-    from benchmarks.common import alternate, spread
-
     seconds = alternate(calls, repeats=5)
     return {name: {key: 1000 * value / images if key != "runs" else value for key, value in spread(times).items()}
             for name, times in seconds.items()}  # fmt: skip
 
 
-@contextmanager
-def _closing(store: Store) -> Iterator[Store]:
-    try:
-        yield store
-    finally:
-        store.close()
+class _Described(NamedTuple):
+    """Both splits by their descriptors, the encoder that describes so, and the seconds from the training features on."""
+
+    encoder: Encoder
+    train: LabelledImages
+    test: LabelledImages
+    train_store: FeatureStore
+    test_store: FeatureStore
+    seconds: float
 
 
-def _described(
+# Visual words and the seconds that they took, by seed and what else they depend on.
+_Books: TypeAlias = dict[Any, tuple[LayerCodebooks, float]]
+
+
+def _describe(
     config: AnnotatorConfig, train: LabelledImages, test: LabelledImages, cache: str | None, open_stores: ExitStack
-) -> tuple[Annotator, Store, Store, float]:
-    """An annotator with normalisation and PCA, the descriptors of both splits, and the seconds that those took from features on."""
-    annotator = Annotator(config, device="cpu")
+) -> _Described:
+    encoder = Encoder(config, device="cpu")
     with (
-        cached_features(annotator, train, cache, False) as train_features,
-        cached_features(annotator, test, cache, False) as test_features,
+        cached_features(encoder, train, cache, False) as train_features,
+        cached_features(encoder, test, cache, False) as test_features,
     ):
-        started = time.perf_counter()
-        annotator.learn_transform(train_features, progress=False)
-        train_store = open_stores.enter_context(_closing(annotator.describe(train_features, progress=False)))
-        seconds = time.perf_counter() - started
-        test_store = open_stores.enter_context(_closing(annotator.describe(test_features, progress=False)))
-    return annotator, train_store, test_store, seconds
+        steps = open_stores.enter_context(
+            InProcess(WordModel(encoder), train_features, train.labels, train.vocabulary, progress=False)
+        )
+        _, learning = _timed(lambda: learn_transform(encoder, steps))
+        train_store, describing = _timed(lambda: steps.descriptors)
+        test_store = open_stores.enter_context(encoder.describe(test_features))
+    return _Described(encoder, train, test, train_store, test_store, learning + describing)
 
 
-def _run(
-    annotator: Annotator, train_store: Store, test_store: Store, train: LabelledImages, test: LabelledImages, before: float
-) -> dict[str, Any]:
+def _run(described: _Described, config: AnnotatorConfig, books: _Books) -> dict[str, Any]:
+    """What a config that describes images so reaches; visual words are taken from the books, or learnt into them."""
+    encoder, train, test, train_store, test_store, before = described
+    model = WordModel(encoder.sharing_trunk(Learnt(encoder.transform_), **config.to_dict()))
+    encoder = model.encoder
+    steps = InProcess(model, None, train.labels, train.vocabulary, descriptors=train_store, progress=False)
+    key = tuple(getattr(config, name) for name in ("seed", *_OF_CODEBOOK))
+    if key not in books:
+        _, clustering = _timed(lambda: encoder.fit_codebook(steps.descriptor_sample()))
+        books[key] = encoder.codebook_, clustering
+    encoder.codebook_, clustering = books[key]
+
     def fit() -> None:
-        annotator.learn_projection(train_store)
-        annotator.fit_words(train_store, train.labels, train.vocabulary)
-        annotator._words_ranking()  # the closed form is solved when it is first asked for
+        if config.projection:
+            encoder.fit_projection(steps.vector_sample())
+        model.learn(train.vocabulary, steps.word_sums())
+        _ = model.ranking  # the closed form is solved when it is first asked for
 
     _, fitting = _timed(fit)
-    (positions, index, _), annotating = _timed(lambda: annotator.annotate_descriptors(test_store, K))
+    (positions, index, _), annotating = _timed(lambda: model.annotate_descriptors(test_store, K))
     scores = evaluate(index, test.labels[positions])
-    sizes = {"with sums": _bytes(annotator, True)}
-    if annotator.config.head == "ridge":
-        sizes["without"] = _bytes(annotator, False)
+    sizes = {"with sums": _bytes(model, True)}
+    if config.head == "ridge":
+        sizes["without"] = _bytes(model, False)
     return {
-        "seed": annotator.config.seed, "precision": scores.precision, "recall": scores.recall, "f1": scores.f1,
-        "n_plus": scores.n_plus, "dimension": annotator.dimension, "fit_seconds": before + fitting,
+        "seed": config.seed, "precision": scores.precision, "recall": scores.recall, "f1": scores.f1,
+        "n_plus": scores.n_plus, "dimension": encoder.dimension, "fit_seconds": before + clustering + fitting,
         "annotate_ms": 1000 * annotating / len(test), "model_bytes": sizes,
     }  # fmt: skip
 
 
-def _bytes(annotator: Annotator, sums: bool) -> int:
-    return sum(tensor.nbytes for tensor in annotator.to_model_file(sums=sums).tensors.values())
+def _bytes(model: WordModel, sums: bool) -> int:
+    return sum(tensor.nbytes for tensor in model.to_model_file(sums=sums).tensors.values())
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -193,7 +202,7 @@ def _print(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.ablation", __doc__)
     parser.add_argument("what", choices=("corel5k", "scenes", "costs"))
     parser.add_argument("data", nargs="?", help="folder of Corel5k; not for scenes")
     parser.add_argument("--seeds", type=int, default=5, help="codebook seeds (default: %(default)s)")
@@ -201,7 +210,6 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=400, help="scenes to learn from (default: %(default)s)")
     parser.add_argument("--test", type=int, default=200, help="scenes to score (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="steps with this in their name (default: all)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     if arguments.what != "scenes" and arguments.data is None:
         parser.error(f"{arguments.what} needs the folder of Corel5k")
@@ -209,20 +217,12 @@ def main() -> None:
     if arguments.what == "scenes":
         content = {"scenes": {"train": arguments.train, "test": arguments.test}}
         content["rows"] = presets_on_scenes(arguments.train, arguments.test, arguments.seeds)
-        command = (
-            f"python -m benchmarks.ablation scenes --seeds {arguments.seeds} --train {arguments.train} --test {arguments.test}"
-        )
     elif arguments.what == "costs":
         content = {"milliseconds_an_image": costs(arguments.data, 16)}
         print(content)
-        command = "python -m benchmarks.ablation costs FOLDER"
     else:
         content = {"dataset": "corel5k", "rows": ablation(arguments.data, arguments.cache, arguments.seeds, arguments.only)}
-        command = f"python -m benchmarks.ablation corel5k FOLDER --seeds {arguments.seeds}"
-        command += f" --only {arguments.only!r}" if arguments.only else ""
-    if arguments.write:
-        content["k"] = K
-        print(write_result(arguments.write, command, content))
+    write_if_asked(parser, arguments, {**content, "k": K})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ process of its own, whose peak resident memory the operating system reports.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import statistics
@@ -23,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks.common import write_result
+from benchmarks.common import parser_of, write_if_asked
 from gpuannot.baselines.base import Baseline
 from gpuannot.baselines.jec import JEC
 from gpuannot.baselines.linear import LinearRidge, LinearSVM
@@ -90,7 +89,7 @@ def measure(method: str, images: int, data: str | None, cache: str | None, repea
 
         train_split, test_split = load_benchmark("corel5k", data)
         all_train, all_test = BenchmarkFeatures(train_split, test_split, AnnotatorConfig(), cache=cache).get("vlad")
-        train, test, labels = np.array(all_train[:images]), np.array(all_test[:TEST]), train_split.labels[:images]  # type: ignore[index]
+        train, test, labels = np.array(all_train[:images]), np.array(all_test[:TEST]), train_split.labels[:images]
     else:
         train, labels = synthetic_vectors(images)
         test, _ = synthetic_vectors(TEST, seed=7)
@@ -116,14 +115,13 @@ def measure(method: str, images: int, data: str | None, cache: str | None, repea
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_baseline_costs", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.bench_baseline_costs", __doc__)
     parser.add_argument("--data", help="Corel5k's folder; without it all vectors are synthetic")
     parser.add_argument("--cache", help="folder for features; by default the user's cache folder")
     parser.add_argument("--images", type=int, nargs="+", default=[*REAL, *SYNTHETIC], help="training images (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all", metavar="METHOD")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of annotating (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=600, help="most seconds of one measurement (default: %(default)s)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "IMAGES"), help="measure one row in this process and print it as JSON")
     arguments = parser.parse_args()
     if arguments.one:
@@ -154,8 +152,7 @@ def main() -> None:
                 print(f"{method:28}{images:9}{numbers}{row['kept_bytes'] / 1e6:10.0f}{row['peak_bytes'] / 1e6:10.0f}", flush=True)
             else:
                 print(f"{method:28}{images:9}   not done within {arguments.limit:.0f} s", flush=True)
-    if arguments.write:
-        print(write_result(arguments.write, "python -m benchmarks.bench_baseline_costs --data FOLDER", {"rows": rows}))
+    write_if_asked(parser, arguments, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ difference shows the cost of an image in itself.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import alternate, spread, write_result
+from benchmarks.common import alternate, parser_of, spread, write_if_asked
 from gpuannot import Annotator, Inputs
 from gpuannot.datasets.label_files import load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
@@ -38,7 +37,7 @@ def bare(annotator: Annotator, folder: Path, threads: int) -> list[tuple[tuple[s
     batches = [named[start : start + config.batch_size] for start in range(0, len(named), config.batch_size)]
     found = []
     for batch in decode_ahead(batches, size=config.input_size, workers=threads, interpolation=config.interpolation):
-        index, distance = annotator.nearest_words(annotator.encode_tensor(batch.pixels), 5)
+        index, distance = annotator.words.nearest_words(annotator.encode_tensor(batch.pixels), 5)
         found.append((batch.names, index, distance))
     return found
 
@@ -66,7 +65,7 @@ def measure(name: str, annotator: Annotator, folder: Path, out: Path, repeats: i
     ratios = [batch / bare for bare, batch in zip(seconds["bare"], seconds["batch"], strict=True)]
     pairs = list(zip(busy["bare"][1:], busy["batch"][1:], strict=True))
     extra = [1e6 * (batch - bare) / images for bare, batch in zip(seconds["bare"], seconds["batch"], strict=True)]
-    row = {
+    row: dict[str, Any] = {
         "model": name,
         "images": images,
         "threads": threads,
@@ -87,12 +86,11 @@ def measure(name: str, annotator: Annotator, folder: Path, out: Path, repeats: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_batch_overhead", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.bench_batch_overhead", __doc__)
     parser.add_argument("--images", type=int, default=96, help="with the default trunk (default: %(default)s)")
     parser.add_argument("--small-images", type=int, default=2048, help="with the small one (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=cpus(), help="that decode (default: one for each CPU)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     rows, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="gpuannot-bench-") as temporary:
@@ -104,10 +102,7 @@ def main() -> None:
                 shutil.copy(scenes.paths[number % len(scenes.paths)], folder / f"{number:06d}.jpg")
             annotator = Annotator(**settings).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
             rows.append(measure(name, annotator, folder, Path(temporary) / "out", arguments.repeats, arguments.threads))
-    if arguments.write:
-        print(
-            write_result(arguments.write, "python -m benchmarks.bench_batch_overhead", {"load_average_before": load, "rows": rows})
-        )
+    write_if_asked(parser, arguments, {"load_average_before": load, "rows": rows})
 
 
 if __name__ == "__main__":

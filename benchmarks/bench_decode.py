@@ -9,7 +9,6 @@ says so. ``--data FOLDER`` adds the JPEGs of a folder, as they are.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import os
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.common import alternate, spread, write_result
+from benchmarks.common import alternate, jpeg, parser_of, spread, write_if_asked
 from gpuannot.datasets.scenes import draw_scene
 from gpuannot.images.decode import decode_image
 
@@ -143,9 +142,7 @@ def drawn(size: tuple[int, int], images: int) -> list[bytes]:
     for number in range(images):
         pixels = np.asarray(draw_scene(number, size)[0], np.int16)
         noise = np.random.default_rng(number).normal(0, 6, pixels.shape)  # a drawing alone compresses better than a photograph
-        file = io.BytesIO()
-        Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-        contents.append(file.getvalue())
+        contents.append(jpeg((pixels + noise).clip(0, 255).astype(np.uint8)))
     return contents
 
 
@@ -166,7 +163,7 @@ def measure(title: str, contents: list[bytes], variants: dict[str, Decoder], rep
                 rates[name][f"threads_{threads}"] = spread([len(contents) / value for value in seconds])
         if threads == 1:
             processor = {name: spread(values[1:]) for name, values in busy.items()}
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for name, decode in variants.items():
         difference = np.abs(np.stack([decode(content) - pixels for content, pixels in zip(contents, reference, strict=True)]))
         row = {
@@ -189,11 +186,10 @@ def measure(title: str, contents: list[bytes], variants: dict[str, Decoder], rep
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_decode", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.bench_decode", __doc__)
     parser.add_argument("--images", type=int, default=16, help="of each size (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each decoder (default: %(default)s)")
     parser.add_argument("--data", type=Path, help="also the first JPEGs of this folder")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     sets = {f"{width}×{height}": drawn((width, height), arguments.images) for width, height in SIZES}
@@ -203,9 +199,7 @@ def main() -> None:
     variants, rows = usable(next(iter(sets.values()))[0])
     for title, contents in sets.items():
         rows += measure(title, contents, variants, arguments.repeats)
-    if arguments.write:
-        command = "python -m benchmarks.bench_decode" + (" --data FOLDER" if arguments.data else "")
-        print(write_result(arguments.write, command, {"load_average_before": load, "warp": [SIZE, SIZE], "rows": rows}))
+    write_if_asked(parser, arguments, {"load_average_before": load, "warp": [SIZE, SIZE], "rows": rows})
 
 
 if __name__ == "__main__":

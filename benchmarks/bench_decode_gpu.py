@@ -7,16 +7,16 @@ difference to Pillow's pixels in grey levels of 255. Without a CUDA device nothi
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.bench_decode import SIZE, SIZES, drawn
-from benchmarks.common import alternate, spread, write_result
+from benchmarks.common import NO_DEVICE, alternate, parser_of, spread, write_if_asked
 from gpuannot.errors import DeviceError
 from gpuannot.images.batches import decode_ahead
 from gpuannot.images.decode import decode_image
@@ -25,7 +25,6 @@ from gpuannot.images.gpu import GpuDecoder, measure_share, open_decoder
 from gpuannot.images.input import Loaded
 from gpuannot.system.threads import cpus
 
-NO_DEVICE = 3
 DECODERS = ("nvimgcodec", "torchvision")
 
 
@@ -41,8 +40,8 @@ def measure(size: tuple[int, int], images: int, batch: int, repeats: int, device
     contents = [different[number % 32] for number in range(images)]
     workers = cpus()
     calls: dict[str, Callable[[], object]] = {
-        f"CPU, {workers} threads": lambda: ahead(contents, batch, workers, None),
-        f"CPU, {workers} processes": lambda: ahead(contents, batch, workers, None, processes=True),
+        f"CPU, {workers} threads": partial(ahead, contents, batch, workers, None),
+        f"CPU, {workers} processes": partial(ahead, contents, batch, workers, None, processes=True),
     }
     rows: dict[str, dict[str, Any]] = {}
     for name in DECODERS:
@@ -59,8 +58,8 @@ def measure(size: tuple[int, int], images: int, batch: int, repeats: int, device
         difference = np.abs(found - np.stack([decode_image(content, SIZE) for content in different]))
         pixels = {"mean_difference": float(difference.mean()), "largest_difference": int(difference.max())}
         rows[name], rows[f"{name}, hybrid"] = pixels, {"cpu_share": share}
-        calls[name] = lambda gpu=gpu: ahead(contents, batch, workers, gpu)
-        calls[f"{name}, hybrid"] = lambda gpu=hybrid: ahead(contents, batch, workers, gpu)
+        calls[name] = partial(ahead, contents, batch, workers, gpu)
+        calls[f"{name}, hybrid"] = partial(ahead, contents, batch, workers, hybrid)
     for name, seconds in alternate(calls, repeats=repeats).items():
         rows.setdefault(name, {})["images_per_second"] = spread([images / value for value in seconds])
     for name, row in rows.items():
@@ -70,12 +69,11 @@ def measure(size: tuple[int, int], images: int, batch: int, repeats: int, device
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_decode_gpu", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.bench_decode_gpu", __doc__)
     parser.add_argument("--images", type=int, default=4096, help="decoded in a timing (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="timings of each (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few images, to see that it runs")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing was measured")
@@ -83,9 +81,7 @@ def main() -> None:
     images = 256 if arguments.quick else arguments.images
     device = torch.device("cuda", torch.cuda.current_device())
     rows = [row for size in SIZES for row in measure(size, images, arguments.batch, arguments.repeats, device)]
-    if arguments.write:
-        command = f"python -m benchmarks.bench_decode_gpu --images {images} --batch {arguments.batch}"
-        print(write_result(arguments.write, command, {"cpus": cpus(), "rows": rows}))
+    write_if_asked(parser, arguments, {"cpus": cpus(), "rows": rows})
 
 
 if __name__ == "__main__":

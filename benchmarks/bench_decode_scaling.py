@@ -10,7 +10,6 @@ Threads against processes: the same files through the reader of batch annotation
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
 import resource
@@ -21,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.bench_decode import SIZE, SIZES, drawn
-from benchmarks.common import alternate, spread, write_result
+from benchmarks.common import alternate, parser_of, spread, write_if_asked
 from gpuannot.images.batches import decode_ahead
 from gpuannot.images.decode_task import DecodeTask, decode_into
 from gpuannot.images.input import Input
@@ -58,7 +58,7 @@ def lock_sampler(folder: Path) -> ctypes.CDLL | None:
     if compiler is None or sys.version_info[:2] != (3, 11):
         return None
     (folder / "sampler.c").write_text(SAMPLER)
-    command = [compiler, "-O1", "-shared", "-fPIC", "-o", folder / "sampler.so", folder / "sampler.c", "-lpthread"]
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(folder / "sampler.so"), str(folder / "sampler.c"), "-lpthread"]
     subprocess.run(command, check=True)
     library = ctypes.CDLL(str(folder / "sampler.so"))
     library.end.restype = ctypes.c_double
@@ -136,13 +136,13 @@ def process_rows(folder: Path, sets: dict[str, list[bytes]], workers: int, repea
             busy["processes" if processes else "threads"].append(1e3 * more / (32 * (len(batches) - workers)))
             return found
 
-        calls: dict[str, Callable[[], object]] = {
-            name: lambda name=name, found=found: found.append(rate(name == "processes")) for name, found in seconds.items()
-        }
-        alternate(calls, repeats=repeats)
+        def timed(name: str, rate: Callable[[bool], float] = rate, seconds: dict[str, list[float]] = seconds) -> None:
+            seconds[name].append(rate(name == "processes"))
+
+        alternate({name: partial(timed, name) for name in seconds}, repeats=repeats)
         ratios = [one / other for one, other in zip(seconds["threads"][1:], seconds["processes"][1:], strict=True)]
         count = 32 * (len(batches) - 1)
-        row = {
+        row: dict[str, Any] = {
             "images": title,
             "workers": workers,
             **{f"{name}_images_per_second": spread([count / value for value in found[1:]]) for name, found in seconds.items()},
@@ -161,11 +161,10 @@ def process_rows(folder: Path, sets: dict[str, list[bytes]], workers: int, repea
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_decode_scaling", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.bench_decode_scaling", __doc__)
     parser.add_argument("--workers", type=int, default=2, help="threads or processes (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each sampling (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     sets = {f"{width}×{height}": drawn((width, height), 16) for width, height in SIZES}
     content: dict[str, Any] = {"load_average_before": os.getloadavg()[0]}
@@ -177,9 +176,7 @@ def main() -> None:
         else:
             content["lock"] = lock_rows(sampler, sets, arguments.seconds, arguments.repeats)
         content["processes"] = process_rows(folder, sets, arguments.workers, arguments.repeats)
-    if arguments.write:
-        command = f"python -m benchmarks.bench_decode_scaling --workers {arguments.workers}"
-        print(write_result(arguments.write, command, content))
+    write_if_asked(parser, arguments, content)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ are gpuannot's own stages on one batch; for the decoder it is one thread's time.
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +20,7 @@ from torch import Tensor
 from benchmarks.bench_ranking import K
 from benchmarks.bench_trunk import eager
 from benchmarks.bench_vlad import image_loop
+from benchmarks.common import jpeg
 from benchmarks.limits import TRUNK_FLOP
 from benchmarks.peers import Missing
 from benchmarks.rows import OURS, Agreement, Row, Setting, Variants, measure_rows, stage_main
@@ -47,15 +47,15 @@ def fitted(device: torch.device, seed: int) -> Annotator:
         (missing, bank.dimension)
     )
     bank.counts[-missing:] = 1
-    annotator._changed()
+    annotator.words.changed()
     return annotator
 
 
 def plain_program(annotator: Annotator) -> Callable[[Tensor], Any]:
     """The method as a plain program, in float32 on the annotator's device up to the features and on the CPU after."""
-    run = eager(annotator.weights, torch.float32, torch.contiguous_format, annotator.device)
-    matrix, offset = annotator.transform_.matrix_, annotator.transform_.offset_
-    centers = annotator.codebook_.centers
+    run = eager(annotator.encoder.weights, torch.float32, torch.contiguous_format, annotator.device)
+    matrix, offset = annotator.encoder.transform_.matrix_, annotator.encoder.transform_.offset_
+    centers = annotator.encoder.codebook_.centers
     half_norms = 0.5 * np.square(centers).sum(axis=1)
     word_vectors = annotator.bank_.vectors().astype(np.float32)
 
@@ -71,31 +71,26 @@ def plain_program(annotator: Annotator) -> Callable[[Tensor], Any]:
 
 def jpegs(count: int, seed: int) -> list[bytes]:
     """Drawn scenes of 640 × 480 as JPEG files."""
-    contents = []
-    for number in range(count):
-        file = io.BytesIO()
-        draw_scene(seed + number, (640, 480))[0].save(file, "JPEG", quality=90)
-        contents.append(file.getvalue())
-    return contents
+    return [jpeg(np.asarray(draw_scene(seed + number, (640, 480))[0])) for number in range(count)]
 
 
 def stage_rows(setting: Setting, annotator: Annotator, images: Tensor, content: bytes) -> Iterator[Row]:
     """Each stage's time on one batch; they are no rivals, so none is the baseline."""
-    features = annotator.trunk(images)
-    vectors = annotator._vectors(features)
+    features = annotator.encoder.trunk(images)
+    vectors = annotator.encoder.vectors(features)
     if setting.gpu:
-        stages = annotator._device_stages()
+        stages = annotator.encoder.device_stages()
         descriptors: Any = stages.transform(features)
         transform: Callable[[], Any] = partial(stages.transform, features)
     else:
-        descriptors = torch.from_numpy(annotator.transform_.transform(features.float().numpy()))
-        transform = lambda: annotator.transform_.transform(features.float().numpy())  # noqa: E731
+        descriptors = torch.from_numpy(annotator.encoder.transform_.transform(features.float().numpy()))
+        transform = lambda: annotator.encoder.transform_.transform(features.float().numpy())  # noqa: E731
     calls: Variants = {
         "decode one JPEG of 640 × 480, one thread": partial(decode_image, content, images.shape[2]),
-        "trunk": partial(annotator.trunk, images),
+        "trunk": partial(annotator.encoder.trunk, images),
         "descriptors": transform,
-        "nearest centre and VLAD": partial(annotator._aggregate, descriptors),
-        "ranking": partial(annotator._rank, vectors, K),
+        "nearest centre and VLAD": partial(annotator.encoder.aggregate, descriptors),
+        "ranking": partial(annotator.words.rank, vectors, K),
     }
     on_device = {name: call for name, call in calls.items() if not (setting.gpu and name.startswith("decode"))}
     for row in measure_rows(setting, "time_by_stage", {"batch": len(images)}, on_device, items=len(images), baseline=""):
@@ -131,7 +126,7 @@ def source_rows(setting: Setting, annotator: Annotator, contents: list[bytes]) -
                 variants,
                 items=len(contents),
                 work=len(contents) * TRUNK_FLOP,
-                dtype={OURS: str(annotator.trunk.dtype).removeprefix("torch.")},
+                dtype={OURS: str(annotator.encoder.trunk.dtype).removeprefix("torch.")},
                 agreement=lambda answer: _same_words(getattr(answer, "index", answer), expected),
             )
 
@@ -139,7 +134,7 @@ def source_rows(setting: Setting, annotator: Annotator, contents: list[bytes]) -
 def measure(setting: Setting) -> Iterator[Row]:
     annotator = fitted(setting.device, setting.seed)
     generator = torch.Generator().manual_seed(setting.seed)
-    kind = str(annotator.trunk.dtype).removeprefix("torch.")
+    kind = str(annotator.encoder.trunk.dtype).removeprefix("torch.")
     plain = plain_program(annotator)
     batches = setting.pick([1, 4, 16], [64, 128, 256, 512], [2])
     for batch in batches:
@@ -172,11 +167,11 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 def _float32_words(annotator: Annotator, images: Tensor) -> np.ndarray:
     """Words of the float32 trunk's features by float64 arithmetic after it."""
-    run = eager(annotator.weights, torch.float32, torch.contiguous_format, torch.device("cpu"))
+    run = eager(annotator.encoder.weights, torch.float32, torch.contiguous_format, torch.device("cpu"))
     with torch.inference_mode():
         features = run(images.cpu()).double().numpy()
-    descriptors = features @ annotator.transform_.matrix_.astype(np.float64) + annotator.transform_.offset_
-    vectors = vlad(descriptors, annotator.codebook_.centers.astype(np.float64))
+    descriptors = features @ annotator.encoder.transform_.matrix_.astype(np.float64) + annotator.encoder.transform_.offset_
+    vectors = vlad(descriptors, annotator.encoder.codebook_.centers.astype(np.float64))
     index, _ = WordRanking(annotator.bank_.vectors()).nearest(vectors, K)
     return annotator.bank_.known[index]
 

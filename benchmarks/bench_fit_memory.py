@@ -6,12 +6,11 @@ operating system reports.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 
-from benchmarks.common import write_result
+from benchmarks.common import parser_of, write_if_asked
 
 _CHILD = """
 import json, resource, sys, time
@@ -27,13 +26,12 @@ print(json.dumps({"images": count, "peak_bytes": peak, "seconds": time.perf_coun
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_fit_memory", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.bench_fit_memory", __doc__)
     parser.add_argument("data", help="folder of the data set")
     parser.add_argument("--benchmark", default="corel5k", help="which data set it is (default: %(default)s)")
     parser.add_argument(
         "--images", type=int, nargs="+", default=[500, 4500], help="training images to fit on (default: %(default)s)"
     )
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     rows = []
     for count in arguments.images:
@@ -42,9 +40,7 @@ def main() -> None:
         print(f"{count} images: peak {rows[-1]['peak_bytes'] / 1e6:.0f} MB, {rows[-1]['seconds']:.0f} s", flush=True)
     ratio = rows[-1]["peak_bytes"] / rows[0]["peak_bytes"]
     print(f"peak at {rows[-1]['images']} images ÷ peak at {rows[0]['images']}: {ratio:.3f}")
-    if arguments.write:
-        command = f"python -m benchmarks.bench_fit_memory FOLDER --images {' '.join(map(str, arguments.images))}"
-        print(write_result(arguments.write, command, {"dataset": arguments.benchmark, "rows": rows, "peak_ratio": ratio}))
+    write_if_asked(parser, arguments, {"dataset": arguments.benchmark, "rows": rows, "peak_ratio": ratio})
 
 
 if __name__ == "__main__":

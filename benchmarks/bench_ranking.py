@@ -29,6 +29,14 @@ def cdist_top_k(vectors: Tensor, word_vectors: Tensor) -> tuple[Tensor, Tensor]:
     return index, distance
 
 
+def faiss_search(index: Any, vectors: Any) -> Any:
+    return index.search(vectors, K)[::-1]
+
+
+def sklearn_search(neighbours: Any, vectors: np.ndarray) -> Any:
+    return neighbours.kneighbors(vectors)[::-1]
+
+
 def vectors_of(images: int, words: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Image vectors around the mean of 4 words' vectors each, as equation 2 has it, and the word vectors; float32."""
     generator = np.random.default_rng(seed)
@@ -56,16 +64,14 @@ def measure(setting: Setting) -> Iterator[Row]:
         else:
             ours = partial(ranking.nearest, vectors, K)
         index = faiss_flat(word_vectors, setting.device)
-        neighbours = peer("sklearn.neighbors", "scikit-learn").NearestNeighbors(n_neighbors=K, algorithm="brute").fit(word_vectors)
+        brute = peer("sklearn.neighbors", "scikit-learn").NearestNeighbors(n_neighbors=K, algorithm="brute").fit(word_vectors)
         queries = x if setting.gpu else vectors
         variants: Variants = {
             OURS: ours,
-            FAISS: index if isinstance(index, Missing) else lambda i=index, q=queries: i.search(q, K)[::-1],
+            FAISS: index if isinstance(index, Missing) else partial(faiss_search, index, queries),
             "torch cdist + topk": partial(cdist_top_k, x, w),
             "torch cdist + topk, compiled": calls(compiled(cdist_top_k, quick=setting.quick), x, w),
-            "scikit-learn NearestNeighbors": Missing("runs on a CPU")
-            if setting.gpu
-            else lambda n=neighbours, v=vectors: n.kneighbors(v)[::-1],
+            "scikit-learn NearestNeighbors": Missing("runs on a CPU") if setting.gpu else partial(sklearn_search, brute, vectors),
         }
         exact = exact_order(vectors[:_CHECKED], word_vectors)
         yield from measure_rows(

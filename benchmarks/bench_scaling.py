@@ -120,7 +120,7 @@ def _vlad(setting: Setting, descriptors: Any, centers: Any) -> Callable[[], Any]
         return partial(vlad, descriptors, centers)
     from gpuannot.kernels import assign_vlad, check_centers
 
-    steps = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
+    steps: dict[str, Any] = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
     half_norms: Tensor = check_centers(centers)
     return partial(assign_vlad, descriptors, centers, half_norms, **steps)
 

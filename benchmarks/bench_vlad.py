@@ -89,10 +89,11 @@ def cuda_variants(descriptors: Tensor, centers: Tensor) -> Variants:
     from gpuannot.kernels import nearest_center as kernel
     from gpuannot.kernels import vlad as aggregate
 
-    steps = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
+    steps: dict[str, Any] = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
     checked = check_centers(centers)
     batch, patches, n = descriptors.shape
-    labels = kernel(descriptors.view(-1, n), centers, checked).view(batch, patches)
+    nearest: Any = kernel(descriptors.view(-1, n), centers, checked)
+    labels = nearest.view(batch, patches)
 
     def torch_index() -> Tensor:
         return product_argmin(descriptors.view(-1, n), centers, checked).view(batch, patches)

@@ -1,17 +1,23 @@
-"""What every benchmark shares: alternated timing, medians with their spread, peak memory, and result files."""
+"""What every benchmark shares: its command, alternated timing, medians with their spread, peak memory, and result files."""
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import os
 import re
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 from threadpoolctl import threadpool_info
 
 from gpuannot.system.environment import record
@@ -31,6 +37,21 @@ _SECONDS_NEED_NO_WARMING = 0.25
 _FLUSH_BYTES = 256 << 20  # more than the second-level cache of any GPU so far
 
 Result = TypeVar("Result")
+
+
+def parser_of(module: str, description: str | None, *, writes: bool = True) -> argparse.ArgumentParser:
+    """The parser of ``python -m MODULE``, with the option ``--write`` where there is a result to keep."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(description or "").splitlines()[0])
+    if writes:
+        parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
+    return parser
+
+
+def write_if_asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace, content: Mapping[str, Any]) -> None:
+    """With ``--write``, write the result and print where. The command in it says PATH for paths, which are this machine's."""
+    if arguments.write:
+        words = (shlex.quote(re.sub("[^=]*/.*", "PATH", word)) for word in sys.argv[1:])
+        print(write_result(arguments.write, " ".join([parser.prog, *words]), content))
 
 
 def alternate(
@@ -87,6 +108,13 @@ class _CudaClock:
         stop.record()
         stop.synchronize()
         return start.elapsed_time(stop) / 1e3
+
+
+def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
+    """Pixels (H, W, 3) uint8 as a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -6,7 +6,6 @@ only where the quartiles of both lie apart and the medians by 5% at least.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import parser_of
 from benchmarks.rows import Row, case_text, duration
 
 _LEAST = 0.05
@@ -84,7 +84,7 @@ def print_comparison(changes: list[Change]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.compare", __doc__, writes=False)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     arguments = parser.parse_args()

@@ -7,30 +7,31 @@ not held out. Words that no held-out image carries count as missed for every var
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks.common import write_result
-from gpuannot import Annotator
-from gpuannot.baselines.search import holdout_split
+from benchmarks.common import parser_of, write_if_asked
 from gpuannot.config import AnnotatorConfig
 from gpuannot.datasets.label_files import LabelledImages, load_benchmark
 from gpuannot.experiments.feature_cache import cached_features
+from gpuannot.experiments.holdout import holdout_split
+from gpuannot.heads.calibration import SampledImages
 from gpuannot.heads.projection import JointProjection
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.images.decode import decode_image
 from gpuannot.metrics import evaluate
-from gpuannot.model.encoder import Store, to_host
+from gpuannot.model.encoder import Encoder, Learnt, to_host
+from gpuannot.model.fit import InProcess, learn_transform
+from gpuannot.model.store import FeatureStore
+from gpuannot.model.word_model import WordModel
 
 K = 5
 _SOFT = 3  # centres that a descriptor is shared among
@@ -48,40 +49,38 @@ class Mirrored(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, number: Any) -> NDArray[np.uint8]:
+    def __getitem__(self, number: Any) -> Any:
         return np.ascontiguousarray(decode_image(self.paths[number], (self.size, self.size))[:, ::-1])
 
 
-@contextmanager
-def described(annotator: Annotator, features: Store) -> Iterator[Store]:
-    store = annotator.describe(features, progress=False)
-    try:
-        yield store
-    finally:
-        store.close()
+def steps_over(
+    encoder: Encoder, train: LabelledImages, features: FeatureStore | None, descriptors: FeatureStore | None = None
+) -> InProcess:
+    """The steps by which the encoder learns from all training images."""
+    return InProcess(WordModel(encoder), features, train.labels, train.vocabulary, descriptors=descriptors, progress=False)
 
 
-def over(descriptors: Store, encode: Callable[[NDArray[np.float32]], Vectors]) -> Vectors:
+def over(descriptors: FeatureStore, encode: Callable[[NDArray[np.float32]], Vectors]) -> Vectors:
     """The vectors of stored descriptors (N, P, L·n), block by block."""
     return np.concatenate([encode(block.numpy()) for _, block in descriptors.blocks(within_partitions=True)])
 
 
-def plain(annotator: Annotator, block: NDArray[np.float32]) -> Vectors:
-    return annotator._vlad.encode(block, annotator.codebook_.centers)
+def plain(encoder: Encoder, block: NDArray[np.float32]) -> Vectors:
+    return to_host(encoder.vlad(torch.from_numpy(block)))
 
 
-def bands(annotator: Annotator, block: NDArray[np.float32]) -> Vectors:
+def bands(encoder: Encoder, block: NDArray[np.float32]) -> Vectors:
     """The whole image and its upper, middle and lower third, each a vector."""
     side = int(block.shape[1] ** 0.5)
     grid = block.reshape(len(block), side, side, -1)
     thirds = np.array_split(np.arange(side), 3)
     parts = [block, *(np.ascontiguousarray(grid[:, rows]).reshape(len(block), -1, grid.shape[-1]) for rows in thirds)]
-    return np.hstack([plain(annotator, part) for part in parts])
+    return np.hstack([plain(encoder, part) for part in parts])
 
 
-def soft(annotator: Annotator, block: NDArray[np.float32]) -> Vectors:
+def soft(encoder: Encoder, block: NDArray[np.float32]) -> Vectors:
     """Each descriptor shared among its nearest centres by exp(−d²/s), s being the mean d² to the nearest; then as the preset."""
-    centers = annotator.codebook_.centers
+    centers = encoder.codebook_.centers
     n = centers.shape[2]
     return np.hstack([_soft(block[..., number * n : (number + 1) * n], words) for number, words in enumerate(centers)])
 
@@ -101,38 +100,36 @@ def _soft(block: NDArray[np.float32], centers: NDArray[np.float32]) -> Vectors:
 
 def variants(train: LabelledImages, cache: str | None) -> Iterator[tuple[str, Vectors]]:
     """The name and the vectors (N, D) of every variant, as each is made."""
-    annotator = Annotator(BEST, device="cpu")
-    with cached_features(annotator, train, cache, False) as features:
-        annotator.learn_transform(features, progress=False)
-        with described(annotator, features) as store:
-            annotator.learn_codebook(store)
-            best = over(store, partial(plain, annotator))
-            yield "best", best
-            second = annotator.reseeded(1)
-            second.learn_codebook(store)
-            yield "two codebooks", np.hstack([best, over(store, partial(plain, second))])
-            yield "soft assignment", over(store, partial(soft, annotator))
-            yield "bands", over(store, partial(bands, annotator))
+    encoder = Encoder(BEST, device="cpu")
+    with cached_features(encoder, train, cache, False) as features, steps_over(encoder, train, features) as steps:
+        learn_transform(encoder, steps)
+        encoder.fit_codebook(steps.descriptor_sample())
+        store = steps.descriptors
+        best = over(store, partial(plain, encoder))
+        yield "best", best
+        second = encoder.sharing_trunk(Learnt(encoder.transform_), seed=1)
+        second.fit_codebook(steps_over(second, train, None, store).descriptor_sample())
+        yield "two codebooks", np.hstack([best, over(store, partial(plain, second))])
+        yield "soft assignment", over(store, partial(soft, encoder))
+        yield "bands", over(store, partial(bands, encoder))
     images = Mirrored(train.paths, BEST.input_size)
-    with annotator.new_store(len(images)) as features:
-        annotator.extract(images, features, progress=None)
-        with described(annotator, features) as store:
-            yield "mirror images averaged", (best + over(store, partial(plain, annotator))) / 2
-    larger = Annotator(dataclasses.replace(BEST, input_size=320), device="cpu")
-    with larger.new_store(len(train)) as features:
-        larger.extract(train.paths, features, progress=None)
-        larger.learn_transform(features, progress=False)
-        with described(larger, features) as store:
-            larger.learn_codebook(store)
-            large = over(store, partial(plain, larger))
+    with encoder.extractor.new_store(len(images)) as mirrored:
+        encoder.extractor.extract(images, mirrored, np.arange(len(images)))
+        with encoder.describe(mirrored) as store:
+            yield "mirror images averaged", (best + over(store, partial(plain, encoder))) / np.float32(2)
+    larger = Encoder(BEST, device="cpu", input_size=320)
+    with larger.extractor.new_store(len(train)) as enlarged:
+        larger.extractor.extract(train.paths, enlarged, np.arange(len(train)))
+        with steps_over(larger, train, enlarged) as steps:
+            learn_transform(larger, steps)
+            larger.fit_codebook(steps.descriptor_sample())
+            large = over(steps.descriptors, partial(plain, larger))
     yield "input 320", large
     yield "inputs 224 and 320", np.hstack([best, large])
 
 
 def reached(vectors: Vectors, train: LabelledImages, splits: int) -> list[dict[str, float]]:
     """F1 and N+ on each hold-out of 500."""
-    import torch
-
     found = []
     for number in range(splits):
         learn, held = holdout_split(len(train), 500, number)
@@ -140,7 +137,7 @@ def reached(vectors: Vectors, train: LabelledImages, splits: int) -> list[dict[s
         projection.fit(torch.from_numpy(vectors[learn]))
         encoded = to_host(projection.transform(torch.from_numpy(vectors)))
         bank, head = new_bank(BEST, train.vocabulary, encoded.shape[1], "cpu"), WordHead(BEST)
-        bank.sample = None  # confidences, which nobody asks for
+        bank.drop(SampledImages)  # confidences, which nobody asks for
         for rows in np.array_split(learn, 8):
             bank.partial_fit(encoded[rows], train.labels[rows])
         head.settle(bank)
@@ -151,11 +148,10 @@ def reached(vectors: Vectors, train: LabelledImages, splits: int) -> list[dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.encodings", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.encodings", __doc__)
     parser.add_argument("data", help="folder of Corel5k")
     parser.add_argument("--splits", type=int, default=3, help="hold-outs (default: %(default)s)")
     parser.add_argument("--cache", help="folder for features (default: the user's cache folder)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     train, _ = load_benchmark("corel5k", arguments.data)
     rows: list[dict[str, Any]] = []
@@ -167,9 +163,7 @@ def main() -> None:
         mean = {key: np.mean([each[key] for each in splits]) for key in ("f1", "n_plus")}
         print(f"{name}: F1 {100 * mean['f1']:.2f}, N+ {mean['n_plus']:.1f}, gain {np.mean(gain):+.2f} "
               f"({', '.join(f'{value:+.2f}' for value in gain)}), {time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
-    if arguments.write:
-        command = f"python -m benchmarks.encodings FOLDER --splits {arguments.splits}"
-        print(write_result(arguments.write, command, {"dataset": "corel5k, training images", "k": K, "rows": rows}))
+    write_if_asked(parser, arguments, {"dataset": "corel5k, training images", "k": K, "rows": rows})
 
 
 if __name__ == "__main__":

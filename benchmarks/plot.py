@@ -6,12 +6,12 @@ Time by stage, throughput against batch, growth with images and words, share of 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import parser_of
 from benchmarks.compare import read
 from benchmarks.rows import OURS, Row
 
@@ -32,18 +32,17 @@ def charts(result: dict[str, Any], folder: Path) -> list[Path]:
     except ImportError:
         raise SystemExit('charts need matplotlib; pip install ".[bench]"') from None
     matplotlib.use("svg")
-    matplotlib.rcParams.update(
-        {
-            "svg.hashsalt": "gpuannot",  # same result, same bytes
-            "svg.fonttype": "none",
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "figure.constrained_layout.use": True,
-            **{f"{name}.color": _GREY for name in ("text", "xtick", "ytick")},
-            **{f"axes.{name}": _GREY for name in ("edgecolor", "labelcolor", "titlecolor")},
-        }
-    )
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "gpuannot",  # same result, same bytes
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.constrained_layout.use": True,
+        **{f"{name}.color": _GREY for name in ("text", "xtick", "ytick")},
+        **{f"axes.{name}": _GREY for name in ("edgecolor", "labelcolor", "titlecolor")},
+    }
+    matplotlib.rcParams.update(settings)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for row in result["rows"] if "seconds" in row]
     device = result["setting"]["device"].split(":")[0]
@@ -137,7 +136,7 @@ DRAWN: dict[str, Callable[[list[Row]], Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.plot", __doc__, writes=False)
     parser.add_argument("result", type=Path, help="a result of python -m benchmarks")
     parser.add_argument("--out", type=Path, default=CHARTS, help="folder (default: docs/charts)")
     arguments = parser.parse_args()

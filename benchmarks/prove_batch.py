@@ -12,7 +12,6 @@ Stops with an error at the first promise that does not hold; prints what was ver
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import shutil
@@ -28,7 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.common import write_result
+from benchmarks.common import jpeg, parser_of, write_if_asked
 from gpuannot import Annotator
 from gpuannot.datasets.label_files import load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
@@ -38,23 +37,20 @@ MEMORY_BOUND = 1.10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prove_batch", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.prove_batch", __doc__)
     parser.add_argument("--images", type=int, default=20_000, help="good images (default: %(default)s)")
     parser.add_argument("--hostile", type=int, default=500, help="bad files among them (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=25, help="runs to kill (default: %(default)s)")
     parser.add_argument("--part-size", type=int, default=512, help="inputs of a part (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places (default: %(default)s)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="gpuannot-prove-") as name:
         folder = Path(name)
-        scenes = load_labelled_images(write_scenes(folder / "scenes", 64, seed=arguments.seed))
-        model = folder / "model.safetensors"
-        Annotator(**SETTINGS).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False).save(model)
+        model, scenes = small_model(folder, arguments.seed)
         few, many = folder / "few", folder / "many"
-        draw(scenes.paths, few, arguments.images // 10, arguments.hostile // 10, chance)
-        bad = draw(scenes.paths, many, arguments.images, arguments.hostile, chance)
+        draw(scenes, few, arguments.images // 10, arguments.hostile // 10, chance)
+        bad = draw(scenes, many, arguments.images, arguments.hostile, chance)
         print(f"drawn: {arguments.images} JPEGs and {len(bad)} bad files", flush=True)
 
         results = {}
@@ -73,10 +69,15 @@ def main() -> None:
         check(ratio <= MEMORY_BOUND, f"peak memory of ten times the inputs is {ratio:.3f} times as much, at most {MEMORY_BOUND}")
 
         moments = kill_and_resume(model, many, folder / "of many", folder / "killed", arguments, results["many"], chance)
-        if arguments.write:
-            command = f"python -m benchmarks.prove_batch --images {arguments.images} --hostile {arguments.hostile}"
-            content = {"runs": results, "peak_ratio": ratio, "kills": len(moments), "parts_whole_at_kills": moments}
-            print(write_result(arguments.write, f"{command} --kills {arguments.kills}", content))
+    content = {"runs": results, "peak_ratio": ratio, "kills": len(moments), "parts_whole_at_kills": moments}
+    write_if_asked(parser, arguments, content)
+
+
+def small_model(folder: Path, seed: int) -> tuple[Path, tuple[Path, ...]]:
+    """The file of a model with a small trunk, and the drawn scenes that it learnt from."""
+    scenes = load_labelled_images(write_scenes(folder / "scenes", 64, seed=seed))
+    annotator = Annotator(**SETTINGS).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
+    return annotator.save(folder / "model.safetensors"), scenes.paths
 
 
 def draw(originals: tuple[Path, ...], folder: Path, images: int, hostile: int, chance: random.Random) -> set[str]:
@@ -87,17 +88,16 @@ def draw(originals: tuple[Path, ...], folder: Path, images: int, hostile: int, c
     for number in range(images + hostile):
         path = folder / f"{number // 1000:03d}" / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = io.BytesIO()
-        Image.fromarray(np.roll(pixels[number % len(pixels)], number, axis=1)).save(file, "JPEG")
+        content = jpeg(np.roll(pixels[number % len(pixels)], number, axis=1), quality=75)
         if number not in bad_places:
-            path.write_bytes(file.getvalue())
+            path.write_bytes(content)
             continue
         bad.add(str(path))
         kind = len(bad) % 5
         if kind == 0:
             path.symlink_to("nowhere.jpg")
         else:
-            cut, text = file.getvalue()[: chance.randrange(4, 600)], b"<html>404 Not Found</html>"
+            cut, text = content[: chance.randrange(4, 600)], b"<html>404 Not Found</html>"
             path.write_bytes([b"", b"", cut, text, chance.randbytes(3000)][kind])
     return bad
 

@@ -12,7 +12,6 @@ Stops with an error at the first promise that does not hold; prints what was ver
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import random
@@ -28,41 +27,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import write_result
-from benchmarks.prove_batch import SETTINGS, annotate, check, compare, draw
-from gpuannot import Annotator
-from gpuannot.datasets.label_files import load_labelled_images
-from gpuannot.datasets.scenes import write_scenes
+from benchmarks.common import jpeg, parser_of, write_if_asked
+from benchmarks.prove_batch import SETTINGS, annotate, check, compare, draw, small_model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prove_cluster", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.prove_cluster", __doc__)
     parser.add_argument("--images", type=int, default=4000, help="good images to annotate (default: %(default)s)")
     parser.add_argument("--hostile", type=int, default=200, help="bad files among them (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=10, help="workers to kill while they annotate (default: %(default)s)")
     parser.add_argument("--large", type=int, default=1000, help="large JPEGs of the timed job (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places (default: %(default)s)")
     parser.add_argument("--only", choices=("kills", "fit", "ratio"), help="a part of it")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     content: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="gpuannot-prove-") as name:
         folder = Path(name)
-        labels = write_scenes(folder / "scenes", 64, seed=arguments.seed)
-        scenes = load_labelled_images(labels)
-        model = folder / "model.safetensors"
-        Annotator(**SETTINGS).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False).save(model)
+        model, scenes = small_model(folder, arguments.seed)
         if arguments.only in (None, "kills"):
-            content |= prove_kills(model, scenes.paths, folder, arguments, chance)
+            content |= prove_kills(model, scenes, folder, arguments, chance)
         if arguments.only in (None, "fit"):
-            content |= prove_fit(scenes.paths, folder, chance)
+            content |= prove_fit(scenes, folder, chance)
         if arguments.only in (None, "ratio"):
-            content |= measure(model, scenes.paths, folder, arguments.large)
-    if arguments.write:
-        command = f"python -m benchmarks.prove_cluster --images {arguments.images} --hostile {arguments.hostile}"
-        only = f" --only {arguments.only}" if arguments.only else ""
-        print(write_result(arguments.write, f"{command} --kills {arguments.kills} --large {arguments.large}{only}", content))
+            content |= measure(model, scenes, folder, arguments.large)
+    write_if_asked(parser, arguments, content)
 
 
 def prove_kills(
@@ -103,12 +92,13 @@ def prove_kills(
 
 
 def prove_fit(originals: tuple[Path, ...], folder: Path, chance: random.Random) -> dict[str, Any]:
-    samples = [{"image_name": f"{n}.jpg", "image_labels": [f"word {n % 7}", f"word {n % 11}"]} for n in range(2000)]
+    names = [f"{number}.jpg" for number in range(2000)]
+    samples = [{"image_name": name, "image_labels": [f"word {n % 7}", f"word {n % 11}"]} for n, name in enumerate(names)]
     (folder / "learn").mkdir()
-    for number, sample in enumerate(samples):
-        shutil.copy(originals[number % len(originals)], folder / "learn" / sample["image_name"])
+    for number, name in enumerate(names):
+        shutil.copy(originals[number % len(originals)], folder / "learn" / name)
     (folder / "learn" / "labels.json").write_text(json.dumps({"samples": samples}))
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for name, options, kill in (("one process", [], False), ("2 workers", ["2"], False), ("2 workers, one killed", ["2"], True)):
         model = folder / f"{name}.safetensors"
         settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
@@ -134,9 +124,7 @@ def measure(model: Path, originals: tuple[Path, ...], folder: Path, count: int) 
     for number in range(count):
         with Image.open(originals[number % len(originals)]) as image:
             pixels = np.asarray(image.convert("RGB").resize((1600, 1200), Image.Resampling.BICUBIC))
-        file = io.BytesIO()
-        Image.fromarray(np.roll(pixels, number, axis=1)).save(file, "JPEG", quality=90)
-        (source / f"{number:05d}.jpg").write_bytes(file.getvalue())
+        (source / f"{number:05d}.jpg").write_bytes(jpeg(np.roll(pixels, number, axis=1)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     variants: dict[str, list[str]] = {
         "one process, 1 thread": [],

@@ -6,8 +6,8 @@ processes, whose own memory counts too. Stops with an error where memory grew by
 
 from __future__ import annotations
 
-import argparse
 import gc
+import importlib
 import os
 import sys
 import tempfile
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write_result
+from benchmarks.common import parser_of, write_if_asked
 from gpuannot.images.batches import decode_ahead
 from gpuannot.images.input import Input
 
@@ -57,18 +57,16 @@ def measure(paths: list[Path], decodes: int, moments: list[int], processes: bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prove_decode_memory", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.prove_decode_memory", __doc__)
     parser.add_argument("--decodes", type=int, default=10_000, help="(default: %(default)s)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from hostile_images import DECODES, FAILS, write_hostile_images
-
+    hostile = importlib.import_module("hostile_images")
     warnings.simplefilter("ignore")  # of corrupt metadata, once an image
     moments = [arguments.decodes // 5, arguments.decodes // 2, arguments.decodes]
     rows = []
     with tempfile.TemporaryDirectory(prefix="gpuannot-prove-") as folder:
-        paths = list(write_hostile_images(Path(folder), (*DECODES, *FAILS)).values())
+        paths = list(hostile.write_hostile_images(Path(folder), (*hostile.DECODES, *hostile.FAILS)).values())
         for processes in (False, True):
             row = measure(paths, arguments.decodes, moments, processes)
             first, last = row["resident_bytes"][moments[0]], row["resident_bytes"][moments[-1]]
@@ -81,10 +79,7 @@ def main() -> None:
             )
             if row["growth"] > GROWTH_BOUND:
                 raise SystemExit(f"does not hold: memory grew by more than {100 * (GROWTH_BOUND - 1):.0f}%")
-    if arguments.write:
-        print(
-            write_result(arguments.write, "python -m benchmarks.prove_decode_memory", {"kinds_of_file": len(paths), "rows": rows})
-        )
+    write_if_asked(parser, arguments, {"kinds_of_file": len(paths), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import NO_DEVICE, alternate, spread, with_peak_memory, write_result
+from benchmarks.common import NO_DEVICE, alternate, parser_of, spread, with_peak_memory, write_if_asked
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.peers import Missing
 from gpuannot.errors import DeviceError
@@ -123,10 +123,10 @@ def measure_rows(
     if repeats > 1:
         seconds = alternate(calls, repeats=repeats, warm_up=0, device=setting.device, numbers=numbers)
     base = spread(seconds[baseline])["median"] if baseline in seconds else None
-    for name, call in variants.items():
+    for name, variant in variants.items():
         row: Row = {"stage": stage, "case": dict(case), "variant": name, "device": setting.device.type}
-        if isinstance(call, Missing):
-            yield {**row, "missing": call.reason}
+        if isinstance(variant, Missing):
+            yield {**row, "missing": variant.reason}
             continue
         times = spread(seconds[name])
         kind = dtype if isinstance(dtype, str) else dtype.get(name, "float32")
@@ -194,7 +194,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes and few repeats, to see that it runs")
     parser.add_argument("--repeats", type=int, help="timings of each variant (default: 7, quick: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the random data (default: %(default)s)")
-    parser.add_argument("--write", metavar="NAME", help="also write benchmarks/results/NAME.json")
 
 
 def setting_of(arguments: argparse.Namespace) -> Setting:
@@ -217,12 +216,10 @@ def content(setting: Setting, rows: list[Row], **more: Any) -> dict[str, Any]:
 
 def stage_main(name: str, description: str, measure: Measure) -> None:
     """The command of one stage: measure, print, and write if asked."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description.splitlines()[0])
+    parser = parser_of(f"benchmarks.{name}", description)
     add_arguments(parser)
     arguments = parser.parse_args()
     setting = setting_of(arguments)
     rows = list(measure(setting))
     print_rows(rows, f"{name} on {setting.device}")
-    if arguments.write:
-        command = " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]])
-        print(write_result(arguments.write, command, content(setting, rows)))
+    write_if_asked(parser, arguments, content(setting, rows))

@@ -6,13 +6,12 @@ result in benchmarks/results and STAGE one of its stages, ``environment`` or ``l
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, parser_of
 from benchmarks.compare import read
 from benchmarks.rows import case_text, cells
 
@@ -91,7 +90,7 @@ def renew(page: str, folder: Path = RESULTS) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("benchmarks.tables", __doc__, writes=False)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table differs from its result")
     arguments = parser.parse_args()
     page = PAGE.read_text("utf-8")

@@ -12,7 +12,10 @@ author = "the gpuannot authors"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "docstrings", "links", "mathml", "names"]
+extensions = [
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon",
+    "commands", "docstrings", "links", "mathml", "names", "settings",
+]  # fmt: skip
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"gpuannot {version}"

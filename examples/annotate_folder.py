@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gpuannot import Annotator, Inputs
 from gpuannot.datasets import load_labelled_images
+from gpuannot.images.batches import ImageFailure
 from gpuannot.jobs.writers import AnnotationWriter
 
 
@@ -19,7 +20,7 @@ def main(labelled: str, folder: str, output: str) -> None:
     annotator = Annotator().fit(images.paths, images.labels, vocabulary=images.vocabulary)
     print(f"learnt {len(annotator.bank_.known)} words from {len(images)} images")
 
-    failures = []
+    failures: list[ImageFailure] = []
     with AnnotationWriter(output, model_sha256=annotator.to_model_file().sha256) as writer:
         for part in annotator.stream(Inputs(folder), k=min(5, len(annotator.bank_.known))):
             writer.write(part)

@@ -1,61 +1,116 @@
 """The whole method, top to bottom, as the paper tells it.
 
 images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual word → VLAD (1) → word vectors (4) → nearest words (6).
-Up to VLAD it is the :class:`~gpuannot.model.encoder.Encoder`; here the words come in.
+Up to VLAD it is the :class:`~gpuannot.model.encoder.Encoder`; the words are the :class:`~gpuannot.model.word_model.WordModel`'s.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .config import AnnotatorConfig
 from .errors import DataError
-from .heads.word_head import new_bank
 from .images.batches import ImageFailure
-from .images.inputs import Images, Inputs, as_sequence, find_lazily, source_name, warn_of_failures
+from .images.inputs import Images, as_sequence, warn_of_failures
 from .jobs.batch import annotate_batch
-from .jobs.streaming import stream_inputs
-from .method.labels import label_matrix
+from .jobs.stream import annotate_stream
+from .method.labels import check_lengths, label_matrix
 from .method.words import WordBank
-from .model.annotations import Annotations, check_threshold
-from .model.encoder import Vectors, to_host
-from .model.extractor import Store
-from .model.file import ModelFile
-from .model.persistence import restore, to_model_file
-from .model.word_model import Labels, WordLearner, check_lengths
-from .system.partitions import by_partition, tree_sum
-from .system.threads import one_blas_thread
+from .model.annotations import Annotations
+from .model.encoder import Encoder, Vectors
+from .model.fit import FitSteps, fit, reading, statistics_positions
+from .model.persistence import restore
+from .model.word_model import Labels, WordModel
 
 if TYPE_CHECKING:
+    from .method.weights import TrunkWeights
     from .model.capture import CapturedAnnotation
     from .model.explain import Explanation
+    from .model.file import ModelFile
 
 
-class Annotator(WordLearner):
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _of_words(function: Callable[Concatenate[WordModel, P], R]) -> Callable[Concatenate[Annotator, P], R]:
+    """A function of a word model as a method."""
+
+    @wraps(function)
+    def method(self: Annotator, *arguments: P.args, **options: P.kwargs) -> R:
+        return function(self.words, *arguments, **options)
+
+    return method
+
+
+class Annotator:
     """Learns words from labelled images and gives words to others.
-
-    Args:
-        config: an :class:`AnnotatorConfig`; None is the preset ``paper``.
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        changes: fields of the config to change: ``Annotator(n_centers=32, metric="cosine")``.
-
-    Attributes:
-        transform_: :class:`GaussianPCA`. codebook_: :class:`Codebook`. bank_: :class:`WordBank`.
-        failures_: images of the last ``fit`` or ``partial_fit`` that could not be read.
 
     ``images`` is, wherever it appears, a sequence of paths, encoded bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8
     tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or what :class:`~gpuannot.Inputs` takes as one
     source: a folder, file, list, table, tar shard or URL.
+
+    Args:
+        config: an :class:`AnnotatorConfig`; None is the preset ``paper``.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+        loaded: the trunk's weights, where they are loaded already; None loads what the config names at first use.
+        changes: fields of the config to change: ``Annotator(n_centers=32, metric="cosine")``.
+
+    Attributes:
+        words: :class:`~gpuannot.model.word_model.WordModel`, what is known of words.
     """
 
-    # -- learning ---------------------------------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        config: AnnotatorConfig | None = None,
+        *,
+        device: str | torch.device = "auto",
+        loaded: TrunkWeights | None = None,
+        **changes: Any,
+    ) -> None:
+        self.words = WordModel(Encoder(config, device=device, loaded=loaded, **changes))
+
+    @property
+    def encoder(self) -> Encoder:
+        """From images to vectors: trunk, ``transform_``, ``codebook_``, ``projection_``."""
+        return self.words.encoder
+
+    @property
+    def config(self) -> AnnotatorConfig:
+        """The settings."""
+        return self.encoder.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are learnt from and annotated."""
+        return self.encoder.device
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """(W,) the words, in the order that annotations number them."""
+        return self.words.vocabulary
+
+    @property
+    def bank_(self) -> WordBank:
+        """The word vectors' sums and counts."""
+        self.words.require_fit()
+        return self.words.bank_
+
+    @property
+    def failures_(self) -> list[ImageFailure]:
+        """Images that the last ``fit``, ``partial_fit``, ``explain`` or other call that learns or encodes could not read."""
+        return self.encoder.failures_
+
+    # -- learning -----------------------------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -66,7 +121,7 @@ class Annotator(WordLearner):
         progress: bool | None = None,
         workers: int | None = None,
         scheduler: str | None = None,
-    ) -> Annotator:
+    ) -> Self:
         """Learn normalisation, PCA, codebook and word vectors.
 
         Each image goes through the trunk once. The features of up to ``config.statistics_images`` images wait in a temporary folder
@@ -88,97 +143,70 @@ class Annotator(WordLearner):
             ValueError: fewer descriptors than centres, or fewer varying channels than components.
         """
         sources = as_sequence(images)
-        matrix, words = label_matrix(labels, vocabulary)
+        matrix, all_words = label_matrix(labels, vocabulary)
         check_lengths(len(sources), matrix)
         if not matrix.nnz:
             raise DataError("no image carries a word: there is nothing to learn")
-        learn_from = self._statistics_positions(len(sources))
-        rest = np.setdiff1d(np.arange(len(sources)), learn_from)
-        self.failures_ = []
-        if workers is not None or scheduler is not None:
-            from .jobs.cluster_fit import fit_on_cluster
-
-            fit_on_cluster(self, sources, matrix, words, learn_from, rest, workers, scheduler, progress)
-            self._settle()
+        learn_from = statistics_positions(self.words, len(sources))
+        others = np.setdiff1d(np.arange(len(sources)), learn_from)
+        self.encoder.extractor.failures = []
+        where: AbstractContextManager[FitSteps]
+        if workers is None and scheduler is None:
+            where = reading(self.words, sources, matrix, all_words, learn_from, others, progress)
         else:
-            with self.new_store(len(learn_from)) as store:
-                self.extract(sources, store, positions=learn_from, progress=progress)
-                self.fit_features(store, matrix, words, progress=progress)
-                blocks = by_partition(self.vectors_of(sources, rest, progress=progress))
-                sums = tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks)
-            if sums is not None:
-                self.bank_.merge(sums)
-                self._settle()
-        self.bank_.sample = None
+            from .jobs.cluster_fit import on_cluster
+
+            where = on_cluster(self.words, sources, matrix, all_words, learn_from, others, workers, scheduler, progress)
+        with where as steps:
+            fit(self.words, all_words, steps)
         warn_of_failures(len(sources), self.failures_)
         return self
 
-    def fit_features(
-        self, features: Store, labels: Labels, vocabulary: Sequence[str], *, progress: bool | None = None
-    ) -> Annotator:
-        """``fit`` from features that the trunk has computed already (:meth:`extract`).
-
-        Args:
-            features: of some or all images of a data set.
-            labels: of the whole data set, (N, W); the features' positions pick the rows.
-        """
-        self._forget_bank()
-        self.learn_transform(features, progress=progress)
-        with self.describe(features, progress=progress) as descriptors:
-            return self.fit_descriptors(descriptors, labels, vocabulary)
-
-    def fit_descriptors(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
-        """``fit`` from stored descriptors, with the ``transform_`` that made them: codebook, projection and words."""
-        self.learn_codebook(descriptors)
-        self.learn_projection(descriptors)
-        return self.fit_words(descriptors, labels, vocabulary)
-
-    def fit_words(self, descriptors: Store, labels: Labels, vocabulary: Sequence[str]) -> Annotator:
-        """``fit`` from stored descriptors, when all that is learnt without labels is there: the words."""
-        matrix, words = label_matrix(labels, vocabulary)
-        blocks = by_partition(self.encode_descriptors(descriptors))
-        self.set_bank(words, tree_sum((number, self.word_sums(part, matrix, words)) for number, part in blocks))
-        self._settle()
+    def partial_fit(self, images: Images, labels: Labels, *, progress: bool | None = None) -> Self:
+        """Add labelled images, and any new words they bring: :meth:`WordModel.partial_fit`. Before a ``fit`` this is ``fit``."""
+        if not hasattr(self.words, "bank_"):
+            return self.fit(images, labels, progress=progress)
+        self.words.partial_fit(images, labels, progress=progress)
         return self
 
-    def word_sums(self, vectors: Iterable[tuple[NDArray[np.int64], Vectors]], labels: Any, vocabulary: Sequence[str]) -> WordBank:
-        """The word vectors' sums over a partition: positions (B,) and VLAD vectors (B, m·n), and ``labels[positions]`` (B, W)."""
-        bank = new_bank(self.config, tuple(vocabulary), self.dimension, self.device)
-        with one_blas_thread():
-            for positions, part in vectors:
-                rows = labels[positions]
-                bank.partial_fit(part, rows)
-                if bank.sample is not None:
-                    bank.sample.add(positions, part, rows)
-        # A GPU's sums go through the host when workers add them, and products are formed where the vectors are.
-        return bank.flush() if self._on_gpu else bank
+    def forget(self, images: Images, labels: Labels, *, progress: bool | None = None) -> Self:
+        """Take out images that were learnt from, by the labels they were learnt with: :meth:`WordModel.forget`."""
+        self.words.forget(images, labels, progress=progress)
+        return self
 
-    def set_bank(self, vocabulary: Sequence[str], sums: WordBank | None) -> None:
-        """Take the word vectors from the sums of all partitions; None leaves every word without an image."""
-        bank = new_bank(self.config, tuple(vocabulary), self.dimension, self.device) if sums is None else sums
-        self.bank_ = bank.to(self.device).flush()
-        self._changed()
+    def add_word(self, word: str, images: Images, *, progress: bool | None = None) -> Self:
+        """Add a word by images that show it and no other word: :meth:`WordModel.add_word`."""
+        self.words.add_word(word, images, progress=progress)
+        return self
 
-    def reseeded(self, seed: int) -> Annotator:
-        """An annotator with the same trunk, normalisation and PCA, and another seed; codebook and words are still to be learnt."""
-        other = Annotator(dataclasses.replace(self.config, seed=seed), device=self.device)
-        other._trunk, other._weights, other.transform_ = self._trunk, self._weights, self.transform_
-        return other
+    def remove_words(self, words: Sequence[str]) -> Self:
+        """Take words out of the vocabulary, as if no label had named them: :meth:`WordModel.remove_words`."""
+        self.words.remove_words(words)
+        return self
 
-    def partial_fit(self, images: Images, labels: Labels, *, progress: bool | None = None) -> Annotator:
-        """:meth:`WordLearner.partial_fit`; without an earlier ``fit`` this is ``fit``."""
-        if not hasattr(self, "bank_"):
-            return self.fit(images, labels, progress=progress)
-        return super().partial_fit(images, labels, progress=progress)
+    def rename_word(self, word: str, name: str) -> Self:
+        """Give a word another name: :meth:`WordModel.rename_word`."""
+        self.words.rename_word(word, name)
+        return self
 
-    # -- annotating -------------------------------------------------------------------------------------------------------------
+    def merge_words(
+        self, word: str, into: str, both: Images | None = None, labels: Labels | None = None, *, progress: bool | None = None
+    ) -> Self:
+        """Make one word of two, ``both`` being the images that carry both: :meth:`WordModel.merge_words`."""
+        self.words.merge_words(word, into, both, labels, progress=progress)
+        return self
+
+    # -- annotating ---------------------------------------------------------------------------------------------------------------
 
     def annotate(self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None) -> Annotations:
         """The k nearest words of each image. Images that cannot be read are listed in the result's ``failures``.
 
         Args:
+            images: N images.
+            k: words for each.
             threshold: give of the k words only those with at least this confidence, but one at least
                 (:meth:`Annotations.likely`); None gives k.
+            progress: show a bar; None shows one on terminals.
 
         Raises:
             ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
@@ -188,78 +216,56 @@ class Annotator(WordLearner):
         return Annotations.joined(list(parts), self.vocabulary, k)
 
     def stream(
-        self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None
-    ) -> Iterator[Annotations]:
-        """``annotate`` batch by batch, in input order: memory does not grow with the number of images, nor with a folder's."""
-        self.check_k(k, threshold)
-        if isinstance(images, (str, Path, Inputs)):
-            parts = stream_inputs(self, find_lazily(images), k, progress)
-        else:
-            parts = self._stream(as_sequence(images), k, progress)
-        return parts if threshold is None else (part.likely(threshold) for part in parts)
-
-    def _stream(self, sources: Sequence[Any], k: int, progress: bool | None) -> Iterator[Annotations]:
-        failures: list[ImageFailure] = []
-        for positions, features in self._features(sources, np.arange(len(sources)), "annotate", progress, failures):
-            index, distance = (to_host(part) for part in self._rank(self._vectors(features), k))
-            yield self._annotations(sources, positions, index, distance, failures)
-            failures.clear()
-        if failures:
-            none = np.empty((0, k))
-            yield self._annotations(sources, np.empty(0, np.int64), none.astype(np.int64), none.astype(np.float32), failures)
-
-    def _annotations(
         self,
-        sources: Sequence[Any],
-        positions: NDArray[np.int64],
-        index: NDArray[np.int64],
-        distance: NDArray[np.float32],
-        failures: Sequence[ImageFailure],
-    ) -> Annotations:
-        names = tuple(source_name(sources, position) for position in positions)
-        confidence = self.confidence(index, distance)
-        return Annotations(names, positions, index, distance, self.vocabulary, tuple(failures), confidence=confidence)
-
-    batch = annotate_batch
-
-    def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """The k nearest words of a decoded batch.
+        images: Images,
+        k: int = 5,
+        *,
+        threshold: float | None = None,
+        decode: str = "cpu",
+        progress: bool | None = None,
+    ) -> Iterator[Annotations]:
+        """``annotate`` batch by batch, in input order: memory does not grow with the number of images, nor with a folder's.
 
         Args:
-            images: (B, 3, S, S) uint8, RGB, S = ``config.input_size``, on this annotator's device.
-
-        Returns:
-            index (B, k) int64 into ``vocabulary`` and distance (B, k) float32, nearest first.
+            images: N images; of a folder, list or table of any length only what is at work is held.
+            k: words for each.
+            threshold: as in :meth:`annotate`.
+            decode: ``cpu``, or ``auto`` and ``gpu`` as in :meth:`batch`.
+            progress: show a bar; None shows one on terminals.
 
         Raises:
-            TypeError: not uint8. ValueError: another shape or size, or k outside 1…number of words with an image.
+            DeviceError: the GPU cannot decode. Otherwise as :meth:`annotate`.
         """
-        self.check_k(k)
-        return self.nearest_words(self.encode_tensor(images), k)
+        return annotate_stream(self.words, images, k, threshold=threshold, decode=decode, progress=progress)
 
-    def nearest_words(self, vectors: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """The k nearest words of VLAD vectors (B, m·n) float32 on this annotator's device; returns as :meth:`annotate_tensor`."""
-        index, distance = self._rank(vectors if self._on_gpu else vectors.numpy(), k)
-        return torch.as_tensor(index), torch.as_tensor(distance)
+    batch = _of_words(annotate_batch)
+
+    def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+        """The k nearest words of a decoded batch (B, 3, S, S) uint8 on this device: :meth:`WordModel.annotate_tensor`."""
+        return self.words.annotate_tensor(images, k)
+
+    def encode_tensor(self, images: Tensor) -> Tensor:
+        """VLAD vectors (B, D) float32 of a decoded batch (B, 3, S, S) uint8: :meth:`Encoder.encode_tensor`."""
+        return self.encoder.encode_tensor(images)
+
+    def confidence(self, index: NDArray[np.int64] | Tensor, distance: Vectors) -> Any:
+        """How likely each word that was given is right, 0…1: :meth:`WordModel.confidence`."""
+        return self.words.confidence(index, distance)
 
     def capture(self, batch_shape: tuple[int, int, int, int], k: int = 5) -> CapturedAnnotation:
         """:meth:`annotate_tensor` for batches of one shape (B, 3, S, S) as a CUDA graph.
 
+        Args:
+            batch_shape: of the batches.
+            k: words for each image.
+
         Raises:
-            DeviceError: not on a CUDA device. ValueError: as :meth:`annotate_tensor`.
+            DeviceError: not on a CUDA device.
+            ValueError: as :meth:`annotate_tensor`.
         """
         from .model.capture import CapturedAnnotation
 
-        return CapturedAnnotation(self, batch_shape, k)
-
-    def annotate_descriptors(
-        self, descriptors: Store, k: int = 5
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """``annotate`` from stored descriptors: positions (T,), index (T, k), distance (T, k)."""
-        self.check_k(k)
-        ranked = [[to_host(part) for part in self._rank(vectors, k)] for _, vectors in self.encode_descriptors(descriptors)]
-        index, distance = (np.concatenate(part) for part in zip(*ranked, strict=True))
-        return descriptors.positions, index, distance
+        return CapturedAnnotation(self.words, batch_shape, k)
 
     def explain(
         self, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
@@ -269,55 +275,39 @@ class Annotator(WordLearner):
         Images that cannot be read are left out, listed in ``failures_`` and warned of.
 
         Args:
+            images: N images.
             words: these words for every image, given or not; None explains the k words that each is given.
+            k: words for each image.
+            progress: show a bar; None shows one on terminals.
 
         Raises:
-            ValueError: a word that the vocabulary lacks, or k out of range. DataError: a word without an image.
+            ValueError: a word that the vocabulary lacks, or k out of range.
+            DataError: a word without an image.
         """
         from .model.explain import explain
 
-        return explain(self, images, words, k, progress=progress)
+        return explain(self.words, images, words, k, progress=progress)
 
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The words, in the order that annotations number them."""
-        self._require_fit()
-        return self.bank_.vocabulary
-
-    def check_k(self, k: int, threshold: float | None = None) -> None:
-        """Raise ValueError unless k words can be given to every image: 1…number of words that have at least one image.
-
-        With a threshold, also unless it is one that this model's confidences can be compared with.
-        """
-        self._require_fit()
-        check_threshold(threshold)
-        if threshold is not None and not self.has_confidence:
-            raise ValueError("this model gives no confidences to compare with a threshold; the head 'ridge' does")
-        known = len(self.bank_.known)
-        if not 1 <= k <= known:
-            without = len(self.vocabulary) - known
-            detail = f"; {without} words of the vocabulary have no image" if without else ""
-            raise ValueError(f"k = {k} must lie in 1…{known}, the number of words that can be given{detail}")
-
-    # -- files ------------------------------------------------------------------------------------------------------------------
+    # -- files --------------------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, sums: bool = True) -> Path:
         """Write the fitted annotator to one ``.safetensors`` file.
 
         Args:
+            path: of the file.
             sums: with the sums that words are learnt from, so that the loaded model can go on learning: for the head ``ridge``
-                4·D² bytes, D = m·n. Without them, a model with that head annotates and can no longer change.
+                4·D² bytes. Without them, a model with that head annotates and can no longer change.
 
         Raises:
-            NotFittedError: before ``fit``. ModelFileError: the file cannot be written. ValueError: ``sums=False`` with the heads
-                ``mean`` and ``demixed``, which rank by the sums.
+            NotFittedError: before ``fit``.
+            ModelFileError: the file cannot be written.
+            ValueError: ``sums=False`` with the heads ``mean`` and ``demixed``, which rank by the sums.
         """
         return self.to_model_file(sums=sums).write(path)
 
     def to_model_file(self, *, sums: bool = True) -> ModelFile:
-        """The fitted annotator's tensors and metadata, as :meth:`save` writes them; its ``sha256`` is the model's identity."""
-        self._require_fit()
-        return to_model_file(self, sums=sums)
+        """What :meth:`save` writes; its ``sha256`` is the model's identity."""
+        return self.words.to_model_file(sums=sums)
 
     @classmethod
     def load(
@@ -327,22 +317,24 @@ class Annotator(WordLearner):
         weights: str | Path | None = None,
         weights_convention: str | None = None,
         device: str | torch.device = "auto",
-    ) -> Annotator:
+    ) -> Self:
         """Read an annotator from its file.
 
         Args:
+            path: of the file.
             weights: where the trunk's weights are now, if not where they were at ``fit``. They must be the same weights.
+            weights_convention: as in :class:`AnnotatorConfig`.
+            device: as in the constructor.
 
         Raises:
             ModelFileError: a missing, cut, edited or foreign file, another schema, or other trunk weights than at ``fit``.
             WeightsError: the weights cannot be read.
         """
-        return restore(cls, path, weights, weights_convention, device)
+        return cls.of(restore(path, weights, weights_convention, device))
 
-    def _settle(self) -> None:
-        """What the head learns once, when all images of a fit are in."""
-        self._changed()._head.settle(self.bank_)
-
-    def _forget_bank(self) -> None:
-        """If a fit fails half-way, nothing may rank by what an earlier one learnt."""
-        vars(self).pop("bank_", None)
+    @classmethod
+    def of(cls, words: WordModel) -> Self:
+        """The annotator of a word model."""
+        annotator = cls.__new__(cls)
+        annotator.words = words
+        return annotator

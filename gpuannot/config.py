@@ -1,21 +1,149 @@
-"""Every knob of the method, its default and its meaning."""
+"""Every knob of the method, its default, its meaning and the values that it takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import InvalidArgumentError
+
 CONVENTIONS = ("caffe", "torchvision")
+TRUNK_DTYPES = ("auto", "float32", "bfloat16", "float16")
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
 HEADS = ("mean", "demixed", "ridge")
 CALIBRATIONS = ("none", "odds")
 # Values that files of earlier versions may state.
 _REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The values that a setting takes.
+
+    Attributes:
+        expected: the values in words, such as ``a whole number of at least 1``; ``{most}`` is where ``most`` belongs.
+        allows: whether a value, given what ``most`` is, is one of them.
+        parse: the value that a text means; it raises ValueError for a text that means none.
+        most: the name of the config's attribute that is the largest value; None where no other setting bounds this one.
+        refusal: what is said of a value that is not allowed.
+    """
+
+    expected: str
+    allows: Callable[[Any, Any], bool]
+    parse: Callable[[str], Any] = str
+    most: str | None = None
+    refusal: str = "{name} must be {expected}, got {value!r}"
+
+    def __str__(self) -> str:
+        return self.expected.format(most=self.most)
+
+    def check(self, name: str, value: Any, config: Any) -> None:
+        """Raise InvalidArgumentError unless ``value`` is one for the setting ``name`` of ``config``."""
+        most = None if self.most is None else getattr(config, self.most)
+        if not self.allows(value, most):
+            expected = self.expected.format(most=most)
+            raise InvalidArgumentError(self.refusal.format(name=name, expected=expected, value=value))
+
+    def convert(self, text: str) -> Any:
+        """The value that a text such as ``32`` or ``true`` means; whether it is in range is seen when settings are made of it.
+
+        Raises:
+            InvalidArgumentError: it means none.
+        """
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise InvalidArgumentError(f"expected {self}") from None
+
+
+def whole(least: int, most: int | str | None = None, shown: str = "") -> Constraint:
+    """A whole number from ``least`` to ``most``, which may be the name of a config's attribute, or ``shown`` in another way."""
+
+    def allows(value: Any, bound: Any) -> bool:
+        bound = most if bound is None else bound
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value and (bound is None or value <= bound)
+
+    if most is None:
+        return Constraint(f"a whole number of at least {least}", allows, int)
+    named = most if isinstance(most, str) else None
+    return Constraint(f"a whole number in {least}…{shown or (most if named is None else '{most}')}", allows, int, named)
+
+
+def number(least: float, most: float) -> Constraint:
+    """A number from ``least`` to ``most``, both included."""
+    return Constraint(f"a number in {least}…{most}", lambda value, _: _is_number(value) and least <= value <= most, float)
+
+
+def positive() -> Constraint:
+    """A finite number above 0."""
+    return Constraint("a finite number above 0", lambda value, _: _is_number(value) and 0 < value < math.inf, float)
+
+
+def one_of(choices: tuple[str, ...], *, optional: bool = False) -> Constraint:
+    """One of the texts ``choices``, or with ``optional`` None."""
+    allowed = (*choices, None) if optional else choices
+    listed = ", ".join(choices)
+    return Constraint(
+        f"one of {listed}", lambda value, _: value in allowed, refusal=f"{{name}} {{value!r}} is unknown; choose one of {listed}"
+    )
+
+
+def flag() -> Constraint:
+    """True or False."""
+    return Constraint("true or false", lambda value, _: isinstance(value, bool), _parse_flag)
+
+
+def text(expected: str) -> Constraint:
+    """A text whose meaning is checked where it is used."""
+    return Constraint(expected, lambda value, _: isinstance(value, str))
+
+
+def _parse_flag(given: str) -> bool:
+    if given.lower() not in ("true", "false"):
+        raise ValueError(given)
+    return given.lower() == "true"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# What each setting may be: the check of a config, the reading of ``--set`` and ``--vary`` and the ranges that ``gpuannot info``
+# and the documentation show come from here. They are checked in this order, so a setting that bounds another comes before it.
+CONSTRAINTS: dict[str, Constraint] = {
+    "weights": text("embedded, a file, torchvision or torchvision:NAME"),
+    "weights_convention": one_of(CONVENTIONS, optional=True),
+    "layer": text("a layer of VGG-16, or several joined by +"),
+    "relu": flag(),
+    "trunk_dtype": one_of(TRUNK_DTYPES),
+    "input_size": whole(1),
+    "interpolation": one_of(INTERPOLATIONS),
+    "n_components": whole(1),
+    "n_centers": whole(1),
+    "codebook_sample": whole(1),
+    "kmeans_iterations": whole(1),
+    "statistics_images": whole(1),
+    "mass": flag(),
+    "intra": flag(),
+    "signed_sqrt": flag(),
+    "l2": flag(),
+    "projection": whole(0, most="vlad_dimension"),
+    "projection_sample": whole(1),
+    "quadratic": whole(0, most="projection"),
+    "quadratic_weight": positive(),
+    "metric": one_of(METRICS),
+    "head": one_of(HEADS),
+    "regularisation": positive(),
+    "balance": number(0, 1),
+    "calibration": one_of(CALIBRATIONS),
+    "seed": whole(0, most=2**32 - 1, shown="2³²−1"),
+    "batch_size": whole(1),
+}
 
 
 @dataclass(frozen=True)
@@ -75,9 +203,9 @@ class AnnotatorConfig:
     """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, or the linear score ``ridge``; see
     :class:`~gpuannot.heads.word_head.WordHead`. ``ridge`` keeps D² sums, D = m·n."""
     regularisation: float = 1.0
-    """λ of ``demixed`` and ``ridge``, above 0, as a multiple of the mean diagonal of the system that is solved."""
+    """λ of ``demixed`` and ``ridge``, as a multiple of the mean diagonal of the system that is solved."""
     balance: float = 0.0
-    """g in 0…1, of ``ridge``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent it is."""
+    """g, of ``ridge``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent it is."""
     calibration: str = "none"
     """How ``ridge`` brings the words' scores to one scale: ``none`` or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out
     scores)."""
@@ -89,42 +217,8 @@ class AnnotatorConfig:
     def __post_init__(self) -> None:
         if isinstance(self.weights, os.PathLike):  # a model file states it as text
             object.__setattr__(self, "weights", os.fspath(self.weights))
-        positive = (
-            "input_size",
-            "n_components",
-            "n_centers",
-            "codebook_sample",
-            "kmeans_iterations",
-            "statistics_images",
-            "projection_sample",
-            "batch_size",
-        )
-        for name in positive:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name, most in (("projection", self.layer_count * self.n_centers * self.n_components), ("quadratic", self.projection)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-                raise ValueError(f"{name} must be a whole number in 0…{most}, got {value!r}")
-        if not _is_number(self.quadratic_weight) or not 0 < self.quadratic_weight < math.inf:
-            raise ValueError(f"quadratic_weight must be a finite number above 0, got {self.quadratic_weight!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be a whole number in 0…2³²−1, got {self.seed!r}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation {self.interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
-        if self.metric not in METRICS:
-            raise ValueError(f"metric {self.metric!r} is unknown; choose one of {', '.join(METRICS)}")
-        if self.head not in HEADS:
-            raise ValueError(f"head {self.head!r} is unknown; choose one of {', '.join(HEADS)}")
-        if not _is_number(self.regularisation) or not 0 < self.regularisation < math.inf:
-            raise ValueError(f"regularisation must be a finite number above 0, got {self.regularisation!r}")
-        if not _is_number(self.balance) or not 0 <= self.balance <= 1:
-            raise ValueError(f"balance must be a number in 0…1, got {self.balance!r}")
-        if self.calibration not in CALIBRATIONS:
-            raise ValueError(f"calibration {self.calibration!r} is unknown; choose one of {', '.join(CALIBRATIONS)}")
-        if self.weights_convention not in (None, *CONVENTIONS):
-            raise ValueError(f"weights_convention {self.weights_convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
+        for name, constraint in CONSTRAINTS.items():
+            constraint.check(name, getattr(self, name), self)
 
     @property
     def layer_count(self) -> int:
@@ -141,10 +235,11 @@ class AnnotatorConfig:
         """A named setting, with changes: ``AnnotatorConfig.preset("paper", n_centers=32)``.
 
         Raises:
-            ValueError: no preset of that name, or a value out of range. TypeError: no such field.
+            InvalidArgumentError: no preset of that name, or a value out of range.
+            TypeError: no such field.
         """
         if name not in PRESETS:
-            raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+            raise InvalidArgumentError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
         return dataclasses.replace(cls(**PRESETS[name]), **changes)
 
     @classmethod
@@ -152,12 +247,12 @@ class AnnotatorConfig:
         """The inverse of :meth:`to_dict`, also of what earlier versions wrote, unless it asks for what there is no more.
 
         Raises:
-            ValueError: a name that is no setting, a value out of range, or a setting or value that was removed.
+            InvalidArgumentError: a name that is no setting, a value out of range, or a setting or value that was removed.
         """
         values = _without_removed(values)
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
-            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+            raise InvalidArgumentError(f"unknown settings: {', '.join(sorted(unknown))}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,21 +261,17 @@ class AnnotatorConfig:
 
 
 def _without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without the keys of the neighbour vote; ValueError where they ask for that, or for a value that was removed."""
+    """Settings without the keys of the neighbour vote; InvalidArgumentError where they ask for it, or for a removed value."""
     left = dict(values)
     asked = {"vote": left.pop("vote", 0), **left}
     left.pop("vote_sharpness", None)  # which does nothing without a vote
     for name, value in asked.items():
         if value in _REMOVED.get(name, ()) or (name == "vote" and value != 0):
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"{name} = {value!r} was removed from gpuannot: fit again with other settings, such as --preset best, or use the "
                 "version that wrote the file"
             )
     return left
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,7 +1,8 @@
 """The errors gpuannot raises on bad input.
 
 Each message names the offending file or value, what was expected and what to do about it, so that the command line can print it
-as it is. Wrong arguments to a function raise ``ValueError`` or ``TypeError`` as everywhere in Python.
+as it is. Any other error on the command line is a bug in gpuannot: what a user can get wrong raises one of these. What only a
+program can get wrong, such as arrays of shapes that do not fit, raises ``ValueError`` or ``TypeError`` as everywhere in Python.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ Stage: TypeAlias = Literal["find", "read", "decode"]
 
 class GpuannotError(Exception):
     """Base of every error about the user's data, files or machine."""
+
+
+class InvalidArgumentError(GpuannotError, ValueError):
+    """An argument or setting that a user gave is out of range, or does not suit the data; it is a ``ValueError`` too."""
 
 
 class ImageError(GpuannotError):

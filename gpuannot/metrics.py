@@ -18,9 +18,22 @@ from scipy import sparse
 class Scores:
     """All measures of one evaluation; shares lie in 0…1.
 
-    ``precision``, ``recall``, ``f1`` and ``n_plus`` are the protocol's. ``words_given`` counts the words that were given at least
-    once, right or wrong. ``image_*`` are means over images of each image's own values, ``micro_*`` pool all (image, word) pairs.
-    ``mean_average_precision`` is the mean over words with a test image, None without scores for all words.
+    Attributes:
+        precision: the protocol's.
+        recall: the protocol's.
+        f1: the protocol's.
+        n_plus: the protocol's, a number of words.
+        words_given: words that were given at least once, right or wrong.
+        image_precision: mean over images of each image's own value.
+        image_recall: likewise.
+        image_f1: likewise.
+        micro_precision: over all (image, word) pairs pooled.
+        micro_recall: likewise.
+        micro_f1: likewise.
+        images: T.
+        words: W.
+        k: words given to each image, at most.
+        mean_average_precision: mean over words with a test image; None without scores for all words.
     """
 
     precision: float
@@ -45,7 +58,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class WordCounts:
-    """For each word of the vocabulary, (W,) int64: ``correct`` c, ``given`` p and ``true`` g."""
+    """Counts for each word of the vocabulary, (W,) int64.
+
+    Attributes:
+        correct: c, images correctly given the word.
+        given: p, images given it.
+        true: g, images that truly carry it.
+    """
 
     correct: NDArray[np.int64]
     given: NDArray[np.int64]
@@ -64,7 +83,8 @@ def word_counts(index: NDArray[np.integer], truth: sparse.csr_array) -> WordCoun
     """c, p and g of every word.
 
     Args:
-        index: (T, k) word indices given to each image, no word twice in a row, −1 for none. truth: (T, W) 0/1.
+        index: (T, k) word indices given to each image, no word twice in a row, −1 for none.
+        truth: (T, W) 0/1.
 
     Raises:
         ValueError: shapes that do not fit, an index outside the vocabulary, or a word given twice to one image.
@@ -78,7 +98,8 @@ def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArra
     """Score annotations against the truth.
 
     Args:
-        index: (T, k) word indices given to each image, −1 where it was given fewer. truth: (T, W) 0/1.
+        index: (T, k) word indices given to each image, −1 where it was given fewer.
+        truth: (T, W) 0/1.
         scores: (T, W), higher is more likely, for mean average precision; None leaves it out.
 
     Raises:
@@ -120,7 +141,8 @@ def mean_average_precision(scores: NDArray[np.floating], truth: sparse.csr_array
     word has a test image.
 
     Args:
-        scores: (T, W), higher is more likely. truth: (T, W) 0/1.
+        scores: (T, W), higher is more likely.
+        truth: (T, W) 0/1.
 
     Raises:
         ValueError: scores of another shape than the truth, or NaN.

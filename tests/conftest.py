@@ -8,11 +8,14 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small import load_weights_once
 
 from gpuannot.datasets import label_files as datasets
 from gpuannot.datasets.scenes import write_scenes
+from gpuannot.model import extractor
 
 
 def pytest_configure() -> None:
@@ -52,6 +55,23 @@ def corel5k(shared: Path) -> Path:
 def drawn_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 24 drawn scenes: ``images/`` and ``labels.json``. Read only: every test file shares it."""
     return write_scenes(tmp_path_factory.mktemp("drawn_scenes"), 24).parent
+
+
+@pytest.fixture(scope="session")
+def scenes(drawn_scenes: Path) -> datasets.LabelledImages:
+    """The drawn scenes with their words. Read only: every test file shares them."""
+    return datasets.load_labelled_images(drawn_scenes)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def weights_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For commands and experiments, which make their encoders themselves, so that a test cannot give these ``loaded``."""
+    monkeypatch.setattr(extractor, "load_weights", load_weights_once)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from hostile_images import FAILS, write_hostile_images
 from PIL import Image
 from scipy import sparse
 from sklearn.cluster import KMeans
+from small import embedded, small_annotator
 
 from gpuannot import Annotations, Annotator, AnnotatorConfig
-from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.errors import DataError, DeviceError, NotFittedError
 from gpuannot.images.decode import decode_image
 from gpuannot.method.trunk import Trunk
-from gpuannot.method.weights import TrunkWeights, load_weights
 from gpuannot.method.words import WordBank
 
 SIZE = 32
@@ -31,21 +30,9 @@ SMALL: dict[str, Any] = {"layer": "pool2", "input_size": SIZE, "n_components": 8
 PATCHES = 64  # pool2 halves 32 × 32 twice
 
 
-@cache
-def embedded() -> TrunkWeights:
-    return load_weights()
-
-
 def annotator(**changes: Any) -> Annotator:
     """A small annotator on the CPU; the weights are loaded once for all of them."""
-    made = Annotator(**{"device": "cpu", **SMALL, **changes})
-    made._weights = embedded()
-    return made
-
-
-@pytest.fixture(scope="module")
-def scenes(drawn_scenes: Path) -> LabelledImages:
-    return load_labelled_images(drawn_scenes)
+    return small_annotator(**{**SMALL, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +68,7 @@ def trunk_input(path: Path) -> np.ndarray:
 def watch(made: Annotator) -> list[str]:
     """Digests of the images that go through the trunk from now on."""
     seen: list[str] = []
-    made.trunk.register_forward_pre_hook(lambda _, given: seen.extend(map(digest, given[0])))
+    made.encoder.trunk.register_forward_pre_hook(lambda _, given: seen.extend(map(digest, given[0])))
     return seen
 
 
@@ -122,7 +109,7 @@ def assert_follows_the_paper(made: Annotator, scenes: LabelledImages, features: 
     config, k = made.config, 5
     vectors, bank = by_hand(config, features, scenes.labels[: len(features)].toarray()[:, made.bank_.known])
     vectors = vectors[:shown]
-    _, found = made.encode(scenes.paths[:shown])
+    _, found = made.encoder.encode(scenes.paths[:shown])
     vector_error = np.linalg.norm(found - vectors, axis=1).max()
     word_error = np.linalg.norm(made.bank_.vectors() - bank, axis=1).max()
     length, word_length = (np.linalg.norm(each, axis=1) for each in (vectors, bank))
@@ -164,7 +151,7 @@ def test_the_paper_preset_follows_the_paper(scenes: LabelledImages) -> None:
     made = Annotator(AnnotatorConfig.preset("paper"), device="cpu")
     assert (made.config.layer, made.config.input_size, made.config.n_components, made.config.n_centers) == ("conv5_2", 224, 64, 64)
     features: list[torch.Tensor] = []
-    hook = made.trunk.register_forward_hook(lambda _, given, output: features.append(output.float()))
+    hook = made.encoder.trunk.register_forward_hook(lambda _, given, output: features.append(output.float()))
     made.fit(scenes.paths[:12], scenes.labels[:12], vocabulary=scenes.vocabulary)
     hook.remove()
     assert_follows_the_paper(made, scenes, torch.cat(features).numpy(), 4, 1e-2)
@@ -181,8 +168,8 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit(scenes: LabelledImages, 
     assert one.to_model_file().sha256 == again.to_model_file().sha256
     assert same(one.annotate(scenes.paths), again.annotate(scenes.paths))
     other = annotator(seed=1).fit(scenes.paths[:FEW], words[:FEW])
-    assert np.array_equal(other.transform_.matrix_, one.transform_.matrix_)
-    assert not np.allclose(np.sort(other.codebook_.centers, axis=0), np.sort(one.codebook_.centers, axis=0))
+    assert np.array_equal(other.encoder.transform_.matrix_, one.encoder.transform_.matrix_)
+    assert not np.allclose(np.sort(other.encoder.codebook_.centers, axis=0), np.sort(one.encoder.codebook_.centers, axis=0))
     refitted = annotator(seed=1).fit(scenes.paths[10:15], [["a"]] * 5).fit(scenes.paths[:FEW], words[:FEW])
     assert refitted.to_model_file().sha256 == other.to_model_file().sha256
 
@@ -192,14 +179,14 @@ def test_more_images_than_are_read_at_a_time() -> None:
     labels = sparse.csr_array(np.eye(3, dtype=np.float32)[np.arange(70) % 3])
     made = annotator(codebook_sample=500, seed=3)
     features: list[torch.Tensor] = []
-    hook = made.trunk.register_forward_hook(lambda _, given, output: features.append(output.float()))
+    hook = made.encoder.trunk.register_forward_hook(lambda _, given, output: features.append(output.float()))
     made.fit(images, labels, vocabulary=["a", "b", "c"])
     hook.remove()
-    descriptors = made.transform_.transform(torch.cat(features).numpy()).reshape(-1, 8)
+    descriptors = made.encoder.transform_.transform(torch.cat(features).numpy()).reshape(-1, 8)
     sample = np.random.default_rng(np.random.SeedSequence((3, 1))).choice(70 * PATCHES, size=500, replace=False, shuffle=False)
     centers = KMeans(4, n_init=1, max_iter=100, random_state=3).fit(descriptors[np.sort(sample)]).cluster_centers_
-    assert np.allclose(made.codebook_.centers, centers, rtol=1e-4, atol=1e-4)
-    _, vectors = made.encode(images)
+    assert np.allclose(made.encoder.codebook_.centers, centers, rtol=1e-4, atol=1e-4)
+    _, vectors = made.encoder.encode(images)
     sums = np.stack([vectors[word::3].sum(axis=0, dtype=np.float64) for word in range(3)])
     assert np.abs(made.bank_.sums - sums).max() <= 1e-6 * np.abs(sums).max()
 
@@ -216,7 +203,8 @@ def test_labels_as_words_and_as_matrices(scenes: LabelledImages, words: list[lis
 def test_parts_in_any_order_make_the_same_word_vectors(fitted: Annotator, scenes: LabelledImages, words: list[list[str]]) -> None:
     order = np.random.default_rng(3).permutation(len(scenes))
     parts = annotator()
-    parts.transform_, parts.codebook_, parts.bank_ = fitted.transform_, fitted.codebook_, WordBank((), fitted.dimension)
+    parts.encoder.transform_, parts.encoder.codebook_ = fitted.encoder.transform_, fitted.encoder.codebook_
+    parts.words.restore(WordBank((), fitted.encoder.dimension))
     known: tuple[str, ...] = ()
     for start in range(0, len(order), 7):
         chosen = order[start : start + 7]
@@ -234,12 +222,12 @@ def test_parts_in_any_order_make_the_same_word_vectors(fitted: Annotator, scenes
 
 def test_partial_fit_adds_words_and_keeps_the_rest(scenes: LabelledImages, words: list[list[str]]) -> None:
     made = annotator().partial_fit(scenes.paths[:12], words[:12])  # the first time it is fit
-    vocabulary, matrix, centers = made.vocabulary, made.transform_.matrix_.copy(), made.codebook_.centers.copy()
+    vocabulary, matrix, centers = made.vocabulary, made.encoder.transform_.matrix_.copy(), made.encoder.codebook_.centers.copy()
     before = made.annotate(scenes.paths[:3], k=1)
     assert made.partial_fit([], []) is made and made.vocabulary == vocabulary
     made.partial_fit(scenes.paths[12:14], [["zebra", vocabulary[1]], ["aardvark"]])
     assert made.vocabulary == (*vocabulary, "aardvark", "zebra")
-    assert np.array_equal(made.transform_.matrix_, matrix) and np.array_equal(made.codebook_.centers, centers)
+    assert np.array_equal(made.encoder.transform_.matrix_, matrix) and np.array_equal(made.encoder.codebook_.centers, centers)
     assert made.bank_.counts[-2:].tolist() == [1, 1]
     # The zebra is that one image, so it is what this image is nearest to; the words before it keep their numbers.
     assert (
@@ -259,14 +247,14 @@ def test_each_image_goes_through_the_trunk_once(scenes: LabelledImages, words: l
     assert sorted(seen) == sorted(pixels) and len(seen) == 24
     learnt_from = [pixels[each] for each in seen[:10]]
     assert learnt_from == sorted(learnt_from) != list(range(10))  # a sample of all images, not the first ones
-    assert made.transform_.count_ == 10 * PATCHES
+    assert made.encoder.transform_.parts[0].count_ == 10 * PATCHES
     sample = annotator().fit([scenes.paths[i] for i in learnt_from], [words[i] for i in learnt_from])
-    assert np.array_equal(made.transform_.matrix_, sample.transform_.matrix_)
-    assert np.array_equal(made.codebook_.centers, sample.codebook_.centers)
+    assert np.array_equal(made.encoder.transform_.matrix_, sample.encoder.transform_.matrix_)
+    assert np.array_equal(made.encoder.codebook_.centers, sample.encoder.codebook_.centers)
     assert dict(zip(made.vocabulary, made.bank_.counts.tolist(), strict=True)) == {
         word: sum(word in each for each in words) for word in made.vocabulary
     }
-    sample.bank_ = WordBank((), sample.dimension)
+    sample.words.restore(WordBank((), sample.encoder.dimension))
     sample.partial_fit(scenes.paths, words)
     assert sample.vocabulary == made.vocabulary
     assert np.abs(sample.bank_.sums - made.bank_.sums).max() <= 1e-6 * np.abs(made.bank_.sums).max()
@@ -275,9 +263,9 @@ def test_each_image_goes_through_the_trunk_once(scenes: LabelledImages, words: l
 def test_images_without_words_count_for_the_statistics_only(scenes: LabelledImages, words: list[list[str]]) -> None:
     some = annotator().fit(scenes.paths[:FEW], [*words[: FEW - 3], [], [], []])
     everything = annotator().fit(scenes.paths[:FEW], words[:FEW])
-    assert np.array_equal(some.transform_.matrix_, everything.transform_.matrix_)
-    assert np.array_equal(some.codebook_.centers, everything.codebook_.centers)
-    assert some.transform_.count_ == FEW * PATCHES
+    assert np.array_equal(some.encoder.transform_.matrix_, everything.encoder.transform_.matrix_)
+    assert np.array_equal(some.encoder.codebook_.centers, everything.encoder.codebook_.centers)
+    assert some.encoder.transform_.parts[0].count_ == FEW * PATCHES
     assert some.bank_.counts.sum() == sum(map(len, words[: FEW - 3]))
 
 
@@ -351,7 +339,7 @@ def test_an_interrupted_partial_fit_ranks_by_what_it_has_learnt(
         if len(passes) == 2:
             raise KeyboardInterrupt
 
-    hook = made.trunk.register_forward_hook(stop_at_the_second)
+    hook = made.encoder.trunk.register_forward_hook(stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         made.partial_fit(scenes.paths[FEW:], [["aardvark"]] * (len(scenes) - FEW))
     hook.remove()
@@ -367,7 +355,7 @@ def test_the_temporary_folder_is_removed(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = annotator(n_centers=3000 if fails else 4, batch_size=4)
     during: list[int] = []
-    made.trunk.register_forward_hook(lambda *_: during.append(len(list(tmp_path.iterdir()))))
+    made.encoder.trunk.register_forward_hook(lambda *_: during.append(len(list(tmp_path.iterdir()))))
     if fails:
         with pytest.raises(ValueError, match="3000 centres"):
             made.fit(scenes.paths, words)
@@ -378,7 +366,7 @@ def test_the_temporary_folder_is_removed(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    made.trunk.register_forward_hook(stop)
+    made.encoder.trunk.register_forward_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         made.fit(scenes.paths, words)
     assert list(tmp_path.iterdir()) == []
@@ -409,7 +397,7 @@ def test_bad_images_are_listed_and_good_ones_done(scenes: LabelledImages, words:
     alone = made.annotate(readable, k=2)
     assert np.abs(alone.distance - result.distance).max() <= 1e-5 * result.distance.max()
     with pytest.warns(UserWarning, match="images could not be read"):
-        positions, _ = made.encode(mixed)
+        positions, _ = made.encoder.encode(mixed)
     assert positions.tolist() == result.positions.tolist()
     with pytest.warns(UserWarning, match="1 of 2 images could not be read"):
         made.partial_fit([hostile["zero bytes"], hostile["bmp"]], [["never"], ["bitmap"]])
@@ -470,7 +458,7 @@ def test_annotate_tensor_gives_what_annotate_gives(fitted: Annotator, scenes: La
     index, distance = fitted.annotate_tensor(batch, k=4)
     assert index.dtype == torch.int64 and distance.dtype == torch.float32
     assert np.array_equal(index, result.index) and np.array_equal(distance, result.distance)
-    assert np.array_equal(fitted.encode_tensor(batch), fitted.encode(scenes.paths)[1])
+    assert np.array_equal(fitted.encode_tensor(batch), fitted.encoder.encode(scenes.paths)[1])
     flipped, _ = fitted.annotate_tensor(batch.flip(0).contiguous(memory_format=torch.channels_last), k=4)
     assert torch.equal(flipped.flip(0), index)
     empty, none = fitted.annotate_tensor(batch[:0], k=4)
@@ -551,8 +539,8 @@ def test_no_images(fitted: Annotator) -> None:
     result = fitted.annotate([])
     assert len(result) == 0 and result.words == [] and result.index.shape == result.distance.shape == (0, 5)
     assert list(fitted.stream([])) == []
-    positions, vectors = fitted.encode([])
-    assert positions.shape == (0,) and vectors.shape == (0, fitted.dimension)
+    positions, vectors = fitted.encoder.encode([])
+    assert positions.shape == (0,) and vectors.shape == (0, fitted.encoder.dimension)
 
 
 def test_images_of_a_lazy_sequence_are_loaded_in_turn(fitted: Annotator, scenes: LabelledImages) -> None:
@@ -568,7 +556,7 @@ def test_images_of_a_lazy_sequence_are_loaded_in_turn(fitted: Annotator, scenes:
 
     images = Lazy()
     first = next(fitted.stream(images))
-    assert len(first) == 32 and images.loaded <= 3 * 32
+    assert len(first) == 32 and images.loaded <= 6 * 32
     assert np.array_equal(first.index[:24], fitted.annotate(scenes.paths).index)
 
 
@@ -580,17 +568,17 @@ CALLS: dict[str, Callable[[Annotator], Any]] = {
     "annotate": lambda made: made.annotate([]),
     "stream": lambda made: made.stream([]),
     "annotate_tensor": lambda made: made.annotate_tensor(BATCH),
-    "encode": lambda made: made.encode([]),
+    "encode": lambda made: made.encoder.encode([]),
     "encode_tensor": lambda made: made.encode_tensor(BATCH),
     "vocabulary": lambda made: made.vocabulary,
-    "check_k": lambda made: made.check_k(1),
+    "check_k": lambda made: made.words.check_k(1),
     "to_model_file": lambda made: made.to_model_file(),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_nothing_works_before_fit(name: str) -> None:
-    with pytest.raises(NotFittedError, match="has learnt nothing yet; call fit"):
+    with pytest.raises(NotFittedError, match="nothing has been learnt yet; call fit"):
         CALLS[name](annotator())
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gpuannot import AnnotatorConfig
-from gpuannot.config import PRESETS
+from gpuannot.config import CONSTRAINTS, PRESETS
+from gpuannot.errors import GpuannotError, InvalidArgumentError
 
 COUNTS = (
     "input_size", "n_components", "n_centers", "codebook_sample", "kmeans_iterations", "statistics_images", "projection_sample",
@@ -129,6 +130,73 @@ def test_seed(value: Any) -> None:
 def test_choices(name: str, value: Any, known: str) -> None:
     with pytest.raises(ValueError, match=f"{name} {value!r} is unknown; choose one of {known}"):
         AnnotatorConfig(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["int8", "Auto", "", None, "bf16"])
+def test_the_trunks_arithmetic_is_checked_before_a_trunk_is_built(value: Any) -> None:
+    with pytest.raises(ValueError, match=f"trunk_dtype {value!r} is unknown; choose one of auto, float32, bfloat16, float16"):
+        AnnotatorConfig(trunk_dtype=value)
+
+
+@pytest.mark.parametrize("name", ["relu", "mass", "intra", "signed_sqrt", "l2"])
+@pytest.mark.parametrize("value", [1, 0, "true", None])
+def test_switches_are_true_or_false(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be true or false, got {value!r}"):
+        AnnotatorConfig(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("layer", 5), ("layer", None), ("weights", None), ("weights", 1.5)])
+def test_texts(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+        AnnotatorConfig(**{name: value})
+
+
+@pytest.mark.parametrize("wrong", [{"n_centers": 0}, {"head": "means"}, {"projection": 10**6}, {"l2": 2}])
+def test_a_wrong_setting_is_an_error_of_the_user_and_a_value_error(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        AnnotatorConfig(**wrong)
+    assert isinstance(caught.value, GpuannotError) and isinstance(caught.value, ValueError)
+
+
+# ---- the table of constraints
+
+
+def test_every_setting_has_a_constraint_that_its_default_meets() -> None:
+    config = AnnotatorConfig()
+    assert list(CONSTRAINTS) == [field.name for field in dataclasses.fields(AnnotatorConfig)]
+    for name, constraint in CONSTRAINTS.items():
+        constraint.check(name, getattr(config, name), config)
+        assert constraint.most is None or hasattr(config, constraint.most)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_setting_written_as_text_is_read_back(name: str) -> None:
+    """What ``gpuannot info`` prints of a setting can be given to ``--set``."""
+    value = CONSTRAINTS[name].convert(str(OTHERS[name]))
+    assert value == OTHERS[name] and type(value) is type(OTHERS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("n_centers", "three", "a whole number of at least 1"),
+        ("n_centers", "2.0", "a whole number of at least 1"),
+        ("quadratic", "", "a whole number in 0…projection"),
+        ("seed", "x", "a whole number in 0…2³²−1"),
+        ("balance", "half", "a number in 0…1"),
+        ("regularisation", "1,5", "a finite number above 0"),
+        ("relu", "yes", "true or false"),
+    ],
+)
+def test_texts_that_are_no_value(name: str, given: str, expected: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^expected {expected}$"):
+        CONSTRAINTS[name].convert(given)
+
+
+def test_constraints_say_what_they_allow() -> None:
+    said = {name: str(constraint) for name, constraint in CONSTRAINTS.items()}
+    assert said["metric"] == "one of l2, cosine" and said["projection"] == "a whole number in 0…vlad_dimension"
+    assert all(said.values()) and not any("{" in text for text in said.values())
 
 
 @pytest.mark.parametrize(("name", "value"), [("metric", "cosine"), ("interpolation", "bilinear"), ("weights_convention", "caffe")])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpuannot import Annotator
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -32,10 +32,9 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="module")
-def model(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    images = load_labelled_images(drawn_scenes)
+def model(scenes: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     annotator = Annotator(layer="pool3", input_size=64, n_components=16, n_centers=8, device="cpu")
-    annotator.fit(images.paths, images.labels, vocabulary=images.vocabulary)
+    annotator.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
     return annotator.save(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
@@ -84,7 +83,7 @@ def test_add_words(call: Callable[..., list[str]], model: Path, drawn_scenes: Pa
     assert after.vocabulary == (*before.vocabulary, "lighthouse") and "new words: lighthouse" in printed
     sky = before.vocabulary.index("sky")
     assert after.bank_.counts[sky] == before.bank_.counts[sky] + 1 and after.bank_.counts[-1] == 2
-    both = after.encode(scenes[:2])[1].astype("float64").sum(axis=0)
+    both = after.encoder.encode(scenes[:2])[1].astype("float64").sum(axis=0)
     assert after.bank_.sums[-1] == pytest.approx(both, rel=1e-12)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -45,11 +47,30 @@ def test_import_brings_in_nothing_heavy(code: str) -> None:
     assert imported_by(code) == ([], [])
 
 
+def test_import_brings_in_no_room_but_the_version() -> None:
+    code = "import sys, gpuannot; print(*sorted(name for name in sys.modules if name.startswith('gpuannot.')))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["gpuannot.system", "gpuannot.system.version"]
+
+
+def modules() -> list[str]:
+    """Every module of the library that can be imported without running anything."""
+    paths = [path.relative_to(ROOT) for path in sorted((ROOT / "gpuannot").rglob("*.py")) if "kernels" not in path.parts]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return [name for name in names if name != "gpuannot.__main__"]
+
+
 def test_the_whole_library_imports_without_the_optional_packages() -> None:
-    modules = sorted(path.stem for path in (ROOT / "gpuannot").glob("*.py") if path.stem not in ("__init__", "__main__"))
-    assert {"annotator", "reproduce", "output"} <= set(modules)
-    tried, found = imported_by("import " + ", ".join(f"gpuannot.{module}" for module in modules))
+    assert {"gpuannot.annotator", "gpuannot.experiments.reproduce", "gpuannot.jobs.writers"} <= set(modules())
+    tried, found = imported_by("import " + ", ".join(modules()))
     assert tried == [] and "torch" in found
+
+
+def test_setup_lists_every_room() -> None:
+    listed = re.search(r"packages=\[(.+?)\]", (ROOT / "setup.py").read_text(), re.S)
+    assert listed
+    folders = {name for name in modules() if (ROOT / name.replace(".", "/") / "__init__.py").is_file()}
+    assert re.findall(r'"(.+?)"', listed[1]) == sorted(folders | {"gpuannot.kernels"})
 
 
 def test_public_names() -> None:
@@ -60,6 +81,29 @@ def test_public_names() -> None:
         assert getattr(gpuannot, name) is not None
     with pytest.raises(AttributeError, match="module 'gpuannot' has no attribute 'Anotator'"):
         gpuannot.Anotator  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "datasets.load_benchmark", "datasets.load_labelled_images", "report.report_images", "report.report_files",
+        "metrics.evaluate", "baselines", "kernels",
+    ],
+)  # fmt: skip
+def test_names_that_programs_import_stay_where_they_are(name: str) -> None:
+    assert pkgutil.resolve_name(f"gpuannot.{name}") is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "add_word", "annotate", "annotate_tensor", "bank_", "batch", "capture", "config", "device", "encode_tensor", "encoder",
+        "explain", "failures_", "fit", "forget", "load", "merge_words", "partial_fit", "remove_words", "rename_word", "save",
+        "stream", "to_model_file", "vocabulary",
+    ],
+)  # fmt: skip
+def test_what_an_annotator_has(name: str) -> None:
+    assert hasattr(gpuannot.Annotator, name)
 
 
 def test_version_is_the_installed_one() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from ..errors import DataError, NotFittedError
+from ..errors import DataError, InvalidArgumentError, NotFittedError
 from ..method.labels import label_matrix
 from ..system.device import resolve_device
 
@@ -42,7 +42,10 @@ class WordScorer(ABC):
         """How well each word fits each image: (T, W) float32 on the estimator's device, higher fits better."""
 
     def annotate(self, inputs: Any, k: int = 5) -> tuple[Tensor, Tensor]:
-        """The k best words: index (T, k) int64 and score (T, k) float32, best first, ties to the lowest index.
+        """The k best words of each input, ties to the lowest index.
+
+        Returns:
+            index (T, k) int64 and score (T, k) float32, best first.
 
         Raises:
             ValueError: k outside 1…number of words with a training image. Otherwise as :meth:`scores`.
@@ -51,11 +54,16 @@ class WordScorer(ABC):
         return best_words(self.scores(inputs), k)
 
     def check_k(self, k: int) -> None:
-        """Raise ValueError unless k words can be given: 1…number of words with a training image. NotFittedError before ``fit``."""
+        """Refuse a number of words that cannot be given.
+
+        Raises:
+            ValueError: k outside 1…number of words with a training image.
+            NotFittedError: before ``fit``.
+        """
         self._require_fit()
         known = int((self.counts_ > 0).sum())
         if not 1 <= k <= known:
-            raise ValueError(f"k = {k} must lie in 1…{known}, the number of words that can be given")
+            raise InvalidArgumentError(f"k = {k} must lie in 1…{known}, the number of words that can be given")
 
     def _require_fit(self) -> None:
         if not hasattr(self, "vocabulary_"):
@@ -80,10 +88,12 @@ class Baseline(WordScorer):
 
         Args:
             features: (N, …) float array or tensor, or a dictionary of them.
-            labels: the words of each image, or an (N, W) matrix of 0 and 1 (then ``vocabulary`` may stay None: words are numbered).
+            labels: the words of each image, or an (N, W) matrix of 0 and 1.
+            vocabulary: the W words in column order; None takes the words that occur, sorted, or numbers a matrix's columns.
 
         Raises:
-            DataError: labels and features of different length, no label at all, or non-finite features. ValueError: wrong shapes.
+            DataError: labels and features of different length, no label at all, or non-finite features.
+            ValueError: wrong shapes.
         """
         matrix, words = numbered_labels(labels, vocabulary)
         prepared = self._checked(features)
@@ -104,7 +114,9 @@ class Baseline(WordScorer):
         """How well each word fits each image: (T, W) float32 on this baseline's device, higher fits better, −∞ for untrained words.
 
         Raises:
-            NotFittedError: before ``fit``. ValueError: other features than at ``fit``. DataError: non-finite features.
+            NotFittedError: before ``fit``.
+            ValueError: other features than at ``fit``.
+            DataError: non-finite features.
         """
         self._require_fit()
         prepared = self._checked(features)
@@ -176,11 +188,14 @@ def _is_real(dtype: torch.dtype) -> bool:
 def lone_array(features: Mapping[str, Tensor], owner: str) -> Tensor:
     """The array of features that consist of one.
 
+    Args:
+        owner: the baseline that asks, for the error.
+
     Raises:
         ValueError: there are several.
     """
     if len(features) != 1:
-        raise ValueError(
+        raise InvalidArgumentError(
             f"{owner} takes one feature array, got {len(features)}: {', '.join(map(repr, features))}; give one, or join them"
         )
     return next(iter(features.values()))

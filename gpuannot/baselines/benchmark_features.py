@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..annotator import Annotator
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages
+from ..errors import InvalidArgumentError
 from ..experiments.feature_cache import cached_arrays, cached_features
-from ..model.encoder import to_host
+from ..model.encoder import Encoder, to_host
+from ..model.fit import InProcess, fit
+from ..model.word_model import WordModel
 from ..reference.vlad import nearest_center
 from ..system.environment import versions
 from .base import Features
@@ -42,8 +44,12 @@ class BenchmarkFeatures:
     """Features of both splits by kind (see ``KINDS``), computed when first asked for.
 
     Args:
+        train: the training split.
+        test: the test split.
         config: what ``vlad`` and ``visual-words`` mean, and the trunk's weights and arithmetic for all deep features.
         cache: folder; None is the user's cache folder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        progress: show bars; None shows them on terminals.
 
     Attributes:
         seconds: what each kind took, reading from the cache included.
@@ -62,16 +68,18 @@ class BenchmarkFeatures:
         self.train, self.test, self.config = train, test, config
         self.cache, self.device, self.progress = cache, device, progress
         self.seconds: dict[str, float] = {}
-        self._annotator = Annotator(config, device=device)
+        self._model = WordModel(Encoder(config, device=device))
 
     def get(self, kind: str) -> tuple[Any, Any]:
         """Training and test features: (N, …) and (T, …), or dictionaries of them; for ``images`` their paths.
 
         Raises:
-            ValueError: an unknown kind. DataError, WeightsError: images or weights that are not there.
+            ValueError: an unknown kind.
+            DataError: images that are not there.
+            WeightsError: weights that are not there.
         """
         if kind not in KINDS:
-            raise ValueError(f"features {kind!r} are unknown; choose one of {', '.join(KINDS)}")
+            raise InvalidArgumentError(f"features {kind!r} are unknown; choose one of {', '.join(KINDS)}")
         started = time.perf_counter()
         train, test = (self._of(kind, split) for split in (self.train, self.test))
         self.seconds[kind] = round(time.perf_counter() - started, 1)
@@ -113,27 +121,30 @@ class BenchmarkFeatures:
         return self._kept(("vlad", settings, self.train.name, *self._trunk_key()), split, lambda: self._encode(split))
 
     def _encode(self, split: LabelledImages) -> dict[str, NDArray[Any]]:
-        annotator = self._fitted()
+        encoder = self._fitted().encoder
         vectors, counts = [], []
         with (
-            cached_features(annotator, split, self.cache, self.progress) as features,
-            annotator.describe(features, progress=self.progress) as descriptors,
+            cached_features(encoder, split, self.cache, self.progress) as features,
+            encoder.describe(features) as descriptors,
         ):
-            vectors = [to_host(block) for _, block in annotator.encode_descriptors(descriptors)]
+            vectors = [to_host(block) for _, block in encoder.encode_descriptors(descriptors)]
             for _, block in descriptors.blocks():
-                counts.append(_visual_word_counts(to_host(block), annotator.codebook_.centers))
+                counts.append(_visual_word_counts(to_host(block), encoder.codebook_.centers[0]))
         return {"vlad": np.concatenate(vectors), "visual-words": np.concatenate(counts)}
 
-    def _fitted(self) -> Annotator:
-        annotator = self._annotator
-        if not hasattr(annotator, "bank_"):
-            with cached_features(annotator, self.train, self.cache, self.progress) as features:
-                annotator.fit_features(features, self.train.labels, self.train.vocabulary, progress=self.progress)
-        return annotator
+    def _fitted(self) -> WordModel:
+        model, train = self._model, self.train
+        if not hasattr(model, "bank_"):
+            with (
+                cached_features(model.encoder, train, self.cache, self.progress) as features,
+                InProcess(model, features, train.labels, train.vocabulary, progress=self.progress) as steps,
+            ):
+                fit(model, train.vocabulary, steps)
+        return model
 
     def _trunk_key(self) -> tuple[Any, ...]:
-        annotator = self._annotator
-        return annotator.weights.sha256, str(annotator.trunk.dtype), self.config.input_size, self.config.interpolation
+        encoder = self._model.encoder
+        return encoder.weights.sha256, str(encoder.trunk.dtype), self.config.input_size, self.config.interpolation
 
     def _kept(self, key: Any, split: LabelledImages, compute: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         return cached_arrays((key, versions()["gpuannot"]), split, compute, self.cache)

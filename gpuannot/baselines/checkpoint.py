@@ -22,9 +22,10 @@ SCHEMA = "gpuannot.checkpoint/1"
 class Checkpoint:
     """A training after some whole epochs.
 
-    ``tensors`` are groups of named tensors: ``{"weights": {"classifier.6.bias": …}, …}``; an empty group is read back as none.
-    ``settings`` says what is trained on which images: a training goes on only from a checkpoint of the same settings. ``state``
-    holds what is no tensor. Both are JSON.
+    Attributes:
+        tensors: groups of named tensors: ``{"weights": {"classifier.6.bias": …}, …}``; an empty group is read back as none.
+        settings: what is trained on which images, JSON: a training goes on only from a checkpoint of the same settings.
+        state: what is no tensor, JSON.
     """
 
     tensors: Mapping[str, Mapping[str, Tensor]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, InvalidArgumentError
 from .base import Baseline, lone_array
 
 
@@ -41,7 +41,7 @@ class CMRM(Baseline):
         super().__init__(device=device)
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not 0 < value < 1:
-                raise ValueError(f"{name} = {value} must lie between 0 and 1, both excluded")
+                raise InvalidArgumentError(f"{name} = {value} must lie between 0 and 1, both excluded")
         self.alpha, self.beta = alpha, beta
 
     def _fit(self, features: dict[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_benchmark
-from ..errors import DeviceError, WeightsError
+from ..errors import DeviceError, InvalidArgumentError, WeightsError
 from ..experiments.reproduce import PAPER
 from ..metrics import evaluate
 from ..system.environment import record
@@ -48,8 +48,10 @@ class Row:
     """One system of the comparison.
 
     Attributes:
-        method: its name. features: a key of ``KINDS``.
-        build: makes the unfitted estimator from the hyper-parameters. grid: their values to try; empty where there are none.
+        method: its name.
+        features: a key of ``KINDS``.
+        build: makes the unfitted estimator from the hyper-parameters.
+        grid: their values to try; empty where there are none.
         paper: the row of the paper that it answers to, a key of ``PAPER``; None where the paper has none.
         network: for a network on ``images``, whether its convolutions are ``fixed`` or ``trained``.
     """
@@ -115,12 +117,17 @@ def compare(
     """Fit and score every row.
 
     Args:
-        name: ``corel5k``, ``iaprtc12`` or ``espgame``. data: its folder.
+        name: ``corel5k``, ``iaprtc12`` or ``espgame``.
+        data: its folder.
         config: what our own row and the VLAD features are; None is the preset ``paper``.
+        k: words given to each image.
         splits: hold-outs that each hyper-parameter is judged on; each holds out 500 training images, or a ninth where there are
             fewer than 4,500.
         rows: the systems; None for all of ``ROWS``.
         networks: which networks on ``images`` run: ``none``, with ``fixed`` convolutions (minutes on a CPU), or ``all`` (days).
+        cache: folder of features; None is the user's cache folder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        progress: show bars; None shows them on terminals.
         report: called with each row's result as soon as it is there, unless it did not run.
 
     Returns:
@@ -174,7 +181,7 @@ def rows_named(parts: Sequence[str]) -> tuple[Row, ...]:
     """
     for part in parts:
         if not any(part.lower() in row.name.lower() for row in ROWS):
-            raise ValueError(f"no system has {part!r} in its name; there are {'; '.join(row.name for row in ROWS)}")
+            raise InvalidArgumentError(f"no system has {part!r} in its name; there are {'; '.join(row.name for row in ROWS)}")
     return tuple(row for row in ROWS if not parts or any(part.lower() in row.name.lower() for part in parts))
 
 

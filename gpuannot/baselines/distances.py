@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import InvalidArgumentError
+
 #: Bytes of a tile: of converted rows where distances are a matrix product, of differences (b, n, D) for ``chi2``.
 _TILE_BYTES = 32 << 20
 #: Share of a histogram that is spread evenly over its bins before the logarithm of ``kl``.
@@ -28,7 +30,9 @@ def distances(x: Tensor, y: Tensor, metric: str) -> Tensor:
     10⁻⁷·‖x‖ at most for ``l2``. ``l1`` and ``chi2`` are sums of differences in float32, 0 for equal rows.
 
     Args:
-        x: (B, D) float32. y: (N, D) float32, same device.
+        x: (B, D) float32.
+        y: (N, D) float32, same device.
+        metric: a name of the table.
 
     Returns:
         (B, N) float32, 0 or more, on that device.
@@ -40,7 +44,7 @@ def distances(x: Tensor, y: Tensor, metric: str) -> Tensor:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"distances need two arrays of rows of one length, got shapes {tuple(x.shape)} and {tuple(y.shape)}")
     if metric in ("chi2", "kl") and any(bool((rows < 0).any()) for rows in (x, y)):
-        raise ValueError(f"metric {metric!r} compares histograms, and these have negative values; choose 'l1' or 'l2'")
+        raise InvalidArgumentError(f"metric {metric!r} compares histograms, and these have negative values; choose 'l1' or 'l2'")
     measure = METRICS[metric]
     dimension = max(1, x.shape[1])
     step = max(1, int((_TILE_BYTES / (4 * dimension)) ** 0.5) if metric == "chi2" else _TILE_BYTES // (8 * dimension))
@@ -53,9 +57,13 @@ def distances(x: Tensor, y: Tensor, metric: str) -> Tensor:
 
 
 def check_metric(metric: str) -> None:
-    """Raise ValueError unless ``metric`` is a name that :func:`distances` knows."""
+    """Refuse a name that :func:`distances` does not know.
+
+    Raises:
+        ValueError: such a name.
+    """
     if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
+        raise InvalidArgumentError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
 
 
 def _l2(x: Tensor, y: Tensor) -> Tensor:

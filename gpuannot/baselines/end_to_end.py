@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from ..errors import DataError, DeviceError, ModelFileError
+from ..errors import DataError, DeviceError, InvalidArgumentError, ModelFileError
 from ..images.batches import ImageBatches, ImageFailure
 from ..images.inputs import Images, as_sequence, none_readable, warn_of_failures
+from ..method.labels import check_lengths
 from ..method.trunk import resolve_dtype
 from ..method.weights import PREPROCESSING
 from ..metrics import evaluate
@@ -25,17 +26,16 @@ from .checkpoint import Checkpoint
 from .networks import SMALLEST_INPUT, Network, StartWeights, start_weights
 from .pixels import DecodedImages, Inputs, centre_crop, to_device
 from .search import holdout_split
-from .training import LOSSES, Trainer
-
-#: Step sizes that train from each start; frozen features have length 1, so their layer takes long steps.
-LEARNING_RATES = {"scratch": 0.002, "finetune": 0.001, "frozen": 5.0}
-WEIGHT_DECAYS = {"scratch": 0.0005, "finetune": 0.0005, "frozen": 0.00001}
+from .training import LEARNING_RATES, LOSSES, WEIGHT_DECAYS, Trainer, best_epoch, check_ranges, stalled
 
 _HOLDOUT_K = 5
 
 
 class EndToEnd(WordScorer):
     """A convolutional network with one output a word, trained by stochastic gradient descent.
+
+    On a CPU, the same images, settings and number of threads give the same bits. Epoch e draws its order, crops, flips and
+    dropped units from (seed, e), so a resumed training goes on as if it had never stopped.
 
     Args:
         network: ``vgg16`` or ``alexnet``.
@@ -44,26 +44,31 @@ class EndToEnd(WordScorer):
             weights hold it, else (the embedded VGG-16 has convolutions only) on the mean over positions of pool5.
             ``finetune`` from convolutions alone draws fc6 and fc7 at random.
         loss: ``sigmoid`` (cross-entropy of each word) or ``softmax`` (an image's words share its probability equally).
-        weights, weights_convention: as in :func:`~gpuannot.baselines.networks.start_weights`.
+        weights: ``source`` of :func:`~gpuannot.baselines.networks.start_weights`.
+        weights_convention: ``convention`` of the same.
         epochs: passes over the images, at most.
-        learning_rate, weight_decay: None takes :data:`LEARNING_RATES` and :data:`WEIGHT_DECAYS` of the mode.
+        batch_size: images of a step.
+        learning_rate: None takes that of the mode in :data:`LEARNING_RATES`.
+        momentum: of the running gradient, 0…0.9999.
+        weight_decay: None takes that of the mode in :data:`WEIGHT_DECAYS`.
         crop: images are decoded 8/7 as large as the input (256 for 224) and a random window is taken, in ``scores`` the middle one.
         flip: every other image is mirrored, at random.
         holdout: share of the images to hold out for early stopping; 0 trains all epochs on all images.
         patience: stop after so many epochs without a better F1 (the protocol's, k = 5) on the hold-out, and take the best epoch.
-        input_size: side of the network's input. width: factor on all channels, for small networks started from scratch.
+        input_size: side of the network's input.
+        width: factor on all channels, for small networks started from scratch.
+        interpolation: as for :class:`~gpuannot.config.AnnotatorConfig`.
         amp: mixed precision on CUDA, in bfloat16, or float16 before compute capability 8.0. CPUs compute in float32.
         memory: bytes that decoded images, or frozen features, may take; more are computed again in every epoch.
         checkpoint: file to write after every epoch, for ``fit(resume=True)``.
+        seed: of all random numbers.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
         network_: the trained :class:`~gpuannot.baselines.networks.Network`.
         history_: for each epoch its number, its mean loss and, with a hold-out, the loss, F1 and N+ there.
         failures_: images of the last ``fit``, ``scores`` or ``annotate`` that could not be read.
         positions_: (T,) int64, the image of each row of the last ``scores`` or ``annotate``: all that could be read.
-
-    On a CPU, the same images, settings and number of threads give the same bits. Epoch e draws its order, crops, flips and
-    dropped units from (seed, e), so a resumed training goes on as if it had never stopped.
     """
 
     network_: Network
@@ -100,18 +105,16 @@ class EndToEnd(WordScorer):
         super().__init__(device=device)
         for what, value, known in (("network", network, SMALLEST_INPUT), ("mode", mode, LEARNING_RATES), ("loss", loss, LOSSES)):
             if value not in known:
-                raise ValueError(f"{what} {value!r} is unknown; choose one of {', '.join(known)}")
+                raise InvalidArgumentError(f"{what} {value!r} is unknown; choose one of {', '.join(known)}")
         rate = LEARNING_RATES[mode] if learning_rate is None else learning_rate
         decay = WEIGHT_DECAYS[mode] if weight_decay is None else weight_decay
-        for what, number, low, high in (
-            ("epochs", epochs, 1, np.inf), ("batch_size", batch_size, 1, np.inf), ("learning_rate", rate, 1e-12, np.inf),
-            ("momentum", momentum, 0, 0.9999), ("weight_decay", decay, 0, np.inf), ("holdout", holdout, 0, 0.9),
-            ("patience", patience, 1, np.inf), ("input_size", input_size, SMALLEST_INPUT[network], np.inf),
-        ):  # fmt: skip
-            if not low <= number <= high:
-                raise ValueError(f"{what} = {number} must be at least {low}" + (f" and at most {high}" if high < np.inf else ""))
+        check_ranges(epochs=(epochs, 1), batch_size=(batch_size, 1), learning_rate=(rate, 1e-12), momentum=(momentum, 0, 0.9999))
+        check_ranges(weight_decay=(decay, 0), holdout=(holdout, 0, 0.9), patience=(patience, 1))
+        check_ranges(input_size=(input_size, SMALLEST_INPUT[network]))
         if mode != "scratch" and width != 1:
-            raise ValueError(f"width = {width}: trained weights are those of the whole network; use width=1 or mode='scratch'")
+            raise InvalidArgumentError(
+                f"width = {width}: trained weights are those of the whole network; use width=1 or mode='scratch'"
+            )
         self.network, self.mode, self.loss, self.epochs, self.batch_size = network, mode, loss, epochs, batch_size
         self.weights, self.weights_convention, self.width = weights, weights_convention, width
         self.learning_rate, self.momentum, self.weight_decay = rate, momentum, decay
@@ -134,25 +137,25 @@ class EndToEnd(WordScorer):
 
         Args:
             images: as for :class:`~gpuannot.Annotator`.
-            labels: the words of each image, or an (N, W) matrix of 0 and 1 (then ``vocabulary`` may stay None: words are numbered).
+            labels: the words of each image, or an (N, W) matrix of 0 and 1.
+            vocabulary: the W words in column order; None takes the words that occur, sorted, or numbers a matrix's columns.
             resume: go on from ``checkpoint``, which must be of the same settings (other ``epochs`` may be asked for) and images.
             progress: show bars; None shows them on terminals.
 
         Raises:
             DataError: labels that do not fit the images or the vocabulary, none to learn from, or not one readable image.
-            WeightsError: the ImageNet weights cannot be read. ModelFileError: the checkpoint is missing, of another training, or
-            would be overwritten. DeviceError: the GPU has no room for a batch. ValueError: the training diverged.
+            WeightsError: the ImageNet weights cannot be read.
+            ModelFileError: the checkpoint is missing, of another training, or would be overwritten.
+            DeviceError: the GPU has no room for a batch.
+            ValueError: the training diverged.
         """
         if resume and self.checkpoint is None:
-            raise ValueError("resume needs the checkpoint's path: EndToEnd(checkpoint=…)")
+            raise InvalidArgumentError("resume needs the checkpoint's path: EndToEnd(checkpoint=…)")
         if self.checkpoint is not None and self.checkpoint.exists() and not resume:
             raise ModelFileError(f"{self.checkpoint} exists: go on from it with resume=True, or remove it to start anew")
         matrix, words = numbered_labels(labels, vocabulary)
         sources = as_sequence(images)
-        if len(sources) != matrix.shape[0]:
-            raise DataError(
-                f"{len(sources)} images but labels for {matrix.shape[0]}; give the labels of each image, in the same order"
-            )
+        check_lengths(len(sources), matrix)
         start = None if self.mode == "scratch" else start_weights(self.network, self.weights, self.weights_convention)
         vars(self).pop("vocabulary_", None)  # if this fails half-way, nothing may rank by what an earlier fit learnt
         decoded = DecodedImages(
@@ -224,13 +227,13 @@ class EndToEnd(WordScorer):
             trainer.set_scale(stored.state["scale"])
             best, self.history_ = stored.tensors.get("best", {}), stored.state["history"]
         with progress_bar("epochs", self.epochs, progress, initial=len(self.history_), unit="epoch") as bar:
-            while len(self.history_) < self.epochs and not self._stalled():
+            while len(self.history_) < self.epochs and not stalled(self.history_, self.patience):
                 entry: dict[str, float] = {"epoch": len(self.history_) + 1}
                 entry["loss"] = self._epoch(trainer, inputs, learn, targets)
                 if len(held):
                     entry.update(self._evaluate(trainer, inputs, held, targets, matrix))
                 self.history_.append(entry)
-                if len(held) and self._best_epoch() == entry["epoch"]:
+                if len(held) and best_epoch(self.history_) == entry["epoch"]:
                     best = trainer.weights()
                 bar.set_postfix({key: f"{value:.4g}" for key, value in entry.items() if key != "epoch"}, refresh=False)
                 bar.update()
@@ -264,7 +267,7 @@ class EndToEnd(WordScorer):
                 total += trainer.step(batch, targets[index]) * len(index)
         loss = float(total) / len(learn)
         if not np.isfinite(loss):
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"the loss is {loss} in epoch {len(self.history_) + 1}: use a lower learning_rate than {self.learning_rate}"
             )
         return loss
@@ -340,16 +343,6 @@ class EndToEnd(WordScorer):
             "images": decoded.sha256,
             "labels": digest.hexdigest(),
         }
-
-    def _best_epoch(self) -> int:
-        """The number of the epoch with the highest F1 on the hold-out, at equal F1 with the lowest loss there."""
-        best = max(self.history_, key=lambda entry: (entry["holdout_f1"], -entry["holdout_loss"]))
-        return int(best["epoch"])
-
-    def _stalled(self) -> bool:
-        if not self.history_ or "holdout_f1" not in self.history_[-1]:
-            return False
-        return len(self.history_) - self._best_epoch() >= self.patience
 
     def _without_untrained(self, logits: Tensor) -> Tensor:
         logits[:, self.counts_ == 0] = -torch.inf

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import AnnotatorConfig
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, InvalidArgumentError
 from ..images.batches import ImageFailure
 from ..images.inputs import Images, as_sequence, none_readable
 from ..method.trunk import layer_names
 from ..method.weights import load_fully_connected
-from ..model.encoder import Encoder
+from ..model.extractor import FeatureExtractor
+from ..system.progress import progress_bar
 
 POOLINGS = ("mean", "root", "max", "flatten")
 FULLY_CONNECTED = ("fc6", "fc7")
@@ -32,18 +33,21 @@ class GlobalFeatures:
         pooling: of a trunk layer (H', W', C): ``mean``, ``root`` (the mean of the square roots, in which a few strong responses say
             less) or ``max`` over its positions, (C,), or ``flatten``, (C·H'·W',), channel by channel as VGG-16's own fully
             connected layers read it. None is ``mean``; fc6 and fc7 have no positions and take None.
-        weights, convention: as for :func:`~gpuannot.method.weights.load_weights`. fc6 and fc7 need a file of the whole network
+        weights: ``source`` of :func:`~gpuannot.method.weights.load_weights`. fc6 and fc7 need a file of the whole network
             (torchvision's names) or ``torchvision``.
+        convention: as for :func:`~gpuannot.method.weights.load_weights`.
         input_size: images are warped to input_size × input_size. fc6 and fc7 of VGG-16 fit 224 only.
-        interpolation, batch_size, dtype: as ``interpolation``, ``batch_size``, ``trunk_dtype`` of
-            :class:`~gpuannot.config.AnnotatorConfig`.
+        interpolation: as in :class:`~gpuannot.config.AnnotatorConfig`.
+        batch_size: as there.
+        dtype: ``trunk_dtype`` there.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
         dimension: D, the length of a vector: 512 for pooled conv5_3, 25,088 for flattened pool5 at 224 pixels, 4,096 for fc7.
 
     Raises:
-        ValueError: an unknown layer or pooling, or an input size that does not fit. WeightsError: as ``load_weights``.
+        ValueError: an unknown layer or pooling, or an input size that does not fit.
+        WeightsError: as ``load_weights``.
     """
 
     def __init__(
@@ -61,11 +65,11 @@ class GlobalFeatures:
     ) -> None:
         connected = layer in FULLY_CONNECTED
         if not connected and layer not in layer_names():
-            raise ValueError(f"layer {layer!r} is unknown; choose one of {', '.join((*layer_names(), *FULLY_CONNECTED))}")
+            raise InvalidArgumentError(f"layer {layer!r} is unknown; choose one of {', '.join((*layer_names(), *FULLY_CONNECTED))}")
         if connected and pooling is not None:
-            raise ValueError(f"pooling {pooling!r} does not apply to {layer}, which has no positions; leave it None")
+            raise InvalidArgumentError(f"pooling {pooling!r} does not apply to {layer}, which has no positions; leave it None")
         if pooling not in (None, *POOLINGS):
-            raise ValueError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
+            raise InvalidArgumentError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
         self.layer = layer
         self.pooling = "flatten" if connected else pooling or "mean"
         config = AnnotatorConfig(
@@ -77,16 +81,16 @@ class GlobalFeatures:
             interpolation=interpolation,
             batch_size=batch_size,
         )
-        self._encoder = Encoder(config, device=device)
-        trunk = self._encoder.trunk
+        self._extractor = FeatureExtractor(config, device)
+        trunk = self._extractor.trunk
         positions = trunk.positions(input_size, input_size)
         if not positions:
-            raise ValueError(f"input_size {input_size} is too small: {layer} needs {trunk.stride}")
+            raise InvalidArgumentError(f"input_size {input_size} is too small: {layer} needs {trunk.stride}")
         self.dimension = trunk.channels * (positions if self.pooling == "flatten" else 1)
         self._connected: list[tuple[Tensor, Tensor]] = []
         for weight, bias in load_fully_connected(weights)[: FULLY_CONNECTED.index(layer) + 1] if connected else ():
             if weight.shape[1] != self.dimension:
-                raise ValueError(
+                raise InvalidArgumentError(
                     f"fc6 of {weights} takes {weight.shape[1]} values, pool5 has {self.dimension} at input_size {input_size}"
                 )
             self._connected.append((weight.to(trunk.device, trunk.dtype), bias.to(trunk.device, trunk.dtype)))
@@ -96,22 +100,24 @@ class GlobalFeatures:
         """One vector an image: (N, D) float32, in the order of ``images``.
 
         Args:
-            images: as :class:`~gpuannot.model.encoder.Encoder` takes them.
+            images: as :class:`~gpuannot.Annotator` takes them.
             progress: show a bar; None shows one on terminals, after two seconds.
 
         Raises:
-            ImageError: an image cannot be read. DataError: no images.
+            ImageError: an image cannot be read.
+            DataError: no images.
         """
         sources = as_sequence(images)
         if not len(sources):
             raise DataError(none_readable(0, []))
         vectors = np.empty((len(sources), self.dimension), np.float32)
-        failures: list[ImageFailure] = []
-        title = f"{self.layer} features"
-        for positions, features in self._encoder._features(sources, np.arange(len(sources)), title, progress, failures):
-            _raise_first(failures)
-            vectors[positions] = self._vectors(features).cpu().numpy()
-        _raise_first(failures)
+        extractor = self._extractor
+        extractor.failures = []
+        with progress_bar(f"{self.layer} features", len(sources), progress) as bar:
+            for positions, features in extractor.features(sources, advance=bar.update):
+                _raise_first(extractor.failures)
+                vectors[positions] = self._vectors(features).cpu().numpy()
+        _raise_first(extractor.failures)
         return vectors
 
     @torch.inference_mode()

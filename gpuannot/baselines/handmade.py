@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
 from ..errors import DataError, DeviceError
+from ..images.containers import read
 from ..images.decode import ImageSource, decode_image
 from ..images.input import Input
 from ..images.inputs import Images, as_sequence, none_readable, source_name
@@ -61,7 +62,9 @@ def handmade_features(
         * ``haar_q``: their signs, −1, 0 or 1.
 
     Raises:
-        ImageError: an image cannot be read. DataError: no images. DeviceError: scikit-image or PyWavelets is not installed.
+        ImageError: an image cannot be read.
+        DataError: no images.
+        DeviceError: scikit-image or PyWavelets is not installed.
     """
     return _every_image(images, _whole, workers, progress)
 
@@ -72,7 +75,15 @@ def grid_features(images: Images, *, workers: int | None = None, progress: bool 
     The 30 values of a region: mean (3) and standard deviation (3) of its pixels in RGB (0…1), in CIE L*u*v* and in CIE L*a*b*, then
     the mean magnitude of 12 Gabor responses (scales 1/4, 1/8, 1/16 cycles a pixel; at each, waves along 0°, 45°, 90°, 135°).
 
-    Arguments, errors: as :func:`handmade_features`.
+    Args:
+        images: as for :func:`handmade_features`.
+        workers: likewise.
+        progress: likewise.
+
+    Raises:
+        ImageError: an image cannot be read.
+        DataError: no images.
+        DeviceError: scikit-image or PyWavelets is not installed.
     """
     return _every_image(images, _grid, workers, progress)["grid"]
 
@@ -189,7 +200,7 @@ def _every_image(
 
 def _working_size(source: ImageSource | Input, name: str) -> NDArray[np.uint8]:
     """(128, 192, 3) or, of a taller image, (192, 128, 3)."""
-    pixels = decode_image(source.read() if isinstance(source, Input) else source, name=name)
+    pixels = decode_image(read(source) if isinstance(source, Input) else source, name=name)
     return decode_image(pixels, (_LONG, _SHORT) if pixels.shape[0] > pixels.shape[1] else (_SHORT, _LONG))
 
 

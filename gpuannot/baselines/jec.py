@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..errors import InvalidArgumentError
 from .neighbours import NeighbourBaseline, nearest
 
 
@@ -26,7 +27,8 @@ class JEC(NeighbourBaseline):
 
     Args:
         neighbours: K, at least 1; only as many as there are labelled training images are used.
-        metric, device: see :class:`~gpuannot.baselines.neighbours.NeighbourBaseline`.
+        metric: see :class:`~gpuannot.baselines.neighbours.NeighbourBaseline`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         ValueError: K below 1, or an unknown metric.
@@ -39,7 +41,7 @@ class JEC(NeighbourBaseline):
     ) -> None:
         super().__init__(metric=metric, device=device)
         if neighbours < 1:
-            raise ValueError(f"neighbours = {neighbours} must be at least 1")
+            raise InvalidArgumentError(f"neighbours = {neighbours} must be at least 1")
         self.neighbours = neighbours
 
     def _fit(self, features: dict[str, Tensor]) -> None:

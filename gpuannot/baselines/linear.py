@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import InvalidArgumentError
 from .base import Baseline, lone_array
 from .normalisation import column_scaling, unit_rows
 from .squared_hinge import fit_squared_hinge
@@ -26,9 +27,9 @@ class _Linear(Baseline):
     def __init__(self, normalise: Normalisation, balance: float, device: str | torch.device) -> None:
         super().__init__(device=device)
         if normalise not in ("l2", "standard", "none"):
-            raise ValueError(f'normalise = {normalise!r} is unknown; use "l2", "standard" or "none"')
+            raise InvalidArgumentError(f'normalise = {normalise!r} is unknown; use "l2", "standard" or "none"')
         if not 0 <= balance <= 1:
-            raise ValueError(f"balance = {balance} must lie in 0…1")
+            raise InvalidArgumentError(f"balance = {balance} must lie in 0…1")
         self.normalise, self.balance = normalise, balance
 
     def _fit(self, features: dict[str, Tensor]) -> None:
@@ -85,7 +86,8 @@ class LinearRidge(_Linear):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
-        coef_: (D, W) float32. intercept_: (W,) float32, the score of the mean training image.
+        coef_: (D, W) float32.
+        intercept_: (W,) float32, the score of the mean training image.
 
     Raises:
         ValueError: a value out of range.
@@ -133,7 +135,8 @@ class LinearSVM(_Linear):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
-        coef_: (D, W) float32. intercept_: (W,) float32, the score of the mean training image.
+        coef_: (D, W) float32.
+        intercept_: (W,) float32, the score of the mean training image.
 
     Raises:
         ValueError: a value out of range.
@@ -166,5 +169,5 @@ class LinearSVM(_Linear):
 
 def _positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} = {value} must be a finite number above 0")
+        raise InvalidArgumentError(f"{name} = {value} must be a finite number above 0")
     return value

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import InvalidArgumentError
 from .base import Baseline, lone_array
 from .normalisation import column_scaling
 
@@ -48,7 +49,7 @@ class MBRM(Baseline):
         super().__init__(device=device)
         for name, value in (("mu", mu), ("beta", beta)):
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} = {value} must be a finite number above 0")
+                raise InvalidArgumentError(f"{name} = {value} must be a finite number above 0")
         self.mu, self.beta = mu, beta
 
     def _fit(self, features: dict[str, Tensor]) -> None:

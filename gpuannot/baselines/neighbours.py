@@ -33,7 +33,8 @@ class NeighbourBaseline(Baseline):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
-        metrics_: the metric of each feature (a single array is named ``""``). scales_: its largest training distance, a tensor ().
+        metrics_: the metric of each feature (a single array is named ``""``).
+        scales_: its largest training distance, a tensor ().
         labels_: (N, W) float32 0/1, of the N training images that carry a word.
     """
 
@@ -99,7 +100,8 @@ def nearest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k smallest of each row: index (B, k) int64 and distance (B, k), nearest first, ties to the lowest index.
 
     Args:
-        distances: (B, N) float32, 0 or more. k: 1…N.
+        distances: (B, N) float32, 0 or more.
+        k: 1…N.
     """
     index = order_keys(distances).topk(k, dim=1, largest=False).values & 0xFFFFFFFF
     return index, distances.gather(1, index)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import WeightsError
+from ..errors import InvalidArgumentError, WeightsError
 from ..method.trunk import POOLS_AFTER
 from ..method.weights import CONVOLUTIONS, NETWORKS, PREPROCESSING, Preprocessing, checked_layers, read_weights
 
@@ -33,6 +33,8 @@ _CACHED_FILES = {"vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79
 class Network(nn.Module):
     """RGB bytes → one logit a word.
 
+    The last layer starts at zero, all others as He et al. (2015) draw them, from torch's global generator.
+
     Args:
         name: ``vgg16`` or ``alexnet``.
         words: W, the outputs of the last layer, ``classifier.6``.
@@ -40,8 +42,6 @@ class Network(nn.Module):
         unit: scale what the last layer sees to length 1, so that one learning rate fits fixed features of any scale.
         width: factor on the channels of every layer but the first input and the last output.
         preprocessing: the map from RGB bytes to what the first layer expects.
-
-    The last layer starts at zero, all others as He et al. (2015) draw them, from torch's global generator.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         if name not in NETWORKS:
-            raise ValueError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
+            raise InvalidArgumentError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
         if not width > 0:
-            raise ValueError(f"width = {width} must be above 0; 1 is the network as published")
+            raise InvalidArgumentError(f"width = {width} must be above 0; 1 is the network as published")
         self.name, self.unit = name, unit
         layers, channels = _vgg16(width) if name == "vgg16" else _alexnet(width)
         self.features = nn.Sequential(*layers)
@@ -146,7 +146,10 @@ def _fully_connected(name: str, inputs: int, width: int) -> Iterator[tuple[str, 
 class StartWeights:
     """Trained layers of a whole network (all but the last) or of its convolutions, in float32 on the CPU.
 
-    ``hidden`` says that fc6 and fc7 are among them.
+    Attributes:
+        tensors: by torchvision's names.
+        source: where they were read from.
+        hidden: fc6 and fc7 are among them.
     """
 
     tensors: Mapping[str, Tensor]

@@ -50,6 +50,12 @@ class ImageBaseline:
     ) -> ImageBaseline:
         """Learn from labelled images; those that cannot be read are left out, listed in ``failures_`` and warned of.
 
+        Args:
+            images: as for :class:`~gpuannot.Annotator`.
+            labels: the words of each image, or an (N, W) matrix of 0 and 1, which needs a vocabulary.
+            vocabulary: the W words in column order; None takes the words that occur, sorted.
+            progress: show a bar; None shows one on terminals.
+
         Raises:
             DataError: labels that do not fit the images, no label at all, or not one readable image.
         """
@@ -88,7 +94,8 @@ class ImageBaseline:
         """The k best words of each image; ``distance`` is the negative score, so that smaller is better.
 
         Raises:
-            ValueError: k outside 1…number of words with a training image. NotFittedError: before ``fit``.
+            ValueError: k outside 1…number of words with a training image.
+            NotFittedError: before ``fit``.
         """
         return Annotations.joined(list(self.stream(images, k, progress=progress)), self.vocabulary, k)
 

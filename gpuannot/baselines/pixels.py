@@ -21,6 +21,10 @@ class DecodedImages:
     Every image is decoded once here, so that unreadable ones are known before training. The pixels are kept where all of them fit
     into ``memory`` bytes; else :meth:`batches` decodes again, ahead of the training.
 
+    Args:
+        size: S.
+        batch_size: images decoded at a time.
+
     Attributes:
         positions: (N,) int64, ascending: the images that could be read.
         failures: the others.
@@ -74,7 +78,9 @@ class Inputs:
     """Batches of what the trained layers see: windows of the images on the device, or features that never change.
 
     Args:
-        size: side of the windows. flip: mirror every other image, at random.
+        size: side of the windows.
+        flip: mirror every other image, at random.
+        batch_size: images of a batch.
 
     Attributes:
         features: (N, F) float16 on the device, by position, once :meth:`fix` has computed them.
@@ -133,7 +139,11 @@ def crops(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) ->
     """From each image its own size×size window, mirrored where ``flip``.
 
     Args:
-        images: (B, C, H, W). top, left: (B,) int64, the window's first row and column. flip: (B,) bool. All on one device.
+        images: (B, C, H, W).
+        size: side of the windows.
+        top: (B,) int64, the window's first row, on the images' device.
+        left: (B,) int64, its first column, likewise.
+        flip: (B,) bool, likewise.
 
     Returns:
         (B, C, size, size) in channels-last memory.

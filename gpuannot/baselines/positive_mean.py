@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..errors import InvalidArgumentError
 from .base import Baseline, lone_array
 
 
@@ -17,11 +18,15 @@ class PositiveMean(Baseline):
 
     Args:
         metric: ``l2`` or ``cosine``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        ValueError: another metric.
     """
 
     def __init__(self, metric: str = "l2", *, device: str | torch.device = "auto") -> None:
         if metric not in ("l2", "cosine"):
-            raise ValueError(f"metric {metric!r} is unknown; choose l2 or cosine")
+            raise InvalidArgumentError(f"metric {metric!r} is unknown; choose l2 or cosine")
         super().__init__(device=device)
         self.metric = metric
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..errors import DataError
+from ..errors import DataError, InvalidArgumentError
+from ..experiments.holdout import holdout_split
 from ..metrics import evaluate
 from ..system.progress import progress_bar
 from .base import Baseline, Features
@@ -19,7 +20,13 @@ from .base import Baseline, Features
 
 @dataclass(frozen=True)
 class GridTrial:
-    """One point of the grid and what it reached on the hold-out: means over the splits, shares in 0…1."""
+    """One point of the grid and what it reached on the hold-out: means over the splits.
+
+    Attributes:
+        values: of the hyper-parameters, by name.
+        f1: the protocol's, in 0…1.
+        n_plus: words with recall > 0.
+    """
 
     values: dict[str, Any]
     f1: float
@@ -28,7 +35,15 @@ class GridTrial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The chosen values, and everything that was tried."""
+    """The chosen values, and everything that was tried.
+
+    Attributes:
+        best: the values chosen, by name.
+        trials: one for each combination, in the order of the grid.
+        holdout: images held out in each split.
+        splits: number of splits.
+        seed: of the first split.
+    """
 
     best: dict[str, Any]
     trials: tuple[GridTrial, ...]
@@ -38,18 +53,6 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def holdout_split(images: int, holdout: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions to learn from and positions to hold out, both ascending; ``holdout`` of ``images`` are drawn uniformly.
-
-    Raises:
-        ValueError: a hold-out that leaves nothing to learn from, or of less than one image.
-    """
-    if not 1 <= holdout < images:
-        raise ValueError(f"a hold-out of {holdout} from {images} images is not possible; choose 1…{images - 1}")
-    order = np.random.default_rng(seed).permutation(images)
-    return np.sort(order[holdout:]), np.sort(order[:holdout])
 
 
 def holdout_search(
@@ -71,8 +74,14 @@ def holdout_search(
 
     Args:
         build: makes an unfitted baseline from keyword arguments; it is called with each combination.
-        features, labels, vocabulary: of the **training** images. Test images have no place here.
-        holdout: images held out in each of ``splits`` random splits, seeded ``seed``, ``seed + 1``, …
+        grid: the values to try, by parameter.
+        features: of the **training** images. Test images have no place here.
+        labels: (N, W) 0/1, of the same images.
+        vocabulary: the W words.
+        k: words given to each image.
+        holdout: images held out in each split.
+        splits: number of random splits.
+        seed: of the first split; the others have ``seed + 1``, …
         progress: show a bar; None shows one on terminals.
 
     Returns:
@@ -80,13 +89,14 @@ def holdout_search(
 
     Raises:
         ValueError: a parameter without values, no split, or a hold-out that leaves nothing to learn from. Otherwise as the
-            baseline's ``fit`` and ``annotate``. DataError: features and labels of different length.
+            baseline's ``fit`` and ``annotate``.
+        DataError: features and labels of different length.
     """
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if not points:
-        raise ValueError("the grid is empty: every parameter needs at least one value")
+        raise InvalidArgumentError("the grid is empty: every parameter needs at least one value")
     if splits < 1:
-        raise ValueError(f"splits = {splits} must be at least 1")
+        raise InvalidArgumentError(f"splits = {splits} must be at least 1")
     for array in features.values() if isinstance(features, Mapping) else [features]:
         if len(array) != labels.shape[0]:
             raise DataError(f"features of {len(array)} images and labels of {labels.shape[0]}: each image needs both")

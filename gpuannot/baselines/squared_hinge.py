@@ -11,10 +11,10 @@ _FORCING = 0.1
 
 
 def fit_squared_hinge(
-    rows: Tensor,  # (N, D) float64
-    labels: Tensor,  # (N, W) 0/1 float64
+    rows: Tensor,
+    labels: Tensor,
     cost: float,
-    positive_weight: Tensor,  # (W,) float64
+    positive_weight: Tensor,
     *,
     tolerance: float = 1e-4,
     max_iterations: int = 100,
@@ -25,9 +25,17 @@ def fit_squared_hinge(
 
     Newton's method: conjugate gradients solve each step from products with X alone, and the step's length comes from a line search
     on the margins. Most products are those of conjugate gradients; they run in float32, as a step need only be about right, and
-    gradients and outputs in float64, which say where the minimum is. All words go through the same products, and a word leaves when
-    its gradient is below ``tolerance`` times the share of the smaller of its two classes times the gradient at 0 (LIBLINEAR's
-    rule). The same input on the same device gives the same bits.
+    gradients and outputs in float64, which say where the minimum is. All words go through the same products. The same input on the
+    same device gives the same bits.
+
+    Args:
+        rows: X (N, D) float64.
+        labels: (N, W) float64, 0 or 1.
+        cost: C.
+        positive_weight: (W,) float64.
+        tolerance: a word leaves when its gradient is below this times the share of the smaller of its two classes times the
+            gradient at 0 (LIBLINEAR's rule).
+        max_iterations: Newton steps, at most.
 
     Returns:
         w (D, W) and b (W,) float64, and the number of words that had not converged.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, InvalidArgumentError
 from .neighbours import NeighbourBaseline, nearest
 
 #: Alternations of the two steps, as in the paper.
@@ -37,10 +37,13 @@ class TagProp(NeighbourBaseline):
 
     Args:
         neighbours: K, at least 1; only as many as there are other labelled training images are used.
-        metric, device: see :class:`~gpuannot.baselines.neighbours.NeighbourBaseline`.
+        metric: see :class:`~gpuannot.baselines.neighbours.NeighbourBaseline`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
-        weights_: (F,) float32, w in the order of ``metrics_``. alpha_, beta_: (W,) float32.
+        weights_: (F,) float32, w in the order of ``metrics_``.
+        alpha_: (W,) float32.
+        beta_: (W,) float32.
         log_likelihood_: n₊ times the objective, without the prior.
 
     Raises:
@@ -57,7 +60,7 @@ class TagProp(NeighbourBaseline):
     ) -> None:
         super().__init__(metric=metric, device=device)
         if neighbours < 1:
-            raise ValueError(f"neighbours = {neighbours} must be at least 1")
+            raise InvalidArgumentError(f"neighbours = {neighbours} must be at least 1")
         self.neighbours = neighbours
 
     def _fit(self, features: dict[str, Tensor]) -> None:
@@ -160,13 +163,23 @@ class TagProp(NeighbourBaseline):
 
 
 def fit_sigmoids(
-    x: Tensor,  # (N, W) float64
-    y: Tensor,  # (N, W) float64, 0 or 1
+    x: Tensor,
+    y: Tensor,
     negative_cost: float,
     *,
     iterations: int = 50,
 ) -> tuple[Tensor, Tensor]:
-    """α, β (W,) that maximise Σ_i c_iw·ln σ(±(α_w·x_iw + β_w)) − 0.005·(α_w² + β_w²), c = 1 where y = 1, else ``negative_cost``."""
+    """α, β that maximise Σ_i c_iw·ln σ(±(α_w·x_iw + β_w)) − 0.005·(α_w² + β_w²), c = 1 where y = 1, else ``negative_cost``.
+
+    Args:
+        x: (N, W) float64.
+        y: (N, W) float64, 0 or 1.
+        negative_cost: c where y = 0.
+        iterations: of Newton's method, at most.
+
+    Returns:
+        α (W,) and β (W,) float64.
+    """
     cost = torch.where(y > 0, 1.0, negative_cost)
 
     def objective(alpha: Tensor, beta: Tensor) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ..errors import InvalidArgumentError
 
 
 def sigmoid_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,6 +28,32 @@ def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return -(targets * functional.log_softmax(logits, dim=1)).sum() / len(labels)
 
 
+#: Step sizes that train from each start; frozen features have length 1, so their layer takes long steps.
+LEARNING_RATES = {"scratch": 0.002, "finetune": 0.001, "frozen": 5.0}
+WEIGHT_DECAYS = {"scratch": 0.0005, "finetune": 0.0005, "frozen": 0.00001}
+
+
+def check_ranges(**given: tuple[float, ...]) -> None:
+    """Raise InvalidArgumentError for a value, given by its name with its lowest and, where there is one, highest, out of them."""
+    for what, (value, low, *high) in given.items():
+        if not low <= value <= (high[0] if high else math.inf):
+            most = f" and at most {high[0]}" if high else ""
+            raise InvalidArgumentError(f"{what} = {value} must be at least {low}{most}")
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """The number of the epoch with the highest F1 on the hold-out, at equal F1 with the lowest loss there."""
+    best = max(history, key=lambda entry: (entry["holdout_f1"], -entry["holdout_loss"]))
+    return int(best["epoch"])
+
+
+def stalled(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Whether so many epochs have brought no better one; never without a hold-out."""
+    if not history or "holdout_f1" not in history[-1]:
+        return False
+    return len(history) - best_epoch(history) >= patience
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
 
 
@@ -34,6 +63,9 @@ class Trainer:
     Args:
         forward: inputs → logits (B, W), by ``model`` or a part of it.
         loss: a key of :data:`LOSSES`.
+        learning_rate: step size.
+        momentum: of the running gradient; 0 for none.
+        weight_decay: factor of the L2 penalty.
         dtype: None computes in the parameters' own type; bfloat16 or float16 (with a scaled loss) is mixed precision on CUDA:
             weights, loss and updates stay in float32.
     """

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..errors import InvalidArgumentError
 from .neighbours import NeighbourBaseline, order_keys
 
 
@@ -21,8 +22,10 @@ class TwoPassKNN(NeighbourBaseline):
     than the nearest of T_A.
 
     Args:
-        nearest_per_word: K₁, 1…10 in the original. beta: β, 0 or more.
-        metric, device: see :class:`~gpuannot.baselines.neighbours.NeighbourBaseline`.
+        nearest_per_word: K₁, 1…10 in the original.
+        beta: β, 0 or more.
+        metric: see :class:`~gpuannot.baselines.neighbours.NeighbourBaseline`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         ValueError: K₁ below 1, a negative or infinite β, or an unknown metric.
@@ -40,9 +43,9 @@ class TwoPassKNN(NeighbourBaseline):
     ) -> None:
         super().__init__(metric=metric, device=device)
         if nearest_per_word < 1:
-            raise ValueError(f"nearest_per_word = {nearest_per_word} must be at least 1")
+            raise InvalidArgumentError(f"nearest_per_word = {nearest_per_word} must be at least 1")
         if not 0 <= beta < float("inf"):
-            raise ValueError(f"beta = {beta} must be a finite number of at least 0")
+            raise InvalidArgumentError(f"beta = {beta} must be a finite number of at least 0")
         self.nearest_per_word, self.beta = nearest_per_word, beta
 
     def _fit(self, features: dict[str, Tensor]) -> None:

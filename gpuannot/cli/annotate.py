@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from .tables import plain
 
@@ -47,11 +48,12 @@ def to_file(
 ) -> list[ImageFailure]:
     """Write one file, whole or not at all, and a ledger beside it; returns the failures."""
     failures: list[ImageFailure] = []
-    model, confidence = annotator.to_model_file().sha256, annotator.has_confidence
+    model, confidence = annotator.to_model_file().sha256, annotator.words.has_confidence
     with AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer:
-        for part in parts:
-            writer.write(part)
-            failures.extend(part.failures)
+        with write_in_background(writer.write) as put:
+            for part in parts:
+                put(part)
+                failures.extend(part.failures)
         writer.commit()
     errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
     if as_json:

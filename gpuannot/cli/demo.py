@@ -65,7 +65,7 @@ def _command() -> str:
 @errors_to_exit_code
 def info(as_json: AsJson = False) -> None:
     """Show versions, devices, settings, what is missing and how to get it."""
-    from ..config import AnnotatorConfig
+    from ..config import CONSTRAINTS, AnnotatorConfig
     from ..system.environment import missing, record
 
     found = {**record(), "missing": missing(), "settings": AnnotatorConfig().to_dict()}
@@ -82,6 +82,8 @@ def info(as_json: AsJson = False) -> None:
     for name, advice in found["missing"].items():
         table.add_row("missing", plain(f"{name}: {advice}"))
     table.add_row("settings", "defaults (preset paper), changed by --set NAME=VALUE:")
-    for name, value in found["settings"].items():
-        table.add_row("", f"{name} = {value}")
+    stated = {name: f"{name} = {value}" for name, value in found["settings"].items()}
+    width = max(map(len, stated.values()))
+    for name, setting in stated.items():
+        table.add_row("", f"{plain(setting.ljust(width))}  [dim]{plain(str(CONSTRAINTS[name]))}[/]")
     output.print(table)

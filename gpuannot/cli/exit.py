@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -16,6 +19,7 @@ from rich.console import Console
 
 from ..errors import GpuannotError
 from ..system.atomic_files import final_name
+from ..system.version import __version__
 from .tables import plain
 
 if TYPE_CHECKING:
@@ -23,7 +27,10 @@ if TYPE_CHECKING:
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-SOME_FAILED, UNUSABLE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+SOME_FAILED, UNUSABLE, BUG, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
+
+# A machine's trouble that the system reports of an open file, and so without its name.
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,7 +39,7 @@ R = TypeVar("R")
 def errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
     """Print what is wrong with the input, without a traceback, and exit with 2; after Ctrl-C or SIGTERM with 130 or 143.
 
-    Other errors are bugs and keep their traceback.
+    Other errors are bugs: their traceback is printed, with a line that says so, and the exit code is 70.
     """
 
     @wraps(command)
@@ -40,22 +47,37 @@ def errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
         try:
             with _terminated_like_interrupted():
                 return command(*arguments, **options)
-        except BrokenPipeError:  # of `gpuannot … | head`; typer ends quietly
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):  # typer ends quietly after `gpuannot … | head`
             raise
-        except (GpuannotError, ValueError, OSError) as error:
-            errors.print(f"[bold red]error:[/] {plain(_one_line(error))}")
-            raise typer.Exit(UNUSABLE) from None
         except KeyboardInterrupt as stop:
             errors.print("stopped")
             raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED) from None
+        except Exception as error:
+            if _is_no_bug(error):
+                errors.print(f"[bold red]error:[/] {plain(_one_line(error))}")
+                raise typer.Exit(UNUSABLE) from None
+            traceback.print_exception(error, file=sys.stderr)
+            errors.print(
+                f"[bold red]bug:[/] this is a bug in gpuannot {__version__}, not in what it was given; please report it with the "
+                "command and the lines above"
+            )
+            raise typer.Exit(BUG) from None
 
     return wrapped
 
 
+def _is_no_bug(error: Exception) -> bool:
+    """Whether the user's data, files or machine are to blame."""
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno in _OF_THE_MACHINE
+    return isinstance(error, GpuannotError)
+
+
 def _one_line(error: Exception) -> str:
     """What is wrong; the operating system's errors without their number, and with the name that the user knows."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{final_name(os.fsdecode(error.filename))}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        named = "" if error.filename is None else f"{final_name(os.fsdecode(error.filename))}: "
+        return f"{named}{error.strerror}"
     return str(error)
 
 

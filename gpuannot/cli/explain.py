@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InvalidArgumentError
 from .exit import errors, errors_to_exit_code, exit_for
 from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights
 from .tables import plain
@@ -38,10 +39,11 @@ def explain(
     each image its words, scores, the bias and every patch's contribution, which add up to the score.
     """
     from ..annotator import Annotator
+    from ..images.containers import read
     from ..images.inputs import Inputs
 
     if to.exists() and not overwrite:
-        raise ValueError(f"{to} exists; choose another folder with --output, or write into it with --overwrite")
+        raise InvalidArgumentError(f"{to} exists; choose another folder with --output, or write into it with --overwrite")
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     sources = list(Inputs(inputs, glob=glob or (), exclude=exclude or ()))
     entries = []
@@ -54,7 +56,7 @@ def explain(
         pictures = []
         for place, name in enumerate(explanation.words):
             picture = f"{number:05d}-{place + 1}-{_file_name(name)}.png"
-            explanation.overlay(by_name[explanation.name].read(), place).save(to / picture)
+            explanation.overlay(read(by_name[explanation.name]), place).save(to / picture)
             pictures.append(picture)
         entries.append({**explanation.to_dict(), "pictures": pictures})
     (to / "explanations.json").write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 done but some inputs failed, 2 wrong usage or nothing could be done."""
+"""The command line. Exit codes: 0 done, 1 done but some inputs failed, 2 wrong usage or nothing could be done, 70 a bug."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InvalidArgumentError
 from ..system.version import __version__
 from .demo import demo, info
 from .exit import errors, errors_to_exit_code, exit_for
@@ -57,7 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Give images words from your own vocabulary, learnt from labelled examples without training a network.",
     epilog="Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage or nothing could be done, "
-    "130 or 143 stopped by Ctrl-C or SIGTERM.",
+    "70 a bug in gpuannot, 130 or 143 stopped by Ctrl-C or SIGTERM.",
 )
 
 
@@ -108,13 +109,13 @@ def fit(
     config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
     if model.is_dir() or model.suffix != ".safetensors":
         better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
-        raise ValueError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
+        raise InvalidArgumentError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
     if model.exists() and not overwrite:
-        raise ValueError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
+        raise InvalidArgumentError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
     check_folder_of(model)
     images = load_labelled_images(data)
     if not images.labels.nnz:
-        raise ValueError(f"{data}: not one of its {len(images)} images carries a word, so there is nothing to learn")
+        raise InvalidArgumentError(f"{data}: not one of its {len(images)} images carries a word, so there is nothing to learn")
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -194,9 +195,9 @@ def annotate(
     given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and annotating.is_folder(to)
     if given and not folder:
-        raise ValueError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
+        raise InvalidArgumentError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
     if resume and overwrite:
-        raise ValueError("--resume goes on with what is there, --overwrite replaces it: choose one")
+        raise InvalidArgumentError("--resume goes on with what is there, --overwrite replaces it: choose one")
     if report is not None:
         check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
@@ -212,7 +213,8 @@ def annotate(
         return
     sources = list(search)
     with reporting(report, annotator, sources, title=f"Words of {inputs[0]}", overwrite=overwrite) as passing:
-        parts = passing(annotator.stream(sources, k, threshold=threshold, progress=progress))
+        where = "cpu" if to is None else "auto"
+        parts = passing(annotator.stream(sources, k, threshold=threshold, decode=where, progress=progress))
         if to is None:
             failures = annotating.to_terminal(annotator, parts, as_json)
         else:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InvalidArgumentError
+
 
 class Format(StrEnum):
     parquet = "parquet"
@@ -126,6 +128,6 @@ DecodeOption = Annotated[
 
 
 def check_folder_of(path: Path) -> None:
-    """Raise ValueError without a folder for an output: before hours of work, not after them."""
+    """Raise InvalidArgumentError without a folder for an output: before hours of work, not after them."""
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent}: no such folder for the output")
+        raise InvalidArgumentError(f"{path.parent}: no such folder for the output")

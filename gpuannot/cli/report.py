@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InvalidArgumentError
 from .exit import errors, errors_to_exit_code, exit_for
 from .options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
 from .tables import plain
@@ -76,7 +77,7 @@ def report(
     check_report_path(to, overwrite)
     if source.suffix != ".safetensors":
         if data:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"{source} holds annotations, so the images are known; leave out {data[0]}, or give a model in its place"
             )
         title = title or f"Annotations of {source.name}"
@@ -84,9 +85,9 @@ def report(
         errors.print(f"{plain(to)}: written")
         return
     if labels is not None:
-        raise ValueError("--labels goes with annotations; with a model give the label file itself in place of the images")
+        raise InvalidArgumentError("--labels goes with annotations; with a model give the label file itself in place of the images")
     if not data:
-        raise ValueError(f"images to annotate with {source} are missing: gpuannot report {source} IMAGES")
+        raise InvalidArgumentError(f"images to annotate with {source} are missing: gpuannot report {source} IMAGES")
     from ..annotator import Annotator
     from ..images.inputs import Inputs
 

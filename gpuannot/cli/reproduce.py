@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InvalidArgumentError
 from .exit import errors_to_exit_code
 from .options import AsJson, ConfigFile, Convention, Device, K, Preset, Progress, Seed, Settings, Weights, check_folder_of
 from .report import ReportTo
@@ -68,12 +69,12 @@ def reproduce(
     if to is not None:
         check_folder_of(to)
     if not table and (only or networks != Networks.none):
-        raise ValueError(f"--{'only' if only else 'networks'} chooses among the systems of --table: add --table")
+        raise InvalidArgumentError(f"--{'only' if only else 'networks'} chooses among the systems of --table: add --table")
     if table:
         if seeds != 1:
-            raise ValueError("--table runs one seed: leave out --seeds")
+            raise InvalidArgumentError("--table runs one seed: leave out --seeds")
         if report is not None:
-            raise ValueError("--report shows the words of one system: leave out --table")
+            raise InvalidArgumentError("--report shows the words of one system: leave out --table")
         from ..baselines.comparison import compare, rows_named
 
         result = compare(

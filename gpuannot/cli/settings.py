@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import AnnotatorConfig
-
-_KINDS = {field.name: str(field.type) for field in dataclasses.fields(AnnotatorConfig)}
+from ..config import CONSTRAINTS, AnnotatorConfig
+from ..errors import InvalidArgumentError
 
 
 def config_from_options(
@@ -24,19 +23,21 @@ def config_from_options(
     """The settings that ``--preset`` or ``--config``, ``--weights``, ``--convention``, ``--seed`` and ``--set NAME=VALUE`` ask for.
 
     Raises:
-        ValueError: both a preset and a file, a setting that is unknown, or a value that is not one of its kind. DataError: the file
-            cannot be used.
+        InvalidArgumentError: both a preset and a file, a setting that is unknown, or a value that is not one of its kind.
+        DataError: the file cannot be used.
     """
     from ..experiments.tune import read_config
 
     if preset is not None and file is not None:
-        raise ValueError("--preset and --config both say where to start from; give one of them")
+        raise InvalidArgumentError("--preset and --config both say where to start from; give one of them")
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
     for setting in settings or ():
         name, equals, value = setting.partition("=")
-        if not equals or name not in _KINDS:
-            raise ValueError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(_KINDS)}{_perhaps(name)}")
-        changes[name] = _value(f"--set {setting}", value, _KINDS[name])
+        if not equals or name not in CONSTRAINTS:
+            raise InvalidArgumentError(
+                f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(CONSTRAINTS)}{_perhaps(name)}"
+            )
+        changes[name] = _value(f"--set {setting}", name, value)
     if weights is not None:
         changes["weights"] = weights
     if convention is not None:
@@ -48,33 +49,28 @@ def search_space(options: Sequence[str] | None) -> dict[str, list[Any]] | None:
     """What ``--vary NAME=VALUE,VALUE`` asks for; None where nothing is.
 
     Raises:
-        ValueError: a setting that is unknown or named twice, or a value that is not one of its kind.
+        InvalidArgumentError: a setting that is unknown or named twice, or a value that is not one of its kind.
     """
     space: dict[str, list[Any]] = {}
     for option in options or ():
         name, equals, values = option.partition("=")
-        if not equals or name not in _KINDS:
-            raise ValueError(f"--vary {option}: expected NAME=VALUE,VALUE with NAME one of {', '.join(_KINDS)}{_perhaps(name)}")
+        if not equals or name not in CONSTRAINTS:
+            raise InvalidArgumentError(
+                f"--vary {option}: expected NAME=VALUE,VALUE with NAME one of {', '.join(CONSTRAINTS)}{_perhaps(name)}"
+            )
         if name in space:
-            raise ValueError(f"--vary {option}: {name} is named twice; give all its values at once")
-        space[name] = [_value(f"--vary {option}", value, _KINDS[name]) for value in values.split(",")]
+            raise InvalidArgumentError(f"--vary {option}: {name} is named twice; give all its values at once")
+        space[name] = [_value(f"--vary {option}", name, value) for value in values.split(",")]
     return space or None
 
 
 def _perhaps(name: str) -> str:
-    close = difflib.get_close_matches(name, _KINDS, 1) if name not in _KINDS else ()
+    close = difflib.get_close_matches(name, CONSTRAINTS, 1) if name not in CONSTRAINTS else ()
     return f" (is {close[0]} meant?)" if close else ""
 
 
-def _value(option: str, text: str, kind: str) -> Any:
-    if kind == "bool":
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{option}: expected true or false")
-        return text.lower() == "true"
-    for number, called, convert in (("int", "a whole number", int), ("float", "a number", float)):
-        if kind == number:
-            try:
-                return convert(text)
-            except ValueError:
-                raise ValueError(f"{option}: expected {called}") from None
-    return text
+def _value(option: str, name: str, text: str) -> Any:
+    try:
+        return CONSTRAINTS[name].convert(text)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{option}: {error}") from None

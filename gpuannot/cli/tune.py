@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InvalidArgumentError
 from .exit import errors, errors_to_exit_code
 from .options import AsJson, ConfigFile, Convention, Device, K, Overwrite, Preset, Progress, Seed, Settings, Weights
 from .tables import plain
@@ -58,9 +59,9 @@ def tune(
     config = config_from_options(start, weights, weights_convention, seed, settings, config_file)
     space = search_space(vary)
     if to.exists() and not overwrite:
-        raise ValueError(f"{to} exists; choose another name with --output, or replace it with --overwrite")
+        raise InvalidArgumentError(f"{to} exists; choose another name with --output, or replace it with --overwrite")
     if not to.parent.is_dir():
-        raise ValueError(f"{to.parent}: no such folder for the output")
+        raise InvalidArgumentError(f"{to.parent}: no such folder for the output")
     images = training_images(data)
     found = search(images, config, space, holdout=holdout, splits=splits, k=k, cache=cache, device=device, progress=progress)
     found.write(to)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import InvalidArgumentError
 from .exit import errors, errors_to_exit_code, exit_for
 from .options import AsJson, Convention, Device, Model, Progress, Sources, Weights
 from .tables import plain
@@ -139,6 +140,6 @@ def _load(model: Path, weights: str | None, convention: str | None, device: str)
 
 def _save(annotator: Annotator, model: Path, to: Path | None, done: str) -> None:
     if to is not None and to.exists():
-        raise ValueError(f"{to} exists; choose another name with --output")
+        raise InvalidArgumentError(f"{to} exists; choose another name with --output")
     annotator.save(to or model)
     errors.print(f"{plain(to or model)}: {plain(done)}; {len(annotator.bank_.known)} words")

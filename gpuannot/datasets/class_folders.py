@@ -18,8 +18,10 @@ class ClassFolders(NamedTuple):
     """What the subfolders of a folder hold.
 
     Attributes:
-        words: the subfolders' names, sorted. images: for each image its path below the folder and its words.
-        failures: what could not be listed or followed. beside: number of images in none of the subfolders.
+        words: the subfolders' names, sorted.
+        images: for each image its path below the folder and its words.
+        failures: what could not be listed or followed.
+        beside: number of images in none of the subfolders.
     """
 
     words: list[str]

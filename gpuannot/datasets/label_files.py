@@ -47,8 +47,11 @@ class LabelledImages:
     """Images with their words.
 
     Attributes:
-        name: of the data set and split. image_names: as the label file gives them.
-        paths: of the N images. labels: (N, W) CSR of ones. vocabulary: W words.
+        name: of the data set and split.
+        image_names: as the label file gives them.
+        paths: of the N images.
+        labels: (N, W) CSR of ones.
+        vocabulary: W words.
         missing: images that the label file names and that are not there; they are in none of the other fields.
         unlabelled: number of images beside the label file that it does not name, or beside the subfolders; they are left out.
         subfolders: whether the words are the names of the images' subfolders.
@@ -71,6 +74,7 @@ def load_benchmark(name: str, root: str | Path, *, images: bool = True) -> tuple
     """The training and test split of ``corel5k``, ``iaprtc12`` or ``espgame``.
 
     Args:
+        name: one of these.
         root: the folder with ``train.json``, ``test.json``, ``vocabulary.txt`` and, unless ``images`` is False, ``images/``.
         images: whether the image files must be there.
 

@@ -36,29 +36,41 @@ def run_demo(
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Draw ``train`` + ``test`` scenes into ``folder`` and run the whole method on them.
+    """Draw scenes into a new folder and run the whole method on them.
 
     Writes ``train/`` and ``test/`` (scenes and labels), ``model.safetensors``, ``annotations.csv``, ``annotations.parquet``,
-    ``contact_sheet.png`` and ``scores.json``; and a page to look at where ``report`` names one.
+    ``contact_sheet.png`` and ``scores.json``.
+
+    Args:
+        folder: made where it is missing.
+        train: scenes to learn from.
+        test: scenes to annotate.
+        k: words an image.
+        seed: of the scenes.
+        preset: of the method's settings.
+        report: file of a page to look at; None writes none.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        progress: show bars.
 
     Returns:
         The content of ``scores.json``: our scores, those of giving every image the k most frequent words, and seconds a step.
 
     Raises:
         DataError: ``folder`` is a file, or holds something.
+        InvalidArgumentError: no such preset, or a seed or number of scenes out of range.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), AnnotatorConfig.preset(preset, seed=seed)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is there already; the demo draws its images into a new folder: gpuannot demo NAME")
     if report is not None and Path(report).parent != folder:  # the folder is about to be made
         check_report_path(report)
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
-    write_scenes(folder / "train", train, seed=seed, progress=bool(progress))
-    write_scenes(folder / "test", test, seed=seed + 1, progress=bool(progress))
+    write_scenes(folder / "train", train, seed=seed, progress=progress)
+    write_scenes(folder / "test", test, seed=seed + 1, progress=progress)
     clock.mark("draw")
     training, testing = load_labelled_images(folder / "train"), load_labelled_images(folder / "test")
-    annotator = Annotator(AnnotatorConfig.preset(preset, seed=seed), device=device)
+    annotator = Annotator(config, device=device)
     annotator.fit(training.paths, training.labels, vocabulary=training.vocabulary, progress=progress)
     annotator.save(folder / "model.safetensors")
     clock.mark("fit")
@@ -70,7 +82,7 @@ def run_demo(
             folder / name,
             model_sha256=annotator.to_model_file().sha256,
             overwrite=True,
-            confidence=annotator.has_confidence,
+            confidence=annotator.words.has_confidence,
         ) as writer:
             writer.write(annotations)
             writer.commit()

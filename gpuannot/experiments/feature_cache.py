@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ..datasets.label_files import LabelledImages
 from ..errors import DataError
 from ..model.encoder import Encoder
-from ..model.store import FeatureStore
+from ..model.store import DiskStore
 from ..system.atomic_files import replacing
+from ..system.progress import progress_bar
 
 
 def default_cache() -> Path:
@@ -26,8 +27,12 @@ def default_cache() -> Path:
 
 def cached_features(
     encoder: Encoder, split: LabelledImages, cache: str | Path | None = None, progress: bool | None = None
-) -> FeatureStore:
-    """The split's local features (N, P, C), from the cache (None: :func:`default_cache`) or computed into it.
+) -> DiskStore:
+    """The split's local features (N, P, C), from the cache or computed into it.
+
+    Args:
+        cache: folder; None is :func:`default_cache`.
+        progress: show a bar; None shows one on terminals.
 
     Raises:
         DataError: an image cannot be read: a benchmark with images missing would not be that benchmark.
@@ -35,14 +40,15 @@ def cached_features(
     config, trunk = encoder.config, encoder.trunk
     key = (trunk.weights_sha256, trunk.layer, trunk.relu, str(trunk.dtype), config.input_size, config.interpolation)
     folder = _place(split, cache, key)
-    store = FeatureStore.open(folder)
+    store = DiskStore.open(folder)
     if store is not None and len(store) == len(split):
         return store
-    patches = trunk.positions(config.input_size, config.input_size)
-    store = FeatureStore.create(folder, patches, trunk.channels, trunk.dtype)
+    extractor = encoder.extractor
+    store = DiskStore.create(folder, extractor.patches, trunk.channels, trunk.dtype)
     try:
-        encoder.failures_ = []
-        encoder.extract(split.paths, store, progress=progress)
+        extractor.failures = []
+        with progress_bar("trunk", len(split), progress) as bar:
+            extractor.extract(split.paths, store, np.arange(len(split)), advance=bar.update)
         if encoder.failures_:
             failure = encoder.failures_[0]
             raise DataError(
@@ -57,10 +63,12 @@ def cached_features(
 def cached_arrays(
     key: tuple[Any, ...], split: LabelledImages, compute: Callable[[], dict[str, NDArray[Any]]], cache: str | Path | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Arrays by name, one row an image of the split, from the cache or from ``compute()`` and then kept.
+    """Arrays by name, one row an image of the split, from the cache or computed and then kept.
 
     Args:
         key: everything beside the images that decides the values, printable.
+        compute: makes the arrays where the cache lacks them.
+        cache: folder; None is :func:`default_cache`.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file

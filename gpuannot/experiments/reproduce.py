@@ -7,6 +7,7 @@ settings after the trunk, needs no trunk.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from numpy.typing import NDArray
 from ..annotator import Annotator
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_benchmark
+from ..errors import InvalidArgumentError
 from ..metrics import evaluate
 from ..model.annotations import Annotations
+from ..model.encoder import Encoder, Learnt, to_host
+from ..model.fit import InProcess, fit_from_descriptors, learn_transform
+from ..model.store import FeatureStore
+from ..model.word_model import WordModel
 from ..report.writer import ReportWriter, check_report_path
 from ..system.environment import record
 from .feature_cache import cached_features
@@ -74,12 +80,12 @@ def reproduce(
         DataError: the data set is not there or not whole, or an image of it cannot be read.
     """
     if seeds < 1:
-        raise ValueError(f"seeds = {seeds} must be at least 1")
+        raise InvalidArgumentError(f"seeds = {seeds} must be at least 1")
     if report is not None:
         check_report_path(report)
     config = config or AnnotatorConfig()
     train, test = load_benchmark(name, data)
-    first = Annotator(config, device=device)
+    first = Encoder(config, device=device)
     started = time.perf_counter()
     with (
         cached_features(first, train, cache, progress) as train_store,
@@ -87,24 +93,26 @@ def reproduce(
     ):
         seconds = {"features": time.perf_counter() - started, "descriptors": 0.0, "fit": 0.0, "annotate": 0.0}
         runs: list[dict[str, Any]] = []
-        first.learn_transform(train_store, progress=progress)  # normalisation and PCA do not depend on the seed
         with (
-            first.describe(train_store, progress=progress) as train_descriptors,
-            first.describe(test_store, progress=progress) as test_descriptors,
+            InProcess(WordModel(first), train_store, train.labels, train.vocabulary, progress=progress) as steps,
+            ExitStack() as stack,
         ):
+            learn_transform(first, steps)  # normalisation and PCA do not depend on the seed
+            train_descriptors, test_descriptors = steps.descriptors, stack.enter_context(first.describe(test_store))
             seconds["descriptors"] = time.perf_counter() - started - seconds["features"]
             for seed in range(config.seed, config.seed + seeds):
-                annotator = first.reseeded(seed)
+                model = WordModel(first.sharing_trunk(Learnt(first.transform_), seed=seed))
                 began = time.perf_counter()
-                annotator.fit_descriptors(train_descriptors, train.labels, train.vocabulary)
+                rest = InProcess(model, None, train.labels, train.vocabulary, descriptors=train_descriptors, progress=progress)
+                fit_from_descriptors(model, train.vocabulary, rest)
                 fitted = time.perf_counter()
-                positions, index, distance = annotator.annotate_descriptors(test_descriptors, k)
+                positions, index, distance = annotate_descriptors(model, test_descriptors, k)
                 seconds["fit"] += fitted - began
                 seconds["annotate"] += time.perf_counter() - fitted
                 scores = evaluate(index, test.labels[positions])
                 if report is not None and seed == config.seed:
-                    _write_report(report, annotator, test, positions, index, distance)
-                runs.append({"seed": seed, "model_sha256": annotator.to_model_file().sha256, **scores.to_dict()})
+                    _write_report(report, model, test, positions, index, distance)
+                runs.append({"seed": seed, "model_sha256": model.to_model_file().sha256, **scores.to_dict()})
     return {
         "schema": SCHEMA,
         "dataset": name,
@@ -120,19 +128,29 @@ def reproduce(
     }
 
 
+def annotate_descriptors(
+    model: WordModel, descriptors: FeatureStore, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """The k nearest words of images by their stored descriptors: positions (T,), index (T, k), distance (T, k)."""
+    model.check_k(k)
+    ranked = [[to_host(part) for part in model.rank(vectors, k)] for _, vectors in model.encoder.encode_descriptors(descriptors)]
+    index, distance = (np.concatenate(part) for part in zip(*ranked, strict=True))
+    return descriptors.positions, index, distance
+
+
 def _write_report(
     path: str | Path,
-    annotator: Annotator,
+    model: WordModel,
     test: LabelledImages,
     positions: NDArray[np.int64],
     index: NDArray[np.int64],
     distance: NDArray[np.float32],
 ) -> None:
     paths = [test.paths[position] for position in positions]
-    confidence = annotator.confidence(index, distance)
+    confidence = model.confidence(index, distance)
     annotations = Annotations(tuple(map(str, paths)), positions, index, distance, test.vocabulary, confidence=confidence)
-    title = f"{test.name}, seed {annotator.config.seed}"
-    with ReportWriter(path, test.vocabulary, len(test), truth=test.labels, annotator=annotator, title=title) as page:
+    title = f"{test.name}, seed {model.config.seed}"
+    with ReportWriter(path, test.vocabulary, len(test), truth=test.labels, annotator=Annotator.of(model), title=title) as page:
         page.add(annotations, paths)
         page.commit()
 

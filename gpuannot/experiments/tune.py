@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..annotator import Annotator
-from ..baselines.search import holdout_split
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_labelled_images, named_images
-from ..errors import DataError
+from ..errors import DataError, InvalidArgumentError
 from ..heads.word_head import WordHead, new_bank
 from ..method.words import WordBank
 from ..metrics import evaluate
-from ..model.encoder import to_host
-from ..model.extractor import Store
-from ..model.store import StoreSubset
+from ..model.encoder import Encoder
+from ..model.fit import InProcess, learn_codebook, learn_transform
+from ..model.store import FeatureStore
+from ..model.word_model import WordModel
 from ..system.atomic_files import write_whole
 from .feature_cache import cached_features
+from .holdout import holdout_split
 
 SCHEMA = "gpuannot.config/1"
 #: What is searched where nothing is named: what decides most, and costs no further run of the trunk.
@@ -159,12 +159,12 @@ def tune(
     refuse_test_images(images)
     grid = _checked(config, DEFAULT_SPACE if space is None else space)
     if splits < 1:
-        raise ValueError(f"splits = {splits} must be at least 1")
+        raise InvalidArgumentError(f"splits = {splits} must be at least 1")
     held = max(1, len(images) // 9) if holdout is None else holdout
     parts = [holdout_split(len(images), held, config.seed + number) for number in range(splits)]
     trials: list[SettingTrial] = []
     best, reached = config, (-1.0, -1.0)
-    with cached_features(Annotator(config, device=device), images, cache, progress) as features:
+    with cached_features(Encoder(config, device=device), images, cache, progress) as features:
         search = _Search(features, images, parts, k, device)
         for setting, values in grid.items():
             for value in dict.fromkeys((getattr(best, setting), *values)):
@@ -181,13 +181,13 @@ def _checked(config: AnnotatorConfig, space: Mapping[str, Sequence[Any]]) -> dic
     fields = [field.name for field in dataclasses.fields(config) if field.name not in (*TRUNK_SETTINGS, "seed", "batch_size")]
     for setting, values in space.items():
         if setting not in fields:
-            raise ValueError(f"{setting} cannot be searched; choose from {', '.join(fields)}")
+            raise InvalidArgumentError(f"{setting} cannot be searched; choose from {', '.join(fields)}")
         if not values:
-            raise ValueError(f"{setting} needs at least one value")
+            raise InvalidArgumentError(f"{setting} needs at least one value")
         for value in values:
             dataclasses.replace(config, **{setting: value})
     if not space:
-        raise ValueError("there is nothing to search: name at least one setting")
+        raise InvalidArgumentError("there is nothing to search: name at least one setting")
     return dict(space)
 
 
@@ -195,7 +195,12 @@ class _Search:
     """What settings reach on the held-out images; image vectors and sums are kept while they serve."""
 
     def __init__(
-        self, features: Store, images: LabelledImages, parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], k: int, device: str
+        self,
+        features: FeatureStore,
+        images: LabelledImages,
+        parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+        k: int,
+        device: str,
     ) -> None:
         self.features, self.images, self.parts, self.k, self.device = features, images, parts, k, device
         self._known: dict[AnnotatorConfig, tuple[float, float]] = {}
@@ -237,12 +242,12 @@ class _Search:
         return self._vectors[key]
 
     def _encode(self, config: AnnotatorConfig, learn: NDArray[np.int64]) -> NDArray[np.float32]:
-        encoder = Annotator(config, device=self.device)
-        encoder.learn_transform(StoreSubset(self.features, learn), progress=False)
-        with encoder.describe(self.features, progress=False) as descriptors:
-            encoder.learn_codebook(StoreSubset(descriptors, learn))
-            encoder.learn_projection(StoreSubset(descriptors, learn))
-            return np.concatenate([to_host(vectors) for _, vectors in encoder.encode_descriptors(descriptors)])
+        model = WordModel(Encoder(config, device=self.device))
+        labels, words = self.images.labels, self.images.vocabulary
+        with InProcess(model, self.features, labels, words, learn_from=learn, progress=False) as steps:
+            learn_transform(model.encoder, steps)
+            learn_codebook(model.encoder, steps)
+            return steps.vectors()
 
 
 def _without(config: AnnotatorConfig, *settings: str) -> AnnotatorConfig:

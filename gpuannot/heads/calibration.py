@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from ..method.words import BankExtra, Vectors
 from .ridge import LeftOut
 
 #: Images that the logistic curve is learnt from, at most.
@@ -21,7 +22,7 @@ SAMPLE_WORDS = 5
 _PRIOR_IMAGES = 2.0
 
 
-class SampledImages:
+class SampledImages(BankExtra):
     """A uniform sample of the images of a fit, by their vectors and labels: :data:`SAMPLE_IMAGES` of them, or all.
 
     Every image has a random number of its own, by its position in the data set, and those of the lowest are kept: so it does not
@@ -38,14 +39,25 @@ class SampledImages:
         self._labels: sparse.csr_array | None = None
 
     def add(self, positions: NDArray[np.int64], vectors: NDArray[np.float32] | Tensor, labels: sparse.csr_array) -> None:
-        """Images at ``positions`` (B,) of the data set: vectors (B, D), labels (B, W)."""
+        """Add images of the data set.
+
+        Args:
+            positions: (B,), where they are in it.
+            vectors: (B, D).
+            labels: (B, W) 0/1.
+        """
         if len(positions):
             self._add(_random_numbers(positions, self._seed), torch.as_tensor(vectors), labels)
 
-    def merge(self, other: SampledImages) -> None:
+    def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
+        if positions is not None and sign > 0:
+            self.add(positions, vectors, labels)
+
+    def merge(self, other: SampledImages) -> Self:
         """Add the sample of another part of the data set."""
         if other._vectors is not None and other._labels is not None:
             self._add(other._keys, other._vectors, other._labels)
+        return self
 
     def _add(self, keys: NDArray[np.uint64], vectors: Tensor, labels: sparse.csr_array) -> None:
         if self._vectors is not None:
@@ -92,9 +104,8 @@ def gaussian_odds(scores: LeftOut, counts: Tensor) -> Odds:
     """Log-odds of scores by two Gaussians of one variance for each word: images with the word, and without.
 
     Their means, and the variance of all images, are those of leave-one-out scores. A word of few images hardly knows how far its
-    two
-    means are apart: that is drawn to the median of all words, in units of the standard deviation, as if two images of it had been
-    seen.
+    two means are apart: that is drawn to the median of all words, in units of the standard deviation, as if two images of it had
+    been seen.
 
     Args:
         counts: (W,) float64, each word's images.
@@ -117,7 +128,13 @@ class Logistic(NamedTuple):
 
 
 def fit_logistic(odds: NDArray[np.float64], prior: NDArray[np.float64], right: NDArray[np.bool_]) -> Logistic | None:
-    """The curve for words that were given: the two log-odds (M,) of each and whether it was right; None where all or none were."""
+    """The curve for words that were given; None where all or none of them were right.
+
+    Args:
+        odds: (M,) log-odds of each word's score.
+        prior: (M,) log-odds of its frequency.
+        right: (M,) whether it was right.
+    """
     from sklearn.linear_model import LogisticRegression
 
     if right.all() or not right.any():

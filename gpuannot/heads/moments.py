@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor
 
+from ..errors import InvalidArgumentError
+from ..method.words import BankExtra, Vectors
 from ..system.threads import one_blas_thread
 
 #: Σxxᵀ of longer vectors would take more than 2 GB, and the heads that need it minutes to solve.
@@ -20,18 +23,20 @@ _WAITING_ROWS = 512
 _COLUMNS = 1024
 
 
-class Moments:
+class Moments(BankExtra):
     """N, Σx and Σxxᵀ over image vectors (N, D), float64, on one device.
 
     Images can be added in any batches and order, taken out again, and moments of parts can be added: the result is that of one pass
     over all images, up to float64 rounding.
 
     Args:
-        dimension: D, at most 16,384. device: where the sums are kept, D²·8 bytes for Σxxᵀ.
+        dimension: D, at most 16,384.
+        device: where the sums are kept, D²·8 bytes for Σxxᵀ.
         scatter: keep Σxxᵀ; without it, D may be of any size.
 
     Attributes:
-        images: N. total: Σx (D,).
+        images: N.
+        total: Σx (D,).
 
     Raises:
         ValueError: a larger dimension.
@@ -39,7 +44,7 @@ class Moments:
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu", *, scatter: bool = True) -> None:
         if scatter and dimension > MAX_DIMENSION:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"vectors of {dimension} values: heads that need Σxxᵀ take at most {MAX_DIMENSION}; lower n_components, "
                 'n_centers, or choose head="mean"'
             )
@@ -54,14 +59,18 @@ class Moments:
         return self.total.device
 
     def add(self, vectors: Tensor | NDArray[np.floating], sign: int = 1) -> Moments:
-        """Add images by their vectors (B, D), or with ``sign`` −1 take them out.
+        """Add images by their vectors, or take them out.
+
+        Args:
+            vectors: (B, D).
+            sign: 1 to add, −1 to take out.
 
         Raises:
             ValueError: more images to take out than there are.
         """
         rows = torch.as_tensor(vectors).to(self.device, torch.float64, copy=True)
         if sign < 0 and len(rows) > self.images:
-            raise ValueError(f"cannot forget {len(rows)} images: the sums hold {self.images}")
+            raise InvalidArgumentError(f"cannot forget {len(rows)} images: the sums hold {self.images}")
         self.images += sign * len(rows)
         # NumPy's sum does not depend on the number of threads.
         self.total += sign * (rows.sum(dim=0) if rows.is_cuda else torch.from_numpy(rows.numpy().sum(axis=0)))
@@ -71,7 +80,10 @@ class Moments:
             self._clear()
         return self
 
-    def merge(self, other: Moments) -> Moments:
+    def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
+        self.add(vectors, sign)
+
+    def merge(self, other: Moments) -> Self:
         """Add other moments, of the same dimension, as if their images had been added here."""
         if (other.dimension, other.scatter) != (self.dimension, self.scatter):
             raise ValueError("moments of another dimension, or with Σxxᵀ and without, cannot be added")
@@ -83,11 +95,11 @@ class Moments:
         self._wait([(rows.to(self.device), sign) for rows, sign in other._waiting])
         return self
 
-    def to(self, device: torch.device | str) -> Moments:
+    def to(self, device: torch.device | str) -> Self:
         """These moments on ``device``, in the same memory where they are there."""
         if self.device == torch.device(device):
             return self
-        return Moments(self.dimension, device, scatter=self.scatter).merge(self)
+        return type(self)(self.dimension, device, scatter=self.scatter).merge(self)
 
     def flush(self) -> None:
         """Add to Σxxᵀ the images that wait for it."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import NotFittedError
+from ..errors import InvalidArgumentError, NotFittedError
 from ..system.threads import one_blas_thread
 
 
@@ -26,10 +26,13 @@ class JointProjection:
 
     Args:
         n_components: d, the coordinates of u, when there are four times as many vectors to learn from; with fewer a quarter of
-            them, as components of few vectors are those vectors' own. quadratic: t, at most d; 0 for none. weight: q.
+            them, as components of few vectors are those vectors' own.
+        quadratic: t, at most d; 0 for none.
+        weight: q.
 
     Attributes:
-        mean_: μ (D,) float32. matrix_: P (D, d) float32.
+        mean_: μ (D,) float32.
+        matrix_: P (D, d) float32.
     """
 
     mean_: NDArray[np.float32]
@@ -63,10 +66,10 @@ class JointProjection:
             ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
         """
         if not bool(torch.isfinite(vectors).all()):
-            raise ValueError("the image vectors hold NaN or infinite values")
+            raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         keep = min(self.most_components, len(vectors) // 4)
         if not keep:
-            raise ValueError(f"a projection of image vectors needs at least 4 images, got {len(vectors)}")
+            raise InvalidArgumentError(f"a projection of image vectors needs at least 4 images, got {len(vectors)}")
         mean = vectors.mean(dim=0, dtype=torch.float64).float()
         centred = vectors - mean
         tall = len(centred) > centred.shape[1]
@@ -75,7 +78,7 @@ class JointProjection:
         values, found = values.flip(0)[:keep], found.flip(1)[:, :keep]
         varying = int((values > 1e-6 * values[:1].clamp(min=1e-30)).sum())
         if varying < keep:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"projection = {self.most_components}: the vectors of {len(vectors)} images vary in {varying} directions only, not "
                 f"in {keep}; leave out copies of images or choose a smaller projection"
             )
@@ -119,7 +122,8 @@ class JointProjection:
         this image alone.
 
         Args:
-            vector: its VLAD vector (D,). weights: (k, :attr:`dimension`).
+            vector: its VLAD vector (D,).
+            weights: (k, :attr:`dimension`).
 
         Returns:
             ``transformed (dimension,), pulled (k, D), constant (k,)``, float64, with ``pulled @ vector + constant`` being

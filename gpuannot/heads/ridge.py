@@ -11,13 +11,16 @@ from scipy import sparse
 from torch import Tensor
 
 from ..method.words import WordBank
+from .moments import Moments
 
 
 class LeftOut(NamedTuple):
     """Scores of each word over the images it was learnt from, every image scored as if it had been left out: (W,) each.
 
-    ``spread`` is their standard deviation over all images, ``with_word`` and ``without_word`` their means over the images with the
-    word and without.
+    Attributes:
+        spread: standard deviation over all images.
+        with_word: mean over the images with the word.
+        without_word: mean over those without.
     """
 
     spread: Tensor
@@ -39,15 +42,20 @@ class RidgeSystem:
     because μ moves. Float64 on the device of the bank's moments.
 
     Args:
-        bank: with moments. penalty: λ > 0.
+        bank: with moments.
+        penalty: λ > 0.
 
     Attributes:
-        solution: K (W, D). mean: μ (D,). images: N. counts: (W,) float64, N_j. penalty: λ.
+        solution: K (W, D).
+        mean: μ (D,).
+        images: N.
+        counts: (W,) float64, N_j.
+        penalty: λ.
         trace: tr A⁻¹, ().
     """
 
     def __init__(self, bank: WordBank, penalty: float) -> None:
-        moments = bank.moments
+        moments = bank.extra(Moments)
         assert moments is not None
         self.penalty, self.images, self.mean = penalty, moments.images, moments.mean
         system = moments.centred_scatter()
@@ -59,7 +67,13 @@ class RidgeSystem:
         self.solution = (self._tensor(bank.sums) - self.counts[:, None] * self.mean) @ self._inverse
 
     def update(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array, sign: int = 1) -> None:
-        """Add images by vectors (B, D) and labels (B, W), or with ``sign`` −1 take them out; some must be left."""
+        """Add images, or take them out; some must be left.
+
+        Args:
+            vectors: (B, D).
+            labels: (B, W) 0/1.
+            sign: 1 to add, −1 to take out.
+        """
         rows = self._tensor(vectors) - self.mean
         indicator = self._tensor(labels.toarray())
         images = self.images + sign * len(rows)
@@ -104,10 +118,12 @@ class RidgeSystem:
         return LeftOut(variance.clamp(min=0).sqrt(), with_word, without_word)
 
     def left_out_scores(self, vectors: Tensor, labels: Tensor, words: Tensor) -> Tensor:
-        """Scores (B, len(words)) of ``words`` for images (B, D) that were learnt from, each by all the other images alone.
+        """Scores (B, len(words)) of images that were learnt from, each by all the other images alone.
 
         Args:
+            vectors: (B, D).
             labels: (B, len(words)) 0/1.
+            words: numbers of the words to score.
         """
         rows = self._tensor(vectors) - self.mean
         leverage = (rows * self._times_inverse(rows)).sum(dim=1, keepdim=True) + 1 / self.images
@@ -134,7 +150,13 @@ class RidgeSystem:
         self.counts, self.solution = self.counts[numbers], self.solution[numbers]
 
     def merge_words(self, word: int, into: int, both: NDArray[np.floating] | Tensor) -> None:
-        """Let ``into`` be the word of the images that carry it or ``word``; ``both`` (B, D) are those that carry both."""
+        """Let one word be that of the images that carry it or another.
+
+        Args:
+            word: number of the word that goes into the other.
+            into: number of the other.
+            both: (B, D), vectors of the images that carry both.
+        """
         rows = self._tensor(both) - self.mean
         self.counts[into] += self.counts[word] - len(rows)
         self.solution[into] += self.solution[word] - self._times_inverse(rows.sum(dim=0, keepdim=True))[0]

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..config import AnnotatorConfig
 from ..method.ranking import LinearRanking, WordRanking
-from ..method.words import WordBank
+from ..method.words import BankExtra, WordBank
 from ..system.threads import one_blas_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
+from .cooccurrence import Cooccurrence
 from .moments import Moments
 from .ridge import LeftOut, RidgeSystem
 
@@ -36,12 +37,12 @@ def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: in
     Raises:
         ValueError: vectors too long for that head.
     """
-    if config.head == "mean":
-        return WordBank(vocabulary, dimension)
-    solved = config.head == "ridge"
-    bank = WordBank(vocabulary, dimension, Moments(dimension, device, scatter=solved))
-    bank.sample = SampledImages(config.seed) if solved else None
-    return bank
+    extras: list[BankExtra] = []
+    if config.head != "mean":
+        extras = [Moments(dimension, device, scatter=config.head == "ridge"), Cooccurrence(len(vocabulary))]
+    if config.head == "ridge":
+        extras.append(SampledImages(config.seed))
+    return WordBank(vocabulary, dimension, extras)
 
 
 class WordHead:
@@ -74,6 +75,10 @@ class WordHead:
         self.logistic: Logistic | None = None
         self._system: RidgeSystem | None = None
 
+    def has_sums(self, bank: WordBank) -> bool:
+        """Whether the bank has what this head learns from: a model that was saved without sums has not."""
+        return self.config.head == "mean" or bank.extra(Moments) is not None
+
     def settle(self, bank: WordBank) -> None:
         """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
         self._system, self.penalty, self.logistic = None, None, None
@@ -85,8 +90,10 @@ class WordHead:
             return
         # Images that are all alike leave nothing to divide by; any λ then gives weights of zero.
         self.penalty = self.config.regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
-        if bank.sample is not None and len(bank.sample):
-            self.logistic = self._fit_logistic(bank, bank.sample)
+        sample = bank.extra(SampledImages)
+        if sample is not None and len(sample):
+            self.logistic = self._fit_logistic(bank, sample)
+        bank.drop(SampledImages)
 
     def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""
@@ -156,9 +163,10 @@ class WordHead:
     # -- the heads --------------------------------------------------------------------------------------------------------------
 
     def _demixed(self, bank: WordBank) -> NDArray[np.float64]:
-        assert bank.cooccurrence is not None
+        pairs = bank.extra(Cooccurrence)
+        assert pairs is not None
         known = bank.known
-        system = bank.cooccurrence[known][:, known].toarray().astype(np.float64)
+        system = pairs.counts[known][:, known].toarray().astype(np.float64)
         system[np.diag_indices_from(system)] += self._settled(bank)
         with one_blas_thread():
             return np.linalg.solve(system, bank.sums[known])
@@ -197,6 +205,7 @@ def _prior(system: RidgeSystem, known: Tensor) -> Tensor:
 
 
 def _moments(bank: WordBank) -> Moments:
-    if bank.moments is None:
-        raise ValueError("this bank keeps no sums over all images, which the head needs; make it with heads.new_bank")
-    return bank.moments
+    moments = bank.extra(Moments)
+    if moments is None:
+        raise ValueError("this bank keeps no sums over all images, which the head needs; make it with new_bank")
+    return moments

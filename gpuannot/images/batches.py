@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,9 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..errors import ImageError
+from ..errors import ImageError, InvalidArgumentError
 from ..system.partitions import spans
 from ..system.threads import cpus
 from ..system.timing import StageTimer
@@ -25,6 +23,7 @@ from .decode import INTERPOLATIONS, ImageSource
 from .decode_task import DecodeTask, ImageFailure, JpegForGpu, Outcome, decode_into
 from .gpu import GpuDecoder
 from .input import Input, image_name
+from .inputs import check_sequence
 from .processes import CHUNK, DecodeProcesses
 
 __all__ = ["DecodedBatch", "ImageBatches", "decode_ahead"]
@@ -35,22 +34,32 @@ _BATCHES_AHEAD = 2
 class ImageBatches:
     """Decoded batches of ``images``, in input order, read ahead by threads; can be iterated any number of times.
 
-    ``images``: a sequence of `decode_image` sources and `Input`s, or a tensor (N, 3, H, W) uint8, or an array (N, H, W, 3) uint8.
-    Each item is (index, batch): the positions in ``images`` that decoded, (B,) int64, and their pixels, (B, 3, size, size) uint8
-    in channels-last memory. Batch j holds inputs j·batch_size to (j+1)·batch_size - 1 without the failed ones; a batch with
-    none left is not yielded, so the content of a batch never depends on ``workers``. ``len()`` is the number of inputs.
+    Each item is (index, batch): the positions in ``images`` that decoded, (B,) int64, and their pixels, (B, 3, size, size) uint8 in
+    channels-last memory. Batch j holds inputs j·batch_size to (j+1)·batch_size - 1 without the failed ones; a batch with none left
+    is not yielded, so the content of a batch never depends on ``workers``. ``len()`` is the number of inputs.
 
-    With ``on_error="skip"``, ``failures`` lists what failed in the batches taken so far, in input order; each iteration starts a
-    new list. With "raise", the first failure in input order raises `ImageError`. ``names`` stand for the images in both.
+    At most two batches are decoded ahead; leaving the loop early drops what is queued. An image is taken from ``images`` when its
+    turn comes, so a sequence that loads on access is never held whole. A PIL image that was opened lazily keeps its pixels once
+    decoded: for many files pass paths.
 
-    ``positions`` (B,) int64 takes only those of the images, in that order; they are then what is batched and counted. An image is
-    taken from ``images`` when its turn comes, so a sequence that loads on access is never held whole. ``interpolation`` is that of
-    `decode_image`. With ``within_partitions``, ascending positions are batched so that no batch lies in two partitions.
+    Args:
+        images: a sequence of `Input` objects and `decode_image` sources, or a tensor (N, 3, H, W) uint8, or an array (N, H, W, 3)
+            uint8.
+        size: side in pixels that images are warped to.
+        batch_size: inputs of a batch.
+        workers: threads that decode; None takes one for each CPU that this process may use.
+        names: stand for the images in failures and errors.
+        positions: (B,) int64, takes only those of the images, in that order; they are then what is batched and counted.
+        interpolation: as for `decode_image`.
+        within_partitions: batch ascending positions so that no batch lies in two partitions.
+        on_error: ``skip`` lists failures in ``failures``; ``raise`` raises `ImageError` for the first failure in input order.
 
-    ``workers`` threads (default: one for each CPU that this process may use) decode at most two batches ahead. Leaving the loop
-    early drops what is queued. A PIL image that was opened lazily keeps its pixels once decoded: for many files pass paths.
+    Attributes:
+        failures: what failed in the batches taken so far, in input order; each iteration starts a new list.
 
-    Raises ``TypeError`` and ``ValueError`` for wrong arguments.
+    Raises:
+        TypeError: one image in place of a sequence.
+        ValueError: an array or tensor of another shape, names of another number, or an argument out of range.
     """
 
     def __init__(
@@ -66,22 +75,17 @@ class ImageBatches:
         within_partitions: bool = False,
         on_error: Literal["skip", "raise"] = "skip",
     ) -> None:
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
-            raise TypeError(f"images is one {type(images).__name__}; expected a sequence of images")
-        shape = tuple(images.shape) if isinstance(images, (np.ndarray, torch.Tensor)) else None
-        # A single (H, W, 3) array would otherwise pass for H grey images of shape (W, 3).
-        if shape is not None and len(shape) != 4:
-            raise ValueError(f"images has shape {shape}; expected an array (N, H, W, 3), a tensor (N, 3, H, W) or a list")
+        check_sequence(images)
         workers = cpus() if workers is None else workers
         for what, value in (("size", size), ("batch_size", batch_size), ("workers", workers)):
             if operator.index(value) < 1:
-                raise ValueError(f"{what} is {value}; expected at least 1")
+                raise InvalidArgumentError(f"{what} is {value}; expected at least 1")
         if names is not None and len(names) != len(images):
             raise ValueError(f"{len(names)} names for {len(images)} images")
         if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation {interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
+            raise InvalidArgumentError(f"interpolation {interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
         if on_error not in ("skip", "raise"):
-            raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'raise'")
+            raise InvalidArgumentError(f"on_error is {on_error!r}; expected 'skip' or 'raise'")
         self.images = images
         self.size = size
         self.batch_size = batch_size
@@ -123,10 +127,13 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """What became of the inputs of one batch.
+    """What became of the inputs of one batch, in input order.
 
-    ``kept`` (B,) int64: places in the batch of those that decoded; ``names`` of those; ``pixels`` (B, 3, S, S) uint8 in
-    channels-last memory, on the GPU where a `GpuDecoder` took part; ``failures`` of the others. All in input order.
+    Attributes:
+        kept: (B,) int64, places in the batch of those that decoded.
+        names: of those.
+        pixels: (B, 3, S, S) uint8 in channels-last memory, on the GPU where a `GpuDecoder` took part.
+        failures: of the others.
     """
 
     kept: np.ndarray
@@ -146,11 +153,20 @@ def decode_ahead(
     processes: bool = False,
     gpu: GpuDecoder | None = None,
 ) -> Generator[DecodedBatch]:
-    """Read and decode batches of (name, source) in ``workers`` threads, at most two batches ahead; one result a batch, in order.
+    """Read and decode batches in threads, at most two batches ahead; one result a batch, in order.
 
     Inputs of containers that can only be read in order are read by the thread that asks for a batch. Closing the generator drops
-    what is queued. ``pin`` puts the pixels into page-locked memory, from which a GPU copies without a wait. ``processes`` has
-    each thread decode in a process of its own, to the same pixels. ``gpu`` decodes its share of the JPEGs.
+    what is queued.
+
+    Args:
+        batches: of (name, source) pairs.
+        size: S, images are warped to S × S.
+        workers: threads.
+        interpolation: as for `decode_image`.
+        timer: gets the seconds of reading and decoding.
+        pin: put the pixels into page-locked memory, from which a GPU copies without a wait.
+        processes: each thread decodes in a process of its own, to the same pixels.
+        gpu: decodes its share of the JPEGs.
 
     Raises:
         DeviceError: decode processes do not start.

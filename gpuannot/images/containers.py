@@ -34,7 +34,12 @@ def is_container(place: str) -> bool:
 
 
 def expand(place: str, column: str | None) -> Iterator[Input]:
-    """The images of the container at ``place``. What is wrong with it is one more input, after those before the fault."""
+    """The images of the container at ``place``. What is wrong with it is one more input, after those before the fault.
+
+    Args:
+        place: path or URL.
+        column: as for `Inputs`.
+    """
     try:
         with open_place(place) as file:
             yield from _EXPANDERS[_kind(place) or ""](place, file, column)

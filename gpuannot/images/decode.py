@@ -22,7 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose as T
 
-from gpuannot.errors import ImageError, Stage
+from ..errors import ImageError, InvalidArgumentError, Stage
 
 if TYPE_CHECKING:  # decode processes do without torch, which takes a second and 200 MB
     import torch
@@ -63,22 +63,26 @@ def decode_image(
 ) -> np.ndarray:
     """One image as (H, W, 3) uint8 RGB pixels, C-contiguous, in memory of its own.
 
-    ``source``: a path, the bytes of an image file, a PIL image, an array (H, W, 3) or (H, W) uint8, or a tensor (3, H, W) uint8
-    (one on a GPU is copied to the host). ``size``: S warps to S×S, (height, width) to that, None keeps the size. Warping is
-    Pillow's, by ``interpolation`` (``bicubic`` or ``bilinear``), whose support grows with the scale: shrinking is antialiased.
-    ``name`` stands for the image in errors.
-
     The first frame of an animation is taken and the EXIF orientation applied. Transparent images are laid over white before any
     warping. Grey values of 16 bits are scaled, v / 257 rounded, never clipped; colours of 16 bits keep their high byte. CMYK
     becomes RGB by Pillow's formula; ICC profiles are not applied.
 
-    Raises `ImageError` for whatever is wrong with the source: no readable file, no image, cut or broken data, more than
-    `MAX_PIXELS` pixels (told from the header), values without a defined range, an array of another shape or dtype.
-    Raises ``ValueError`` for a wrong ``size``.
+    Args:
+        source: a path, the bytes of an image file, a PIL image, an array (H, W, 3) or (H, W) uint8, or a tensor (3, H, W) uint8
+            (one on a GPU is copied to the host).
+        size: S warps to S×S, (height, width) to that, None keeps the size.
+        name: stands for the image in errors.
+        interpolation: of the warp, Pillow's ``bicubic`` or ``bilinear``, whose support grows with the scale: shrinking is
+            antialiased.
+
+    Raises:
+        ImageError: whatever is wrong with the source: no readable file, no image, cut or broken data, more than `MAX_PIXELS` pixels
+            (told from the header), values without a defined range, an array of another shape or dtype.
+        ValueError: a wrong ``size``.
     """
     target = _width_height(size)
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation {interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
+        raise InvalidArgumentError(f"interpolation {interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
     try:
         return _pixels(source, target, interpolation)
     except _Unusable as error:
@@ -92,7 +96,7 @@ def _width_height(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
         return None
     height, width = size if isinstance(size, tuple) else (size, size)
     if operator.index(height) < 1 or operator.index(width) < 1:
-        raise ValueError(f"size is {size!r}; expected an int or (height, width), each at least 1")
+        raise InvalidArgumentError(f"size is {size!r}; expected an int or (height, width), each at least 1")
     return width, height
 
 
@@ -160,7 +164,14 @@ def _open_path(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def open_file(path: str, name: str) -> IO[bytes]:
-    """A regular file, opened for reading; `ImageError` (stage "find") for anything else. ``name`` stands for it in errors."""
+    """A regular file, opened for reading.
+
+    Args:
+        name: stands for the file in errors.
+
+    Raises:
+        ImageError: anything else (stage "find").
+    """
     try:
         return _open_path(path)
     except _Unusable as error:
@@ -168,9 +179,15 @@ def open_file(path: str, name: str) -> IO[bytes]:
 
 
 def read_file(path: str, name: str, start: int = 0, size: int | None = None) -> bytes:
-    """The bytes of a regular file, or ``size`` of them from ``start`` on (fewer where it ends).
+    """The bytes of a regular file.
 
-    Raises `ImageError`: stage "find" where there is no such file, "read" where it cannot be read or has more than `MAX_BYTES`.
+    Args:
+        name: stands for the file in errors.
+        start: first byte.
+        size: number of bytes, fewer where the file ends; None reads to the end.
+
+    Raises:
+        ImageError: there is no such file (stage "find"), or it cannot be read or has more than `MAX_BYTES` (stage "read").
     """
     with open_file(path, name) as file:
         try:

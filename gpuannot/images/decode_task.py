@@ -16,10 +16,13 @@ from .jpeg_header import read_jpeg_header
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """One image that gave no pixels: ``path`` names it, ``stage`` is where it failed, ``reason`` says why.
+    """One image that gave no pixels.
 
-    Stage "find": there is no readable file of that name. Stage "read": it could not be read. Stage "decode": its content is not a
-    usable image.
+    Attributes:
+        path: names the image.
+        stage: where it failed. ``find``: there is no readable file of that name; ``read``: it could not be read; ``decode``: its
+            content is not a usable image.
+        reason: why.
     """
 
     path: str
@@ -28,7 +31,12 @@ class ImageFailure:
 
 
 class JpegForGpu(NamedTuple):
-    """A JPEG that the GPU's decoder is to take: its bytes, and the EXIF orientation to apply afterwards."""
+    """A JPEG that the GPU's decoder is to take.
+
+    Attributes:
+        content: the file's bytes.
+        orientation: EXIF, to apply afterwards.
+    """
 
     content: bytes
     orientation: int
@@ -38,7 +46,12 @@ Outcome: TypeAlias = ImageFailure | JpegForGpu | None  # None: the pixels are in
 
 
 class DecodeTask(NamedTuple):
-    """What to decode. ``for_gpu``: hand it back undecoded where the GPU's decoder can take it."""
+    """What to decode.
+
+    Attributes:
+        name: stands for the image in failures.
+        for_gpu: hand it back undecoded where the GPU's decoder can take it.
+    """
 
     name: str
     source: ImageSource | Input | Loaded
@@ -46,7 +59,12 @@ class DecodeTask(NamedTuple):
 
 
 def decode_into(out: np.ndarray, task: DecodeTask, interpolation: str, timer: StageTimer) -> Outcome:
-    """Write the pixels of ``task`` into ``out`` (S, S, 3) uint8."""
+    """Write the pixels of one image into its place.
+
+    Args:
+        out: (S, S, 3) uint8.
+        timer: gets the seconds of reading and decoding.
+    """
     source = task.source
     try:
         if isinstance(source, (Input, Loaded)):

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import DeviceError
+from ..errors import DeviceError, InvalidArgumentError
 from .decode import decode_image
 from .decode_task import JpegForGpu
 
@@ -37,8 +37,10 @@ class GpuDecoder:
     """Decodes JPEGs on ``device`` and warps them there to what the trunk takes.
 
     Args:
-        decode: as :data:`Decode`. size: S, images are warped to S × S. interpolation: ``bicubic`` or ``bilinear``, antialiased.
-        cpu_share: of the JPEGs that the GPU could take, left to the CPU: 0…:data:`MOST_ON_CPU`.
+        decode: as :data:`Decode`.
+        size: S, images are warped to S × S.
+        interpolation: ``bicubic`` or ``bilinear``, antialiased.
+        cpu_share: share of the JPEGs that the GPU could take, left to the CPU: 0…:data:`MOST_ON_CPU`.
     """
 
     def __init__(self, decode: Decode, device: torch.device, size: int, interpolation: str, cpu_share: float) -> None:
@@ -114,13 +116,17 @@ def choose_decoder(
 
     Args:
         wanted: ``auto``: the GPU where it and a decoder for it are there; ``cpu``; ``gpu``.
+        size: S, images are warped to S × S.
+        interpolation: as for :class:`GpuDecoder`.
+        workers: threads or processes of the CPU.
         recorded: what a run that is resumed has; it stands unless ``wanted`` excludes it.
 
     Raises:
-        ValueError: another ``wanted``. DeviceError: ``gpu`` without a GPU or a decoder that works on it.
+        ValueError: another ``wanted``.
+        DeviceError: ``gpu`` without a GPU or a decoder that works on it.
     """
     if wanted not in DECODE:
-        raise ValueError(f"decode is {wanted!r}; expected one of {', '.join(DECODE)}")
+        raise InvalidArgumentError(f"decode is {wanted!r}; expected one of {', '.join(DECODE)}")
     if recorded is not None and wanted in ("auto", "cpu" if recorded[0] == CPU else "gpu"):
         return recorded
     if wanted == "cpu" or (wanted == "auto" and device.type != "cuda"):

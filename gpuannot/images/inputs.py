@@ -15,6 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from PIL import Image
+
 from ..errors import DataError
 from .containers import expand, is_container
 from .decode import IMAGE_SUFFIXES
@@ -185,7 +187,8 @@ def _matches(relative: str, patterns: Sequence[str]) -> bool:
 def walk(root: str, entered: set[str], wanted: _Wanted) -> Iterator[tuple[str, str, OSError | None]]:
     """(real path, path, None) of each wanted file in ``root`` and below; an error in place of None for a folder not to be listed.
 
-    ``entered`` holds the real paths of folders that are not entered again, and gets those that were.
+    Args:
+        entered: real paths of folders that are not entered again; gets those that were.
     """
     real_root = os.path.realpath(root)
 
@@ -246,17 +249,39 @@ def _full_url(files: Any, path: str, url: str) -> str:
 # -- what callers give as images ---------------------------------------------------------------------------------------------------
 
 
+def check_sequence(images: Any) -> None:
+    """Raise TypeError or ValueError for one image where several are meant."""
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+        raise TypeError(f"images is one {type(images).__name__}; expected a sequence of images")
+    # A single (H, W, 3) array would otherwise pass for H grey images of shape (W, 3).
+    if len(shape := tuple(getattr(images, "shape", ()))) in (2, 3):
+        raise ValueError(f"images has shape {shape}; expected an array (N, H, W, 3), a tensor (N, 3, H, W) or a list")
+
+
 def as_sequence(images: Images) -> Sequence[Any]:
     """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists.
 
     Raises:
         DataError: one path or URL, and nothing is there.
     """
-    if isinstance(images, (str, Path)):
-        return list(find_lazily(images))
+    if isinstance(images, (str, os.PathLike)):
+        return list(find_lazily(Path(images) if not isinstance(images, str) else images))
+    check_sequence(images)
     if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         return list(images)
     return images  # type: ignore[return-value]
+
+
+def are_vectors(images: Any) -> bool:
+    """Whether these are image vectors, an (N, D) array or tensor of floating point, in place of images."""
+    if getattr(images, "ndim", 0) != 2:
+        return False
+    return bool(images.is_floating_point()) if hasattr(images, "is_floating_point") else images.dtype.kind == "f"
+
+
+def sources_or_vectors(images: Any) -> Sequence[Any]:
+    """:func:`as_sequence`, or image vectors as they are."""
+    return images if are_vectors(images) else as_sequence(images)
 
 
 def source_name(sources: Sequence[Any], position: int) -> str:

@@ -27,9 +27,11 @@ class JpegHeader:
     """A JPEG's frame header.
 
     Attributes:
-        width, height: in pixels, before the orientation is applied.
+        width: in pixels, before the orientation is applied.
+        height: likewise.
         frame: the frame marker's low byte, ISO 10918-1 table B.1: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, …
-        precision: bits a sample. sampling: ``4:2:0`` … of three components, ``grey`` of one, "" for any other.
+        precision: bits a sample.
+        sampling: ``4:2:0`` … of three components, ``grey`` of one, "" for any other.
         ycbcr: three components are YCbCr, by Adobe's marker, JFIF's or the components' names, as libjpeg decides it.
         orientation: EXIF, 1 (upright) to 8.
         complete: the file ends with the end-of-image marker; zero bytes may follow it.

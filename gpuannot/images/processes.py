@@ -44,11 +44,12 @@ class _ProcessEndedError(Exception):
 class DecodeProcesses:
     """Decodes chunks of images in processes, one for each thread that calls `decode`.
 
-    Args:
-        size: S, images are warped to S × S. interpolation: as for `decode_image`.
-
     A process that dies (a crash in a decoder, the system's out-of-memory killer) is started again, and its images are tried once
     more, one by one; the one that it dies of again becomes an `ImageFailure`.
+
+    Args:
+        size: S, images are warped to S × S.
+        interpolation: as for `decode_image`.
 
     Raises:
         DeviceError: this system has no such processes (Windows), or they do not start.
@@ -64,7 +65,12 @@ class DecodeProcesses:
         self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
 
     def decode(self, out: NDArray[np.uint8], tasks: Sequence[DecodeTask], timer: StageTimer) -> list[Outcome]:
-        """Decode up to `CHUNK` images into ``out`` (B, S, S, 3) uint8; seconds of reading and decoding are added to ``timer``."""
+        """Decode a chunk of images.
+
+        Args:
+            out: (B, S, S, 3) uint8, written to; B up to `CHUNK`.
+            timer: gets the seconds of reading and decoding.
+        """
         outcomes: list[Outcome] = [None] * len(tasks)
         sent: list[int] = []
         for place, task in enumerate(tasks):

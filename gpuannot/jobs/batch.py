@@ -9,21 +9,19 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ..errors import TooManyFailuresError
+from ..errors import InvalidArgumentError, TooManyFailuresError
 from ..images.batches import ImageFailure
 from ..images.gpu import choose_decoder
 from ..images.inputs import Inputs
+from ..model.word_model import WordModel
 from ..system.environment import peak_memory
 from ..system.progress import progress_bar
 from ..system.threads import cpus
 from ..system.timing import StageTimer
 from .part_folder import PartFolder, RunSettings, check_format
 from .pipeline import RunUsage, annotate_parts, limiting_stage
-
-if TYPE_CHECKING:
-    from ..annotator import Annotator
 
 STAGES = ("find", "read", "decode", "trunk", "write")
 
@@ -70,7 +68,7 @@ class BatchSummary:
 
 
 def annotate_batch(
-    annotator: Annotator,
+    model: WordModel,
     source: Inputs | str | Path | Iterable[str | Path],
     sink: str | Path,
     k: int = 5,
@@ -90,7 +88,7 @@ def annotate_batch(
     workers: int | None = None,
     scheduler: str | None = None,
 ) -> BatchSummary:
-    """:meth:`Annotator.annotate` for any number of images, into parts in the folder ``sink``.
+    """``annotate`` for any number of images, into parts in the folder ``sink``.
 
     Every input gets a row in a part or an entry with stage and reason in the ledger (``sink/_failures``). A part is whole or
     absent; ``resume`` goes on after any stop and ends with the same bytes as an undisturbed run on this machine.
@@ -117,7 +115,7 @@ def annotate_batch(
         TooManyFailuresError: by ``on_error`` or ``max_failures``. ClusterError: no Dask, no answer from the scheduler, no workers,
             files that they do not share, or a part that several workers died of.
     """
-    annotator.check_k(k, threshold)
+    model.check_k(k, threshold)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
     clustered = workers is not None or scheduler is not None
     if clustered:
@@ -125,41 +123,41 @@ def annotate_batch(
 
         check_options(workers, scheduler)
         if processes:
-            raise ValueError("decode processes are for a run in one process; with workers or a scheduler leave them out")
+            raise InvalidArgumentError("decode processes are for a run in one process; with workers or a scheduler leave them out")
     if processes is None:
-        many = annotator.device.type == "cuda" and threads is None and cpus() >= _MANY_CPUS
+        many = model.device.type == "cuda" and threads is None and cpus() >= _MANY_CPUS
         processes = cpus() if many and not clustered else 0
     if threads is not None and processes:
-        raise ValueError("decoding is done in threads or in processes: choose one")
+        raise InvalidArgumentError("decoding is done in threads or in processes: choose one")
     decoders = processes or threads or cpus()
     checked = (("part_size", part_size, 1, _MAX_PART), ("processes", processes, 0, 1024), ("threads", threads, 1, 1024))
     for what, value, low, high in checked:
         if value is not None and not low <= operator.index(value) <= high:
-            raise ValueError(f"{what} is {value}; expected {low} to {high}")
+            raise InvalidArgumentError(f"{what} is {value}; expected {low} to {high}")
     if max_failures is not None and operator.index(max_failures) < 0:
-        raise ValueError(f"max_failures is {max_failures}; expected at least 0")
+        raise InvalidArgumentError(f"max_failures is {max_failures}; expected at least 0")
     if on_error not in ("skip", "stop"):
-        raise ValueError(f"on_error is {on_error!r}; expected 'skip' or 'stop'")
+        raise InvalidArgumentError(f"on_error is {on_error!r}; expected 'skip' or 'stop'")
     if resume and overwrite:
-        raise ValueError("resume goes on with what is there, overwrite replaces it: choose one")
+        raise InvalidArgumentError("resume goes on with what is there, overwrite replaces it: choose one")
     allowed = 0 if on_error == "stop" else sys.maxsize if max_failures is None else max_failures
     folder = PartFolder(sink)
     recorded = folder.recorded() if resume else None
     decoder, cpu_share = choose_decoder(
-        decode, annotator.device, annotator.config.input_size, annotator.config.interpolation, decoders,
+        decode, model.device, model.config.input_size, model.config.interpolation, decoders,
         (recorded.decoder, recorded.cpu_share) if recorded else None,
     )  # fmt: skip
     settings = RunSettings(
-        model_sha256=annotator.to_model_file().sha256,
+        model_sha256=model.to_model_file().sha256,
         k=k,
         format=check_format(format),
         part_size=part_size,
         vectors=vectors,
         threshold=threshold,
-        confidence=annotator.has_confidence,
-        device=annotator.device.type,
-        trunk_dtype=str(annotator.trunk.dtype).removeprefix("torch."),
-        batch_size=annotator.config.batch_size,
+        confidence=model.has_confidence,
+        device=model.device.type,
+        trunk_dtype=str(model.encoder.trunk.dtype).removeprefix("torch."),
+        batch_size=model.config.batch_size,
         decoder=decoder,
         cpu_share=cpu_share,
     )
@@ -173,11 +171,11 @@ def annotate_batch(
 
             usage = RunUsage(0, 0, None)
             work = annotate_on_cluster(
-                annotator, folder, pending, workers=workers, scheduler=scheduler, threads=threads, timer=timer, usage=usage
+                model, folder, pending, workers=workers, scheduler=scheduler, threads=threads, timer=timer, usage=usage
             )
         else:
             usage = RunUsage(1, decoders, None)
-            work = annotate_parts(annotator, folder, pending, threads=decoders, processes=bool(processes), timer=timer)
+            work = annotate_parts(model, folder, pending, threads=decoders, processes=bool(processes), timer=timer)
         total = folder.inputs.count
         with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
             if failed > allowed:

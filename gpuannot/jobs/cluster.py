@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ClusterError, GpuannotError
+from ..errors import ClusterError, InvalidArgumentError
 from ..system.threads import cpus
 from ..system.version import __version__
 
@@ -55,9 +55,9 @@ class ClusterTask:
 def check_options(workers: int | None, scheduler: str | None) -> None:
     """Raise ValueError or ClusterError for what no cluster can be made of: before the work, not after its first half."""
     if workers is not None and scheduler is not None:
-        raise ValueError("workers are started on this machine, a scheduler has its own: choose one")
+        raise InvalidArgumentError("workers are started on this machine, a scheduler has its own: choose one")
     if workers is not None and not 1 <= operator.index(workers) <= 4096:
-        raise ValueError(f"workers is {workers}; expected 1 to 4096")
+        raise InvalidArgumentError(f"workers is {workers}; expected 1 to 4096")
     try:
         import distributed  # noqa: F401
     except ImportError as error:
@@ -303,7 +303,7 @@ class Cluster:
                 f"{task.title()}: {deaths} workers died while they did this, the last at {error.last_worker.address}. Was their "
                 "memory too small? Fewer workers, a smaller batch_size or fewer --threads need less"
             ) from error
-        if isinstance(error, (ValueError, OSError)) and not isinstance(error, GpuannotError):
+        if isinstance(error, OSError):
             raise ClusterError(f"{task.title()}: {_first_line(error)}") from error
         error.add_note(f"This was raised on a worker: {task.title()}.")
         raise error

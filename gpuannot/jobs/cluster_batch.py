@@ -14,22 +14,21 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from ..errors import ClusterError, ModelFileError, OutputError
 from ..images.batches import ImageFailure
 from ..images.input import is_url
+from ..model.persistence import restore
+from ..model.word_model import WordModel
 from ..system.atomic_files import temporary_name
 from ..system.environment import peak_memory
 from ..system.timing import StageTimer
 from .cluster import Cluster, ClusterTask, connect
 from .part_folder import PartFolder
 from .pipeline import BatchDone, RunUsage, annotate_parts
-
-if TYPE_CHECKING:
-    from ..annotator import Annotator
 
 _SHARED_SECONDS = 10.0  # for a file to be seen on another machine: network file systems remember for a while what was not there
 _STOP_SECONDS = 60.0  # for workers to notice that the run has ended
@@ -58,7 +57,7 @@ class PartResult:
 
 
 def annotate_on_cluster(
-    annotator: Annotator,
+    model: WordModel,
     folder: PartFolder,
     numbers: Sequence[int],
     *,
@@ -78,9 +77,9 @@ def annotate_on_cluster(
     """
     if not numbers:
         return
-    with _ticket(annotator, folder) as ticket, connect(workers, scheduler, annotator.device) as cluster:
+    with _ticket(model, folder) as ticket, connect(workers, scheduler, model.device) as cluster:
         job = BatchJob(
-            os.path.abspath(folder.path), str(ticket), os.getcwd(), folder.settings.model_sha256, annotator.device.type, threads
+            os.path.abspath(folder.path), str(ticket), os.getcwd(), folder.settings.model_sha256, model.device.type, threads
         )
         try:
             _check_shared(cluster, job, folder, numbers[0])
@@ -101,11 +100,11 @@ def annotate_on_cluster(
 
 
 @contextmanager
-def _ticket(annotator: Annotator, folder: PartFolder) -> Iterator[Path]:
+def _ticket(model: WordModel, folder: PartFolder) -> Iterator[Path]:
     """The model in a file that the next run removes if this one is killed; what workers that were killed left is removed too."""
     ticket = temporary_name(Path(os.path.abspath(folder.path)) / "_gpuannot" / "workers.safetensors")
     try:
-        annotator.to_model_file().write(ticket)
+        model.to_model_file().write(ticket)
         yield ticket
     except ModelFileError as error:
         raise OutputError(f"{error}; parts that were whole stay so: when that is mended, go on with --resume") from error
@@ -162,7 +161,7 @@ def _wait_for_end(cluster: Cluster, job: BatchJob) -> None:
 # -- on a worker -------------------------------------------------------------------------------------------------------------------
 
 _lock, _loading = threading.Lock(), threading.Lock()
-_loaded: dict[tuple[str, str], Annotator] = {}
+_loaded: dict[tuple[str, str], WordModel] = {}
 _at_work: Counter[str] = Counter()
 
 
@@ -195,8 +194,8 @@ def annotate_part(job: BatchJob, number: int) -> PartResult:
     """
     with _working(job):
         _check_ticket(job)
-        annotator, folder = _model(job), PartFolder(job.folder).open(job.base)
-        found = str(annotator.trunk.dtype).removeprefix("torch.")
+        model, folder = _model(job), PartFolder(job.folder).open(job.base)
+        found = str(model.encoder.trunk.dtype).removeprefix("torch.")
         if found != folder.settings.trunk_dtype:
             raise ClusterError(
                 f"a worker would run the trunk in {found}, the run was begun in {folder.settings.trunk_dtype}: use machines of one "
@@ -206,7 +205,7 @@ def annotate_part(job: BatchJob, number: int) -> PartResult:
         threads = job.threads or torch.get_num_threads()
         timer, inputs = StageTimer(), 0
         failures: list[ImageFailure] = []
-        with closing(annotate_parts(annotator, folder, [number], threads=threads, timer=timer)) as work:
+        with closing(annotate_parts(model, folder, [number], threads=threads, timer=timer)) as work:
             for batch in work:
                 inputs += batch.inputs
                 failures += batch.failures
@@ -232,15 +231,13 @@ def _check_ticket(job: BatchJob) -> None:
         raise ClusterError(f"the run in {job.folder} has ended, or a worker does not see that folder")
 
 
-def _model(job: BatchJob) -> Any:
+def _model(job: BatchJob) -> WordModel:
     """The model, read once on each worker."""
-    from ..annotator import Annotator
-
     key = (job.model_sha256, job.device)
     with _loading:
         if key not in _loaded:
             _loaded.clear()
-            annotator = Annotator.load(job.ticket, device=job.device)
-            _ = annotator.trunk
-            _loaded[key] = annotator
+            model = restore(job.ticket, device=job.device)
+            _ = model.encoder.trunk
+            _loaded[key] = model
         return _loaded[key]

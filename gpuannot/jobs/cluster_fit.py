@@ -1,7 +1,7 @@
 """Fitting over Dask workers: sums of partitions, added along the tree that one process adds them along, so with the same bits.
 
-An image goes through the trunk once, on some worker, where its features and then its descriptors wait; the steps are those of
-:mod:`~gpuannot.jobs.cluster_fit_worker`, and each goes to the worker that has what it needs.
+An image goes through the trunk once, on some worker, where its features and then its descriptors wait; what a worker does is in
+:mod:`~gpuannot.jobs.cluster_fit_worker`, and each task goes to the worker that has what it needs.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ import copy
 import dataclasses
 import os
 import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
 from ..errors import DataError
 from ..images.input import Input, is_url
 from ..images.inputs import none_readable
-from ..method.codebook import sample_positions
+from ..method.descriptors import LayerTransforms
+from ..method.words import WordBank
+from ..model.encoder import Learnt
+from ..model.fit import both
+from ..model.word_model import WordModel
 from ..system.partitions import FAN_IN, PARTITION, TreeSum, spans
 from ..system.progress import progress_bar
 from .cluster import Cluster, ClusterTask, check_options, connect
@@ -31,7 +36,6 @@ from .cluster_fit_worker import (
     Excerpt,
     FitJob,
     LabelRows,
-    Learnt,
     Part,
     Read,
     Summed,
@@ -46,103 +50,106 @@ from .cluster_fit_worker import (
     word_sums_of_images,
 )
 
-if TYPE_CHECKING:
-    from ..annotator import Annotator
-
 _AHEAD = 2  # partitions under way for each thread: some wait for the worker that has their features
 
 
-def fit_on_cluster(
-    annotator: Annotator,
+@contextmanager
+def on_cluster(
+    model: WordModel,
     sources: Sequence[Any],
     labels: sparse.csr_array,
     vocabulary: Sequence[str],
     learn_from: NDArray[np.int64],
-    rest: NDArray[np.int64],
+    others: NDArray[np.int64],
     workers: int | None,
     scheduler: str | None,
     progress: bool | None,
-) -> None:
-    """:meth:`Annotator.fit` on a cluster: the positions in ``learn_from`` are for all of it, ``rest`` for the words.
+) -> Iterator[OnCluster]:
+    """:class:`~gpuannot.model.fit.FitSteps` over the workers of a cluster; arguments as :func:`gpuannot.model.fit.reading`.
 
     Raises:
-        ClusterError: no such cluster, or workers that keep dying of a partition. DataError, ValueError: as :meth:`Annotator.fit`.
+        ClusterError: no such cluster, or workers that keep dying of a partition.
     """
     check_options(workers, scheduler)
-    weights, trunk = annotator.weights, annotator.trunk
-    job = FitJob(secrets.token_hex(8), annotator.config, annotator.device.type, str(trunk.dtype), weights.sha256)
-    with connect(workers, scheduler, annotator.device) as cluster:
+    weights, trunk = model.encoder.weights, model.encoder.trunk
+    job = FitJob(secrets.token_hex(8), model.config, model.device.type, str(trunk.dtype), weights.sha256)
+    with connect(workers, scheduler, model.device) as cluster:
         try:
-            fit = _Fit(annotator, cluster, job, progress)
-            read = fit.transform(sources, learn_from)
-            fit.codebook(read)
-            if annotator.config.projection:
-                fit.projection(read)
-            fit.words(read, sources, rest, labels, vocabulary)
+            yield OnCluster(model, cluster, job, _Images(sources, labels, tuple(vocabulary), learn_from, others), progress)
         finally:
             if not cluster.own:
                 with suppress(Exception):  # a scheduler that is gone, with its workers, has forgotten
                     cluster.on_each(forget, job)
 
 
-class _Fit:
-    def __init__(self, annotator: Annotator, cluster: Cluster, job: FitJob, progress: bool | None) -> None:
-        self._annotator, self._cluster, self._job, self._progress = annotator, cluster, job, progress
-        self._parts: dict[int, Part] = {}
+class _Images(NamedTuple):
+    sources: Sequence[Any]
+    labels: sparse.csr_array
+    vocabulary: tuple[str, ...]
+    learn_from: NDArray[np.int64]
+    others: NDArray[np.int64]
 
-    def transform(self, sources: Sequence[Any], positions: NDArray[np.int64]) -> list[Read]:
-        annotator = self._annotator
-        self._parts = {part.number: part for part in _parts(sources, positions)}
+
+class OnCluster:
+    """:class:`~gpuannot.model.fit.FitSteps` as tasks over partitions."""
+
+    def __init__(self, model: WordModel, cluster: Cluster, job: FitJob, images: _Images, progress: bool | None) -> None:
+        self._encoder, self._cluster, self._job, self._images, self._progress = model.encoder, cluster, job, images, progress
+        self._parts = {part.number: part for part in _parts(images.sources, images.learn_from)}
+        self._read: list[Read] = []
+
+    def transform_sums(self) -> LayerTransforms | None:
+        count = len(self._images.learn_from)
         calls = ((part, (self._job, part), None) for part in self._parts.values())
-        read, sums = self._summed("trunk, normalisation and PCA", len(positions), feature_sums, calls)
-        annotator.failures_ += [failure for each in read for failure in each.failures]
+        self._read, sums = self._summed("trunk, normalisation and PCA", count, feature_sums, calls)
+        failures = self._encoder.failures_
+        failures += [failure for each in self._read for failure in each.failures]
         if sums is None:
-            raise DataError(none_readable(len(positions), annotator.failures_))
-        annotator._forget_bank()
-        sample = None
-        if annotator.device.type == "cuda":
-            sample = self._sampled_rows("sample of features", read, features_at)
-        annotator.finish_transform(sums, sample)
-        return read
+            raise DataError(none_readable(count, failures))
+        return sums
 
-    def codebook(self, read: list[Read]) -> None:
-        annotator = self._annotator
-        learnt = self._given(Learnt(annotator.transform_.without_sums()))
-        annotator.fit_codebook(self._sampled_rows("descriptors", read, descriptors_at, learnt))
+    def feature_sample(self) -> Tensor:
+        rows = self._gathered(
+            "sample of features", self._encoder.patch_sample(self._count), self._encoder.extractor.patches, features_at
+        )
+        return rows.view(self._encoder.trunk.dtype)  # they travel as bytes
 
-    def projection(self, read: list[Read]) -> None:
-        annotator = self._annotator
-        learnt = self._given(Learnt(annotator.transform_.without_sums(), annotator.codebook_))
-        rows = annotator.vector_sample_rows(sum(len(each.positions) for each in read))
-        annotator.fit_projection(self._gathered("sample of vectors", read, rows, 1, vectors_at, learnt))
+    def descriptor_sample(self) -> Tensor:
+        sample = self._encoder.patch_sample(self._count)
+        return self._gathered("descriptors", sample, self._encoder.extractor.patches, descriptors_at, self._learnt("transform_"))
 
-    def words(
-        self,
-        read: list[Read],
-        sources: Sequence[Any],
-        rest: NDArray[np.int64],
-        labels: sparse.csr_array,
-        vocabulary: Sequence[str],
-    ) -> None:
-        annotator = self._annotator
-        projection = annotator.projection_ if annotator.config.projection else None
-        learnt = self._given(Learnt(annotator.transform_.without_sums(), annotator.codebook_, projection))
+    def vector_sample(self) -> Tensor:
+        sample = self._encoder.vector_sample(self._count)
+        return self._gathered("sample of vectors", sample, 1, vectors_at, self._learnt("transform_", "codebook_"))
+
+    def word_sums(self) -> WordBank | None:
+        _, labels, vocabulary, _, others = self._images
+        projection = ("projection_",) if self._encoder.config.projection else ()
+        learnt = self._learnt("transform_", "codebook_", *projection)
         calls = (
-            (part, (self._job, part, each, learnt, tuple(vocabulary), _rows_of(labels, part)), each.worker)
-            for each in read
+            (part, (self._job, part, each, learnt, vocabulary, _rows_of(labels, part)), each.worker)
+            for each in self._read
             if len(each.positions) and (part := self._parts[each.number])
         )
-        _, bank = self._summed("word vectors", sum(len(each.positions) for each in read), word_sums, calls, learnt)
-        annotator.set_bank(vocabulary, bank)
-        others = (
-            (part, (self._job, part, learnt, tuple(vocabulary), _rows_of(labels, part)), None) for part in _parts(sources, rest)
+        _, sums = self._summed("word vectors", self._count, word_sums, calls, learnt)
+        more = (
+            (part, (self._job, part, learnt, vocabulary, _rows_of(labels, part)), None)
+            for part in _parts(self._images.sources, others)
         )
-        more, bank = self._summed("word vectors", len(rest), word_sums_of_images, others, learnt)
-        annotator.failures_ += [failure for each in more for failure in each.failures]
-        if bank is not None:
-            annotator.bank_.merge(bank)
+        read, other_sums = self._summed("word vectors", len(others), word_sums_of_images, more, learnt)
+        failures = self._encoder.failures_
+        failures += [failure for each in read for failure in each.failures]
+        return both(sums, other_sums)
 
-    def _given(self, learnt: Learnt) -> ClusterTask:
+    @property
+    def _count(self) -> int:
+        """Images that could be read, of those that everything is learnt from."""
+        return sum(len(each.positions) for each in self._read)
+
+    def _learnt(self, *stages: str) -> ClusterTask:
+        """What has been learnt so far, as a task whose result goes to each worker once."""
+        found = {stage: getattr(self._encoder, stage) for stage in stages}
+        learnt = Learnt(found["transform_"].without_sums(), found.get("codebook_"), found.get("projection_"))
         return ClusterTask(lambda: "what has been learnt so far", as_given, (learnt,), gather=False, size=0)
 
     def _summed(
@@ -150,7 +157,7 @@ class _Fit:
         title: str,
         images: int,
         function: Callable[..., Summed],
-        calls: Iterator[tuple[Part, tuple[Any, ...], str | None]],
+        calls: Iterable[tuple[Part, tuple[Any, ...], str | None]],
         learnt: ClusterTask | None = None,
     ) -> tuple[list[Read], Any]:
         """Sums over parts, in tasks; neighbours are added on the workers, what is left here. ``learnt`` is among the arguments."""
@@ -162,9 +169,8 @@ class _Fit:
             for number, group in groupby(calls, key=lambda call: call[0].number // FAN_IN):
                 leaves = []
                 for part, arguments, worker in group:
-                    leaves.append(
-                        ClusterTask(_title(title, part), function, arguments, worker=worker, gather=False, size=len(part.positions))
-                    )
+                    size = len(part.positions)
+                    leaves.append(ClusterTask(_title(title, part), function, arguments, worker=worker, gather=False, size=size))
                     yield leaves[-1]
                 yield ClusterTask(lambda: f"{title}: sums", add_up, after=tuple(leaves), number=number, size=0)
 
@@ -182,34 +188,22 @@ class _Fit:
                 tree.add(number, copy.deepcopy(group.sums), level=1)
         return read, tree.result()
 
-    def _sampled_rows(
-        self, title: str, read: list[Read], function: Callable[..., Any], learnt: ClusterTask | None = None
-    ) -> torch.Tensor:
-        """The rows (S, C) of features or descriptors that :meth:`Encoder._sample` draws."""
-        annotator, config = self._annotator, self._annotator.config
-        patches = annotator.trunk.positions(config.input_size, config.input_size)
-        total = sum(len(each.positions) for each in read) * patches
-        sample = sample_positions(total, config.codebook_sample, config.seed)
-        gathered = self._gathered(title, read, sample, patches, function, learnt)
-        return gathered.view(annotator.trunk.dtype) if function is features_at else gathered
-
     def _gathered(
         self,
         title: str,
-        read: list[Read],
         sample: NDArray[np.int64],
         per_image: int,
         function: Callable[..., Any],
-        learnt: ClusterTask | None,
-    ) -> torch.Tensor:
+        learnt: ClusterTask | None = None,
+    ) -> Tensor:
         """Rows ``sample`` (S,), ascending, of what each image has ``per_image`` rows of, from where they are."""
-        ends = np.cumsum([len(each.positions) for each in read]) * per_image
+        ends = np.cumsum([len(each.positions) for each in self._read]) * per_image
         rows: dict[int, Any] = {}
 
         def tasks() -> Generator[ClusterTask]:
             if learnt is not None and learnt.future is None:
                 yield learnt
-            for each, end in zip(read, ends, strict=True):
+            for each, end in zip(self._read, ends, strict=True):
                 start = end - len(each.positions) * per_image
                 chosen = sample[np.searchsorted(sample, start) : np.searchsorted(sample, end)] - start
                 part = self._parts[each.number]
@@ -219,15 +213,17 @@ class _Fit:
                         _title(title, part), function, given, worker=each.worker, size=len(each.positions), number=each.number
                     )
 
-        total = sum(len(each.positions) for each in read)
-        with progress_bar(title, total, self._progress) as bar, closing(self._cluster.results(tasks(), each=_AHEAD)) as results:
+        with (
+            progress_bar(title, self._count, self._progress) as bar,
+            closing(self._cluster.results(tasks(), each=_AHEAD)) as results,
+        ):
             for task, result in results:
                 if task is not learnt:
                     rows[task.number] = result
                 bar.update(task.size)
         # One array in the end, and each part let go as it is taken.
-        gathered = np.concatenate([rows.pop(each.number) for each in read if each.number in rows])
-        return torch.from_numpy(gathered).to(self._annotator.device)
+        gathered = np.concatenate([rows.pop(each.number) for each in self._read if each.number in rows])
+        return torch.from_numpy(gathered).to(self._encoder.device)
 
 
 def _rows_of(labels: sparse.csr_array, part: Part) -> LabelRows:

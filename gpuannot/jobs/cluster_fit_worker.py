@@ -9,7 +9,7 @@ import copy
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,9 @@ from scipy import sparse
 
 from ..errors import ClusterError, DataError
 from ..images.batches import ImageFailure
-from ..model.device_store import new_store
-from ..model.extractor import Store
+from ..model.encoder import Encoder, Learnt
+from ..model.store import FeatureStore, new_store
+from ..model.word_model import WordModel
 
 
 class FitJob(NamedTuple):
@@ -46,14 +47,6 @@ class Excerpt(Sequence[Any]):
 
     def __getitem__(self, position: Any) -> Any:
         return self._items[int(position)]
-
-
-class Learnt(NamedTuple):
-    """What of an encoder has been learnt so far: normalisation and PCA without their sums, codebook, projection."""
-
-    transform: Any
-    codebook: Any = None
-    projection: Any = None
 
 
 class LabelRows(NamedTuple):
@@ -103,8 +96,8 @@ class _Local:
     """What this worker has of one fit: stores of features and descriptors by part."""
 
     folder: Path
-    features: dict[int, Store] = field(default_factory=dict)
-    descriptors: dict[int, Store] = field(default_factory=dict)
+    features: dict[int, FeatureStore] = field(default_factory=dict)
+    descriptors: dict[int, FeatureStore] = field(default_factory=dict)
 
     def close(self) -> None:
         for store in (*self.features.values(), *self.descriptors.values()):
@@ -115,7 +108,7 @@ class _Local:
 _lock = threading.Lock()
 _locals: dict[str, _Local] = {}
 _ended: set[str] = set()
-_encoders: dict[tuple[Any, str], Any] = {}
+_encoders: dict[tuple[Any, str], Encoder] = {}
 
 
 def feature_sums(job: FitJob, part: Part) -> Summed:
@@ -129,7 +122,7 @@ def feature_sums(job: FitJob, part: Part) -> Summed:
 def features_at(job: FitJob, part: Part, read: Read, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Rows (S, C) of a part's features, as bytes: NumPy has no bfloat16."""
     store = _features(job, _encoder(job), part, read)
-    return _rows(store, rows).contiguous().view(torch.uint8).numpy()
+    return _joined(store.patch_rows(rows)).contiguous().view(torch.uint8).numpy()
 
 
 def as_given(learnt: Learnt) -> Learnt:
@@ -139,26 +132,26 @@ def as_given(learnt: Learnt) -> Learnt:
 
 def descriptors_at(job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Describe a part and give rows (S, n) of its descriptors."""
-    return _rows(_describe(job, part, read, learnt), rows).numpy()
+    return _joined(_describe(job, part, read, learnt).patch_rows(rows)).numpy()
 
 
 def vectors_at(job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """VLAD vectors (S, L·m·n), not projected, of some images of a part that has been described."""
-    descriptors = _describe(job, part, read, learnt)
-    return torch.cat([block.cpu() for block in _encoder(job, learnt).sampled_vectors(descriptors, rows)]).numpy()
+    encoder, descriptors = _encoder(job, learnt), _describe(job, part, read, learnt)
+    return _joined(torch.as_tensor(encoder.vlad(block.to(encoder.device))) for block in descriptors.rows(rows)).numpy()
 
 
 def word_sums(job: FitJob, part: Part, read: Read, learnt: Learnt, vocabulary: Sequence[str], labels: LabelRows) -> Summed:
     """The sums that words are learnt from, over a part that has been described."""
     encoder = _encoder(job, learnt)
     vectors = encoder.encode_descriptors(_describe(job, part, read, learnt))
-    return Summed((), encoder.word_sums(vectors, labels, vocabulary))
+    return Summed((), WordModel(encoder).word_sums(vectors, labels, vocabulary))
 
 
 def word_sums_of_images(job: FitJob, part: Part, learnt: Learnt, vocabulary: Sequence[str], labels: LabelRows) -> Summed:
     """The sums that words are learnt from, over a part that nothing else is learnt from."""
     encoder = _encoder(job, learnt)
-    sums = encoder.word_sums(encoder.vectors_of(part.sources, part.positions, progress=False), labels, vocabulary)
+    sums = WordModel(encoder).word_sums(encoder.encode_images(part.sources, part.positions), labels, vocabulary)
     read = Read(part.number, np.empty(0, np.int64), tuple(encoder.failures_), _address())
     return Summed((read,), sums if len(encoder.failures_) < len(part.positions) else None)
 
@@ -180,13 +173,13 @@ def forget(job: FitJob) -> None:
         local.close()
 
 
-def _extract(job: FitJob, encoder: Any, part: Part) -> Store:
-    local = _local(job)
-    size, trunk = encoder.config.input_size, encoder.trunk
-    folder = None if encoder.device.type == "cuda" else local.folder / f"features-{part.number}"
-    store = new_store(encoder.device, len(part.positions), trunk.positions(size, size), trunk.channels, trunk.dtype, folder)
+def _extract(job: FitJob, encoder: Encoder, part: Part) -> FeatureStore:
+    local, extractor = _local(job), encoder.extractor
+    folder = None if extractor.on_gpu else local.folder / f"features-{part.number}"
+    trunk = encoder.trunk
+    store = new_store(encoder.device, len(part.positions), extractor.patches, trunk.channels, trunk.dtype, folder)
     try:
-        encoder.extract_into(part.sources, store, part.positions, progress=False)
+        extractor.extract(part.sources, store, part.positions)
         local.features[part.number] = store
     except BaseException:
         store.close()
@@ -194,7 +187,7 @@ def _extract(job: FitJob, encoder: Any, part: Part) -> Store:
     return store
 
 
-def _features(job: FitJob, encoder: Any, part: Part, read: Read) -> Store:
+def _features(job: FitJob, encoder: Encoder, part: Part, read: Read) -> FeatureStore:
     store = _local(job).features.get(part.number) or _extract(job, encoder, part)
     if not np.array_equal(store.positions, read.positions):
         raise DataError(
@@ -204,24 +197,18 @@ def _features(job: FitJob, encoder: Any, part: Part, read: Read) -> Store:
     return store
 
 
-def _describe(job: FitJob, part: Part, read: Read, learnt: Learnt) -> Store:
+def _describe(job: FitJob, part: Part, read: Read, learnt: Learnt) -> FeatureStore:
     local = _local(job)
     if part.number not in local.descriptors:
         encoder = _encoder(job, learnt)
-        folder = None if encoder.device.type == "cuda" else local.folder / f"descriptors-{part.number}"
-        local.descriptors[part.number] = encoder.describe(_features(job, encoder, part, read), folder, progress=False)
+        folder = None if encoder.extractor.on_gpu else local.folder / f"descriptors-{part.number}"
+        local.descriptors[part.number] = encoder.describe(_features(job, encoder, part, read), folder)
         local.features.pop(part.number).close()
     return local.descriptors[part.number]
 
 
-def _rows(store: Store, rows: NDArray[np.int64]) -> torch.Tensor:
-    found, start = [], 0
-    for positions, block in store.blocks(within_partitions=True):
-        stop = start + len(positions) * store.patches
-        chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)] - start
-        found.append(block.flatten(0, 1)[torch.from_numpy(chosen).to(block.device)].cpu())
-        start = stop
-    return torch.cat(found)
+def _joined(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([block.cpu() for block in blocks])
 
 
 def _local(job: FitJob) -> _Local:
@@ -236,27 +223,20 @@ def _local(job: FitJob) -> _Local:
         return _locals[job.key]
 
 
-def _encoder(job: FitJob, learnt: Learnt | None = None) -> Any:
-    """An annotator for one task, with a trunk that is loaded once on each worker."""
-    from ..annotator import Annotator
-
+def _encoder(job: FitJob, learnt: Learnt | None = None) -> Encoder:
+    """An encoder for one task, with a trunk that is loaded once on each worker."""
     key = (job.config, job.device)
     with _lock:
         if key not in _encoders:
             _encoders.clear()
-            annotator = Annotator(job.config, device=job.device)
-            if (annotator.weights.sha256, str(annotator.trunk.dtype)) != (job.weights_sha256, job.dtype):
+            encoder = Encoder(job.config, device=job.device)
+            if (encoder.weights.sha256, str(encoder.trunk.dtype)) != (job.weights_sha256, job.dtype):
                 raise ClusterError(
-                    f"the worker at {_address()} has other trunk weights or another dtype ({annotator.trunk.dtype}) than this "
+                    f"the worker at {_address()} has other trunk weights or another dtype ({encoder.trunk.dtype}) than this "
                     f"machine ({job.dtype}): give all the same weights, and state trunk_dtype"
                 )
-            _encoders[key] = annotator
-        encoder = copy.copy(_encoders[key])
-    encoder.failures_ = []
-    if learnt is not None:
-        encoder.transform_, encoder.codebook_, encoder.projection_ = learnt
-        encoder._stages = None
-    return encoder
+            _encoders[key] = encoder
+        return _encoders[key].sharing_trunk(learnt)
 
 
 def _address() -> str:

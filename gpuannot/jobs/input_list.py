@@ -20,10 +20,15 @@ _BYTES = ("name", "place")  # file names are bytes, and not always UTF-8
 
 
 class InputList:
-    """The inputs listed in the file at ``path``; with ``base``, where relative places of theirs start from.
+    """The inputs listed in a file.
+
+    Args:
+        path: the file.
+        base: where relative places of inputs start from.
 
     Attributes:
-        parts: number of parts. count: number of inputs.
+        parts: number of parts.
+        count: number of inputs.
     """
 
     def __init__(self, path: Path, base: str = "") -> None:

@@ -24,16 +24,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-from ..errors import DataError, OutputError
+from ..errors import DataError, InvalidArgumentError, OutputError
 from ..images.batches import ImageFailure
 from ..images.input import Input
-from ..model.annotations import Annotations
-from ..system.atomic_files import remove_temporary_files, replacing, write_whole
+from ..system.atomic_files import remove_temporary_files, write_whole
 from .input_list import InputList
-from .writers import FORMATS, AnnotationWriter, failure_lines
+from .writers import FORMATS
 
 SCHEMA = "gpuannot.batch/1"
 _PART = re.compile(r"part-\d{5,}(\.parquet|\.jsonl|\.csv)")
@@ -43,7 +41,16 @@ _PART = re.compile(r"part-\d{5,}(\.parquet|\.jsonl|\.csv)")
 class RunSettings:
     """All that decides the content of the parts, beside the inputs.
 
-    ``decoder`` of JPEGs: ``pillow``, or one on the GPU, whose pixels are others, and then ``cpu_share`` of them stay with Pillow.
+    Attributes:
+        model_sha256: the model's.
+        k: words an image, or with a ``threshold`` of confidence the most.
+        format: of the parts, ``parquet``, ``jsonl`` or ``csv``.
+        part_size: inputs of a part.
+        vectors: VLAD vectors are written too.
+        decoder: of JPEGs: ``pillow``, or one on the GPU, whose pixels are others.
+        cpu_share: share of the JPEGs that stays with Pillow beside a decoder on the GPU.
+        confidence: confidences are written too.
+        threshold: confidence that a word needs to be given; None gives k words to every image.
     """
 
     model_sha256: str
@@ -62,7 +69,15 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class PartDone:
-    """A part that is whole: counts, failures by stage, and the SHA-256 of its files by name."""
+    """A part that is whole.
+
+    Attributes:
+        inputs: number of them.
+        rows: number of them.
+        failures: number of inputs without a row.
+        stages: failures by stage.
+        files: SHA-256 of its files, by name.
+    """
 
     inputs: int
     rows: int
@@ -75,7 +90,8 @@ class PartFolder:
     """A folder of parts at ``path``; :meth:`begin` or :meth:`open` before the rest.
 
     Attributes:
-        settings: :class:`RunSettings`. inputs: :class:`InputList`, the run's inputs.
+        settings: :class:`RunSettings`.
+        inputs: :class:`InputList`, the run's inputs.
     """
 
     settings: RunSettings
@@ -85,8 +101,8 @@ class PartFolder:
         self.path = Path(path)
         self._state = self.path / "_gpuannot"
         self._run = self._state / "run.json"
-        self._ledgers = self.path / "_failures"
-        self._done = self._state / "done"
+        self.ledgers = self.path / "_failures"
+        self.notes = self._state / "done"
 
     # -- the run ----------------------------------------------------------------------------------------------------------------
 
@@ -95,8 +111,8 @@ class PartFolder:
         """Make the folder and keep other runs out of it while the ``with`` block lasts; a run that dies leaves no lock.
 
         Raises:
-            DataError: a file of that name, a folder that holds other things, or no folder around it. OutputError: another run is
-                at work there, or the folder cannot be written.
+            DataError: a file of that name, a folder that holds other things, or no folder around it.
+            OutputError: another run is at work there, or the folder cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path} is a file; parts need a folder of their own")
@@ -116,7 +132,8 @@ class PartFolder:
 
         Raises:
             DataError: results are there and neither ``resume`` nor ``overwrite`` was asked for; what is to be resumed had another
-                model, other settings or other inputs; or there are no inputs. OutputError: the folder cannot be written.
+                model, other settings or other inputs; or there are no inputs.
+            OutputError: the folder cannot be written.
         """
         started = self._run.exists()
         if started and not (resume or overwrite):
@@ -131,7 +148,7 @@ class PartFolder:
             return
         with self.telling():
             self._clear()
-            for folder in (self._ledgers, self._done):
+            for folder in (self.ledgers, self.notes):
                 folder.mkdir(exist_ok=True)
             self.settings, self.inputs = settings, InputList.write(self._state / "inputs.parquet", inputs, settings.part_size)
             if not self.inputs.count:
@@ -178,7 +195,7 @@ class PartFolder:
 
     def _clear(self) -> None:
         """Remove the files of an earlier run, and nothing else; its settings last, so that it counts as a run to the end."""
-        for folder in (self._done, self._ledgers):
+        for folder in (self.notes, self.ledgers):
             shutil.rmtree(folder, ignore_errors=True)
         for path in [path for path in self.path.iterdir() if _PART.fullmatch(path.name)]:
             path.unlink()
@@ -188,7 +205,7 @@ class PartFolder:
 
     def remove_temporary_files(self) -> None:
         """Remove what writers that were killed left; while none is at work."""
-        for folder in (self.path, self._state, self._ledgers, self._done):
+        for folder in (self.path, self._state, self.ledgers, self.notes):
             remove_temporary_files(folder)
 
     # -- parts ------------------------------------------------------------------------------------------------------------------
@@ -197,14 +214,18 @@ class PartFolder:
         return self.path / f"part-{number:05d}.{self.settings.format}"
 
     def done(self, number: int, *, verify: bool = False) -> PartDone | None:
-        """What is known of a part that is whole; None if it is not, or with ``verify`` if a file of it is not what was written."""
+        """What is known of a part that is whole; None if it is not.
+
+        Args:
+            verify: also None if a file of it is not what was written.
+        """
         try:
-            found = PartDone(**json.loads((self._done / f"{number:05d}.json").read_text()))
+            found = PartDone(**json.loads((self.notes / f"{number:05d}.json").read_text()))
         except (OSError, ValueError, TypeError):
             return None
         for name, expected in found.files.items() if verify else ():
             try:
-                if _sha256(self.path / name) != expected:
+                if sha256_of(self.path / name) != expected:
                     return None
             except OSError:
                 return None
@@ -214,7 +235,8 @@ class PartFolder:
         """The whole run's counts, once every part is whole.
 
         Raises:
-            OutputError: a part is missing or has lost a file. RuntimeError: rows and failures do not add up to the inputs.
+            OutputError: a part is missing or has lost a file.
+            RuntimeError: rows and failures do not add up to the inputs.
         """
         inputs = rows = failures = 0
         stages: dict[str, int] = {}
@@ -231,11 +253,11 @@ class PartFolder:
     def progress(self) -> tuple[int, int | None]:
         """How many parts are whole, and of how many; None while the inputs are being found."""
         parts = self.open().inputs.parts if self._run.exists() else None
-        return len(list(self._done.glob("*.json"))), parts
+        return len(list(self.notes.glob("*.json"))), parts
 
     def failures(self) -> Iterator[ImageFailure]:
         """All entries of the ledgers, in input order."""
-        for path in sorted(self._ledgers.glob("part-*.jsonl"), key=lambda path: (len(path.name), path.name)):
+        for path in sorted(self.ledgers.glob("part-*.jsonl"), key=lambda path: (len(path.name), path.name)):
             with open(path, encoding="utf-8") as file:
                 for line in file:
                     yield ImageFailure(**json.loads(line))
@@ -256,69 +278,27 @@ class PartFolder:
             ) from error
 
 
-class PartWriter:
-    """Takes the annotations of the inputs of part ``number``, in order. Nothing of it stays without :meth:`commit`.
-
-    ``dimension`` is m·n, the length of a VLAD vector. Raises ``OSError`` where it cannot write.
-    """
-
-    def __init__(self, folder: PartFolder, number: int, dimension: int) -> None:
-        settings = folder.settings
-        self._folder, self._number = folder, number
-        self._rows = AnnotationWriter(
-            folder.part_path(number),
-            model_sha256=settings.model_sha256,
-            overwrite=True,
-            vectors=dimension if settings.vectors else None,
-            confidence=settings.confidence,
-        )
-        self._failures: list[ImageFailure] = []
-
-    def write(self, annotations: Annotations) -> None:
-        self._rows.write(annotations)
-        self._failures.extend(annotations.failures)
-
-    def commit(self, inputs: int) -> PartDone:
-        """Make the part whole: its ledger, its rows, and last the note that says so.
-
-        Raises:
-            RuntimeError: rows and failures do not add up to ``inputs``.
-        """
-        folder, part = self._folder, self._folder.part_path(self._number)
-        check_accounts(f"{part}", inputs, self._rows.rows, len(self._failures))
-        files = {part.name: _sha256(self._rows.finish())}
-        ledger = folder._ledgers / f"part-{self._number:05d}.jsonl"
-        if self._failures:
-            with replacing(ledger) as temporary:
-                temporary.write_text(failure_lines(self._failures), encoding="utf-8")
-                files[f"{ledger.parent.name}/{ledger.name}"] = _sha256(temporary)
-        else:
-            ledger.unlink(missing_ok=True)
-        self._rows.commit()
-        stages: dict[str, int] = {}
-        for failure in self._failures:
-            stages[failure.stage] = stages.get(failure.stage, 0) + 1
-        done = PartDone(inputs, self._rows.rows, len(self._failures), dict(sorted(stages.items())), files)
-        write_whole(folder._done / f"{self._number:05d}.json", (json.dumps(asdict(done)) + "\n").encode())
-        return done
-
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._rows.__exit__(kind, error, trace)
-
-
 def check_format(name: str) -> str:
-    """``name`` if parts can have that format, else ValueError."""
+    """The name of a format, checked.
+
+    Raises:
+        ValueError: parts cannot have that format.
+    """
     formats: Sequence[str] = [suffix.removeprefix(".") for suffix in FORMATS]
     if name not in formats:
-        raise ValueError(f"format {name!r} is unknown; choose one of {', '.join(formats)}")
+        raise InvalidArgumentError(f"format {name!r} is unknown; choose one of {', '.join(formats)}")
     return name
 
 
 def check_accounts(what: str, inputs: int, rows: int, failures: int) -> None:
-    """Raise RuntimeError unless every input has a row or an entry in the ledger."""
+    """Refuse counts by which an input has neither a row nor an entry in the ledger.
+
+    Args:
+        what: the counts are of, for the error.
+
+    Raises:
+        RuntimeError: rows and failures do not add up to the inputs.
+    """
     if rows + failures != inputs:
         raise RuntimeError(
             f"{what}: {rows} rows + {failures} failures ≠ {inputs} inputs. This is a bug in gpuannot: please report it with the "
@@ -326,7 +306,7 @@ def check_accounts(what: str, inputs: int, rows: int, failures: int) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return file_digest(file, "sha256").hexdigest()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..images.batches import ImageFailure
-from ..images.input import Input, utf8
+from ..images.input import Input, describe, utf8
 from ..model.annotations import Annotations
 from .part_folder import PartFolder
 from .writers import FORMATS
@@ -34,7 +34,9 @@ class AnnotationFiles:
         vocabulary: that of the model that gave the words, to number them as it does; None takes the words that occur, sorted.
 
     Attributes:
-        vocabulary: W words. paths: of the T rows. model: the model's SHA-256 where the rows name one.
+        vocabulary: W words.
+        paths: of the T rows.
+        model: the model's SHA-256 where the rows name one.
 
     Raises:
         DataError: no such file, one without these columns, no rows, rows of several models, or a word outside ``vocabulary``.
@@ -156,17 +158,17 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             wanted = [name for name in file.schema_arrow.names if name in ("path", "words", "model", *_VALUES)]
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
                 yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {describe(error)}") from error
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number} is not valid JSON: {error}") from error
+            except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+                raise DataError(f"{path}, line {number} is not valid JSON: {describe(error)}") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: expected an object with 'path' and 'words'")
             yield row
@@ -174,15 +176,18 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file)):
-            read: dict[str, Any] = dict(row)
+        rows = csv.DictReader(file)
+        for number in count():
             try:
+                if (row := next(rows, None)) is None:
+                    return
+                read: dict[str, Any] = dict(row)
                 if row.get("words") is not None:
                     read["words"] = split_cell(row["words"])
                 for name in _VALUES:
                     read[name] = [float(value) for value in (row.get(name) or "").split(";") if value]
-            except ValueError as error:
-                raise DataError(f"{path}, row {number}: {error}") from error
+            except (ValueError, csv.Error) as error:  # no number, not UTF-8, no CSV
+                raise DataError(f"{path}, row {number}: {describe(error)}") from error
             yield read
 
 

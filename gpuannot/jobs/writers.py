@@ -44,6 +44,9 @@ class AnnotationWriter:
     Leaving the ``with`` block by an error removes the temporary file. The same rows give the same bytes.
 
     Args:
+        path: the file, ``.parquet``, ``.jsonl`` or ``.csv``.
+        model_sha256: named in every row.
+        overwrite: replace a file that exists.
         vectors: m·n, to write the VLAD vectors too; every :class:`Annotations` then has them.
         confidence: write the confidences too; every :class:`Annotations` then has them.
 

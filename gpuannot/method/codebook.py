@@ -1,6 +1,7 @@
 """The codebook: m visual words, found by K-means in a sample of descriptors.
 
-On the CPU by scikit-learn, on a GPU by cuML, or by :func:`kmeans_torch` where cuML is missing.
+On the CPU by scikit-learn, on a GPU by cuML, or by :func:`kmeans_torch` where cuML is missing. Each layer has a codebook of
+its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import NotFittedError
+from ..errors import InvalidArgumentError, NotFittedError
 from ..reference import codebook as _reference
 from ..system.device import cuml_module
 
@@ -78,6 +79,39 @@ class Codebook:
         if not hasattr(self, "centers_"):
             raise NotFittedError("this Codebook has no centres yet; call fit first")
         return self.centers_
+
+
+class LayerCodebooks:
+    """A :class:`Codebook` for each layer's descriptors; arguments as there, and the number of layers first.
+
+    Attributes:
+        parts: the codebooks.
+    """
+
+    def __init__(self, layers: int, n_centers: int = 64, *, max_iterations: int = 100, seed: int = 0) -> None:
+        self.parts = [Codebook(n_centers, max_iterations=max_iterations, seed=seed) for _ in range(layers)]
+
+    def fit(self, descriptors: NDArray[np.floating] | Tensor, *, overwrite: bool = False) -> LayerCodebooks:
+        """Learn the centres of descriptors (N, L·n), each layer's from its columns; errors as :meth:`Codebook.fit`."""
+        n = descriptors.shape[1] // len(self.parts)
+        for number, part in enumerate(self.parts):
+            own = descriptors[:, number * n : (number + 1) * n]
+            part.fit(own.contiguous() if isinstance(own, Tensor) else np.ascontiguousarray(own), overwrite=True)
+        return self
+
+    def restore(self, centers: NDArray[np.float32]) -> None:
+        """Take what :attr:`centers` gave."""
+        for part, own in zip(self.parts, centers, strict=True):
+            part.centers_ = own
+
+    def on(self, device: torch.device) -> Tensor:
+        """The centres (L, m, n) float32 on ``device``."""
+        return torch.from_numpy(self.centers).to(device)
+
+    @property
+    def centers(self) -> NDArray[np.float32]:
+        """(L, m, n) float32."""
+        return np.stack([part.centers for part in self.parts])
 
 
 def kmeans_torch(
@@ -162,9 +196,9 @@ def _kmeans_cuml(cuml: Any) -> Any:
 
 def _check_sample(descriptors: Tensor, n_centers: int) -> None:
     if not bool(torch.isfinite(descriptors).all()):
-        raise ValueError("the descriptors hold NaN or infinite values")
+        raise InvalidArgumentError("the descriptors hold NaN or infinite values")
     # Some are enough to see that there are enough; only then are all of them sorted.
     if len(descriptors) < n_centers or len(torch.unique(descriptors[: 64 * n_centers], dim=0)) < n_centers:
         distinct = len(torch.unique(descriptors, dim=0))
         if distinct < n_centers:
-            raise ValueError(_reference.too_few(distinct, n_centers))
+            raise InvalidArgumentError(_reference.too_few(distinct, n_centers))

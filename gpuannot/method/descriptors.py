@@ -2,10 +2,14 @@
 
 On a GPU the sums are formed there in float64, and cuML finds the components from a sample of normalised features; without cuML they
 come from the sums, as on the CPU.
+
+A map is learnt for each of L layers. The features of an image, (P, ΣC), hold the layers' channels next to each other, its
+descriptors (P, L·n) their components.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -14,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import NotFittedError
+from ..errors import InvalidArgumentError, NotFittedError
 from ..reference import descriptors as _reference
 from ..system.device import cuml_module
 
@@ -69,7 +73,7 @@ class GaussianPCA:
         if self._total is None:
             self._total, self._outer = total, outer
         elif total.shape != self._total.shape:
-            raise ValueError(f"features have {len(total)} channels, those before had {len(self._total)}")
+            raise InvalidArgumentError(f"features have {len(total)} channels, those before had {len(self._total)}")
         else:
             self._total += total
             self._outer += outer
@@ -96,7 +100,7 @@ class GaussianPCA:
             ValueError: no or too few features, too few channels that vary, or non-finite features.
         """
         if self._total is None:
-            raise ValueError("no features were accumulated: not one image could be read")
+            raise InvalidArgumentError("no features were accumulated: not one image could be read")
         mean, scale, correlation = _reference.normalisation(self.count_, _host(self._total), _host(self._outer))
         _reference.check_components(scale, self.n_components)
         cuml = cuml_module("decomposition") if sample is not None else None
@@ -165,6 +169,98 @@ class DeviceTransform:
         else:
             descriptors = torch.addmm(self.offset, flat, self.matrix)
         return descriptors.view(*features.shape[:-1], self.n)
+
+
+class LayerTransforms:
+    """A :class:`GaussianPCA` for each layer's channels.
+
+    Args:
+        n_components: n, kept of each layer. channels: C of each layer, in the order of the features' columns.
+
+    Attributes:
+        parts: the transforms.
+    """
+
+    def __init__(self, n_components: int, channels: Sequence[int]) -> None:
+        self.n_components, self.channels = n_components, tuple(channels)
+        self.parts = [GaussianPCA(n_components) for _ in self.channels]
+
+    def accumulate(self, features: NDArray[np.floating] | Tensor) -> LayerTransforms:
+        """Add the features (..., ΣC) of some images to each layer's running sums.
+
+        Raises:
+            ValueError: another number of channels.
+        """
+        for part, columns in zip(self.parts, self._columns(features.shape[-1]), strict=True):
+            part.accumulate(features[..., columns])
+        return self
+
+    def merge(self, other: LayerTransforms) -> LayerTransforms:
+        """Add the running sums of another, as if its features had been accumulated here."""
+        for part, added in zip(self.parts, other.parts, strict=True):
+            part.merge(added)
+        return self
+
+    def without_sums(self) -> LayerTransforms:
+        """The same map alone, as :meth:`GaussianPCA.without_sums`."""
+        other = LayerTransforms(self.n_components, self.channels)
+        other.parts = [part.without_sums() for part in self.parts]
+        return other
+
+    def finish(self, sample: Tensor | None = None) -> LayerTransforms:
+        """Learn each layer's map; arguments and errors as :meth:`GaussianPCA.finish`."""
+        for part, columns in zip(self.parts, self._columns(sum(self.channels)), strict=True):
+            part.finish(None if sample is None else sample[..., columns])
+        return self
+
+    def transform(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Descriptors (..., L·n) float32 of features (..., ΣC) float32."""
+        columns = self._columns(features.shape[-1])
+        found = [part.transform(features[..., own]) for part, own in zip(self.parts, columns, strict=True)]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=-1)  # one is not copied
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> DeviceLayerTransforms:
+        """This map for features of ``dtype`` on ``device``."""
+        return DeviceLayerTransforms([part.on(device, dtype) for part in self.parts], self._columns(sum(self.channels)))
+
+    @property
+    def matrix_(self) -> NDArray[np.float32]:
+        """(ΣC, n) the layers' matrices, one below the other."""
+        return np.concatenate([part.matrix_ for part in self.parts])
+
+    @property
+    def offset_(self) -> NDArray[np.float32]:
+        """(L, n)."""
+        return np.stack([part.offset_ for part in self.parts])
+
+    @property
+    def explained_variance_ratio_(self) -> NDArray[np.float64]:
+        """(L, n)."""
+        return np.stack([part.explained_variance_ratio_ for part in self.parts])
+
+    def restore(self, matrix: NDArray[np.float32], offset: NDArray[np.float32], ratio: NDArray[np.float64]) -> None:
+        """Take what :attr:`matrix_`, :attr:`offset_` and :attr:`explained_variance_ratio_` gave."""
+        for number, (part, rows) in enumerate(zip(self.parts, self._columns(len(matrix)), strict=True)):
+            part.matrix_ = np.ascontiguousarray(matrix[rows])
+            part.offset_, part.explained_variance_ratio_ = offset[number], ratio[number]
+
+    def _columns(self, channels: int) -> list[slice]:
+        if channels != sum(self.channels):
+            raise InvalidArgumentError(f"features have {channels} channels, these layers have {sum(self.channels)}")
+        ends = np.cumsum(self.channels).tolist()
+        return [slice(end - own, end) for own, end in zip(self.channels, ends, strict=True)]
+
+
+class DeviceLayerTransforms:
+    """:class:`LayerTransforms` in torch: a :class:`DeviceTransform` for each layer's columns."""
+
+    def __init__(self, parts: Sequence[DeviceTransform], columns: Sequence[slice]) -> None:
+        self.parts, self.columns = parts, columns
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Descriptors (B, P, L·n) float32 of features (B, P, ΣC)."""
+        found = [part(features[..., own]) for part, own in zip(self.parts, self.columns, strict=True)]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)  # one is not copied
 
 
 def _product_float32(left: Tensor, right: Tensor) -> Tensor:

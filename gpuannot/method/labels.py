@@ -52,6 +52,12 @@ def label_matrix(
     return sparse.csr_array((np.ones(len(flat), np.float32), flat, indptr), shape=(len(rows), len(words))), words
 
 
+def check_lengths(images: int, labels: sparse.csr_array) -> None:
+    """Raise DataError unless each image has labels."""
+    if images != labels.shape[0]:
+        raise DataError(f"{images} images but labels for {labels.shape[0]}; give the labels of each image, in the same order")
+
+
 def _checked_vocabulary(vocabulary: Sequence[str]) -> tuple[str, ...]:
     if isinstance(vocabulary, str):
         raise DataError(f"the vocabulary is the string {vocabulary!r}; give a list of words, such as [{vocabulary!r}]")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import METRICS
+from ..errors import InvalidArgumentError
 from ..reference import ranking as _reference
 
 
@@ -26,7 +27,7 @@ class WordRanking:
 
     def __init__(self, word_vectors: NDArray[np.floating], metric: str = "l2") -> None:
         if metric not in METRICS:
-            raise ValueError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
+            raise InvalidArgumentError(f"metric {metric!r} is unknown; choose one of {', '.join(METRICS)}")
         self.metric = metric
         prepared = self._prepare(np.asarray(word_vectors, dtype=np.float64)).astype(np.float32)
         # On the unit sphere L2 and cosine rank alike, but an all-zero vector is not on it: a coordinate of its own puts it there,
@@ -37,9 +38,13 @@ class WordRanking:
         self._half_norms = _reference.half_norms_of(self.word_vectors)
 
     def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k nearest words of image vectors (T, D): index (T, k) int64 and distance (T, k) float32, nearest first.
+        """The k nearest words of each image, nearest first, ties to the lowest word index.
 
-        Ties go to the lowest word index. Equation 6 writes "sim" for this distance: smaller is better.
+        Args:
+            vectors: (T, D).
+
+        Returns:
+            index (T, k) int64 and distance (T, k) float32. Equation 6 writes "sim" for this distance: smaller is better.
 
         Raises:
             ValueError: k outside 1…W, or non-finite vectors.
@@ -57,7 +62,11 @@ class WordRanking:
         return index, distance.astype(np.float32)
 
     def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceRanking:
-        """The same ranking on ``device``; ``known`` (W,) gives each word vector its number in the vocabulary."""
+        """The same ranking on ``device``.
+
+        Args:
+            known: (W,) each word vector's number in the vocabulary.
+        """
         return DeviceRanking(self.word_vectors, known, device, cosine=self.metric == "cosine", extra=self._extra)
 
     def _prepare(self, vectors: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -74,11 +83,12 @@ class DeviceRanking:
     Candidates come from one product, ‖v‖²/2 − x·v, with ‖v‖² computed once; the k nearest and their order from ‖x − v‖² of the
     candidates, summed in float64, ties to the lowest index. At most a block of images × words is held.
 
-    Of equal word vectors only the first k can be given, so the others are no candidates; 2k candidates then hold
-    every one that a tie could bring in.
+    Of equal word vectors only the first k can be given, so the others are no candidates; 2k candidates then hold every one that a
+    tie could bring in.
 
     Args:
-        word_vectors: (W, D) float32, prepared by :class:`WordRanking`. known: (W,) their numbers in the vocabulary.
+        word_vectors: (W, D) float32, prepared by :class:`WordRanking`.
+        known: (W,) their numbers in the vocabulary.
     """
 
     _BLOCK_BYTES = 256 << 20
@@ -94,7 +104,13 @@ class DeviceRanking:
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
 
     def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k nearest words of image vectors (T, D) float32: index (T, k) int64 and distance (T, k) float32, nearest first.
+        """The k nearest words of each image, nearest first.
+
+        Args:
+            vectors: (T, D) float32.
+
+        Returns:
+            index (T, k) int64 and distance (T, k) float32.
 
         Raises:
             ValueError: k outside 1…W.
@@ -132,7 +148,8 @@ class LinearRanking:
     """Words ranked by the linear score x·v_w + b_w, the highest first.
 
     Args:
-        weights: (W, D). bias: (W,). Kept in float32, which is what is ranked by.
+        weights: (W, D), kept in float32, which is what is ranked by.
+        bias: (W,), likewise.
     """
 
     def __init__(self, weights: NDArray[np.floating], bias: NDArray[np.floating]) -> None:
@@ -140,9 +157,14 @@ class LinearRanking:
         self.weights, self.bias = np.array(weights, dtype=np.float32, order="C"), bias.astype(np.float32)
 
     def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k best words of image vectors (T, D): index (T, k) int64 and the negative score (T, k) float32, best first.
+        """The k best words of each image, best first, ties to the lowest word index.
 
-        Ties go to the lowest word index. The negative score stands where :class:`WordRanking` has a distance: smaller is better.
+        Args:
+            vectors: (T, D).
+
+        Returns:
+            index (T, k) int64 and the negative score (T, k) float32, which stands where :class:`WordRanking` has a distance:
+            smaller is better.
 
         Raises:
             ValueError: k outside 1…W, or non-finite vectors.
@@ -151,7 +173,11 @@ class LinearRanking:
         return index, -score.astype(np.float32)
 
     def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceLinearRanking:
-        """The same ranking on ``device``; ``known`` (W,) gives each word its number in the vocabulary."""
+        """The same ranking on ``device``.
+
+        Args:
+            known: (W,) each word's number in the vocabulary.
+        """
         return DeviceLinearRanking(self.weights, self.bias, known, device)
 
 
@@ -160,6 +186,11 @@ class DeviceLinearRanking:
 
     Candidates come from one product; the k best and their order from products summed in float64, ties to the lowest index. Of words
     with equal weights and bias only the first k are candidates, as in :class:`DeviceRanking`.
+
+    Args:
+        weights: (W, D) float32.
+        bias: (W,) float32.
+        known: (W,) the words' numbers in the vocabulary.
     """
 
     _BLOCK_BYTES = 256 << 20
@@ -173,7 +204,13 @@ class DeviceLinearRanking:
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
 
     def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k best words of image vectors (T, D) float32: index (T, k) int64 and the negative score (T, k) float32, best first.
+        """The k best words of each image, best first.
+
+        Args:
+            vectors: (T, D) float32.
+
+        Returns:
+            index (T, k) int64 and the negative score (T, k) float32.
 
         Raises:
             ValueError: k outside 1…W.
@@ -195,7 +232,7 @@ class DeviceLinearRanking:
 def _candidates_for(k: int, words: int, margin: int) -> int:
     """Candidates that hold the k first words, ties at the cut included."""
     if not 1 <= k <= words:
-        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+        raise InvalidArgumentError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
     return min(max(2 * k, k + margin), words)
 
 

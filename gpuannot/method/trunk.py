@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import DeviceError
+from ..errors import DeviceError, InvalidArgumentError
 from ..system.device import cpu_has_bfloat16
 from .weights import CONVOLUTIONS, TrunkWeights, load_weights
 
@@ -49,9 +49,9 @@ def split_layers(layer: str) -> tuple[str, ...]:
     names, known = layer.split("+"), layer_names()
     for name in names:
         if name not in known:
-            raise ValueError(f"layer {name!r} is unknown; choose one of {', '.join(known)}, or several joined by '+'")
+            raise InvalidArgumentError(f"layer {name!r} is unknown; choose one of {', '.join(known)}, or several joined by '+'")
     if len(set(names)) != len(names):
-        raise ValueError(f"layer {layer!r} names a layer twice")
+        raise InvalidArgumentError(f"layer {layer!r} names a layer twice")
     return tuple(sorted(names, key=known.index))
 
 
@@ -62,7 +62,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
         return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     if dtype not in _DTYPES:
-        raise ValueError(f"trunk dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}")
+        raise InvalidArgumentError(f"trunk dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}")
     if dtype == "float16" and device.type == "cpu":
         raise DeviceError("float16 on a CPU is slower and less exact than float32; choose auto, bfloat16 or float32")
     return _DTYPES[dtype]
@@ -71,6 +71,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 class Trunk(nn.Module):
     """VGG-16 from the input bytes to one layer, or to several of the same stride in one pass.
 
+    The modules carry torchvision's names (``features.0`` … ``features.30``).
+
     Args:
         weights: a :class:`~gpuannot.method.weights.TrunkWeights`, or None for the embedded ones.
         layer: ``conv1_1`` … ``conv5_3`` or ``pool1`` … ``pool5``, or several joined by ``+``: their channels lie side by side, in
@@ -78,8 +80,6 @@ class Trunk(nn.Module):
         relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only).
         device: where it runs.
-
-    The modules carry torchvision's names (``features.0`` … ``features.30``).
 
     Attributes:
         layer_channels: channels of each layer; ``channels`` is their sum.
@@ -100,7 +100,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.layers = split_layers(layer)
         if len(self.layers) > 1 and not relu:
-            raise ValueError(f"several layers ({layer}) are taken after their ReLU: leave relu on")
+            raise InvalidArgumentError(f"several layers ({layer}) are taken after their ReLU: leave relu on")
         last = self.layers[-1]
         weights = weights or load_weights()
         self.layer, self.relu, self.weights_sha256 = "+".join(self.layers), relu or last.startswith("pool"), weights.sha256
@@ -110,7 +110,7 @@ class Trunk(nn.Module):
         taps = [ends[name] for name in self.layers]
         if len({tap.stride for tap in taps}) > 1:
             strides = ", ".join(f"{name} {ends[name].stride}" for name in self.layers)
-            raise ValueError(f"layers of one stride can be taken together, these have different ones: {strides}")
+            raise InvalidArgumentError(f"layers of one stride can be taken together, these have different ones: {strides}")
         self.layer_channels, self.stride = tuple(tap.channels for tap in taps), taps[-1].stride
         self.channels = sum(self.layer_channels)
         self._taps = tuple(tap.modules for tap in taps)
@@ -138,7 +138,8 @@ class Trunk(nn.Module):
             oneDNN an image gives the same bits whatever it is batched with.
 
         Raises:
-            TypeError: not a uint8 tensor. ValueError: another shape, too small an image, or another device.
+            TypeError: not a uint8 tensor.
+            ValueError: another shape, too small an image, or another device.
         """
         self._check(images)
         if self.device.type == "cpu":
@@ -181,7 +182,7 @@ class Trunk(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
         if min(images.shape[2:]) < self.stride:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"images of {images.shape[2]}×{images.shape[3]} are too small: {self.layer} needs {self.stride}×{self.stride}"
             )
         if images.device != self.device:

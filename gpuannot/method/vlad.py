@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,7 @@ class Vlad:
         descriptors: NDArray[np.float32],  # (B, P, n)
         centers: NDArray[np.float32],  # (m, n)
     ) -> NDArray[np.float32]:
-        """VLAD vectors (B, m·n) float32 of a batch of images.
-
-        Several layers have descriptors (B, P, L·n) and centres (L, m, n); each layer's vector is made and normalised by itself, and
-        they are put behind each other: (B, L·m·n).
-        """
-        if centers.ndim == 3:
-            return np.concatenate([self.encode(*layer) for layer in _layers(descriptors, centers)], axis=1)
+        """VLAD vectors (B, m·n) float32 of a batch of images."""
         return _reference.vlad(
             descriptors, centers, mass=self.mass, intra=self.intra, signed_sqrt=self.signed_sqrt, l2=self.l2
         ).astype(np.float32, copy=False)
@@ -49,16 +43,7 @@ class Vlad:
         centers: NDArray[np.float32],  # (m, n)
         weights: NDArray[np.floating],  # (k, m·n)
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The vector of one image and what each patch adds to w·vector: :func:`gpuannot.reference.vlad.patch_contributions`.
-
-        Several layers are taken as :meth:`encode` takes them, and what they add is summed.
-        """
-        if centers.ndim == 3:
-            shares = np.split(weights, len(centers), axis=1)
-            split = [
-                self.patch_contributions(*layer, share) for layer, share in zip(_layers(descriptors, centers), shares, strict=True)
-            ]
-            return np.concatenate([vector for vector, _ in split]), np.sum([patches for _, patches in split], axis=0)
+        """The vector of one image and what each patch adds to w·vector: :func:`gpuannot.reference.vlad.patch_contributions`."""
         return _reference.patch_contributions(
             descriptors, centers, weights, mass=self.mass, intra=self.intra, signed_sqrt=self.signed_sqrt, l2=self.l2
         )
@@ -69,7 +54,7 @@ class Vlad:
         centers: Tensor,  # (m, n) float32, same device
         half_norms: Tensor,  # (m,) float32, ‖c‖²/2
     ) -> Tensor:
-        """:meth:`encode` on a GPU: a launch a layer assigns, aggregates and normalises, on torch's current stream, without a wait.
+        """:meth:`encode` on a GPU: one launch assigns, aggregates and normalises, on torch's current stream, without a wait.
 
         Returns:
             (B, m·n) float32 on the descriptors' device.
@@ -79,12 +64,54 @@ class Vlad:
         """
         from ..kernels import assign_vlad
 
-        if centers.ndim == 3:
-            layers = zip(_layers(descriptors, centers), half_norms, strict=True)
-            return torch.cat([self.encode_cuda(own.contiguous(), words, norms) for (own, words), norms in layers], dim=1)
         return assign_vlad(
             descriptors, centers, half_norms, mass=self.mass, intra=self.intra, signed_sqrt=self.signed_sqrt, l2=self.l2
         )
+
+
+@dataclass(frozen=True)
+class LayerVlad:
+    """A :class:`Vlad` vector for each layer, made and normalised by itself, behind each other.
+
+    Args:
+        of_layer: what makes each layer's vector.
+    """
+
+    of_layer: Vlad
+
+    def encode(
+        self,
+        descriptors: NDArray[np.float32],  # (B, P, L·n)
+        centers: NDArray[np.float32],  # (L, m, n)
+    ) -> NDArray[np.float32]:
+        """VLAD vectors (B, L·m·n) float32 of a batch of images."""
+        return _joined(np.concatenate, [self.of_layer.encode(*layer) for layer in _layers(descriptors, centers)])
+
+    def patch_contributions(
+        self,
+        descriptors: NDArray[np.float32],  # (P, L·n)
+        centers: NDArray[np.float32],  # (L, m, n)
+        weights: NDArray[np.floating],  # (k, L·m·n)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The vector of one image and what each patch adds to w·vector, over all layers."""
+        shares = np.split(weights, len(centers), axis=1)
+        layers = zip(_layers(descriptors, centers), shares, strict=True)
+        split = [self.of_layer.patch_contributions(*layer, share) for layer, share in layers]
+        return np.concatenate([vector for vector, _ in split]), np.sum([patches for _, patches in split], axis=0)
+
+    def encode_cuda(
+        self,
+        descriptors: Tensor,  # (B, P, L·n) float32, float16 or bfloat16, CUDA
+        centers: Tensor,  # (L, m, n) float32, same device
+        half_norms: Tensor,  # (L, m) float32, ‖c‖²/2
+    ) -> Tensor:
+        """:meth:`encode` on a GPU, a launch a layer: (B, L·m·n) float32; errors as :meth:`Vlad.encode_cuda`."""
+        layers = zip(_layers(descriptors, centers), half_norms, strict=True)
+        return _joined(torch.cat, [self.of_layer.encode_cuda(own.contiguous(), words, norms) for (own, words), norms in layers])
+
+
+def _joined(concatenate: Callable[..., Any], vectors: Sequence[Any]) -> Any:
+    return vectors[0] if len(vectors) == 1 else concatenate(vectors, axis=1)  # one is not copied
 
 
 def _layers(descriptors: Any, centers: Any) -> Iterator[tuple[Any, Any]]:

@@ -63,12 +63,16 @@ _PAPER_NAMES = {module: name for name, module, _, _ in CONVOLUTIONS}
 class Preprocessing:
     """The map from RGB bytes to the trunk's input: ``(pixel - mean) / std`` per channel, in units of 0…255.
 
-    ``bgr_weights`` says that the first layer of the weights *as stored* expects its input channels in the order blue, green, red.
+    Attributes:
+        convention: ``caffe`` or ``torchvision``.
+        mean: of R, G and B.
+        std: likewise.
+        bgr_weights: the first layer of the weights *as stored* expects its input channels in the order blue, green, red.
     """
 
     convention: str
-    mean: tuple[float, float, float]  # RGB
-    std: tuple[float, float, float]  # RGB
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     bgr_weights: bool
 
 
@@ -84,7 +88,9 @@ PREPROCESSING: dict[str, Preprocessing] = {
 class TrunkWeights:
     """The 13 convolution layers in float32, first layer in RGB order, and the preprocessing they were trained with.
 
-    ``tensors`` maps ``features.N.weight`` (out, in, 3, 3) and ``features.N.bias`` (out,) to CPU float32 tensors.
+    Attributes:
+        tensors: ``features.N.weight`` (out, in, 3, 3) and ``features.N.bias`` (out,), CPU float32.
+        source: as given to :func:`load_weights`.
     """
 
     tensors: Mapping[str, Tensor]
@@ -135,7 +141,13 @@ def load_weights(source: str | Path = "embedded", convention: str | None = None)
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """All tensors of a source, unchecked and as stored; ``origin`` names it in errors."""
+    """All tensors of a source, unchecked and as stored.
+
+    Attributes:
+        source: as it was asked for.
+        origin: names it in errors.
+        network: ``vgg16`` or ``alexnet``.
+    """
 
     tensors: Mapping[str, Tensor]
     preprocessing: Preprocessing
@@ -145,7 +157,7 @@ class StoredWeights:
 
 
 def read_weights(source: str | Path, convention: str | None = None, network: str = "vgg16") -> StoredWeights:
-    """What :func:`load_weights` reads, before it picks the convolution layers; of ``vgg16`` or ``alexnet``.
+    """What :func:`load_weights` reads, which says what the arguments mean, of ``vgg16`` or ``alexnet``.
 
     Raises:
         WeightsError: the file is missing or unreadable, torchvision is, or nobody said which convention the weights follow.
@@ -180,7 +192,7 @@ def load_fully_connected(source: str | Path) -> tuple[tuple[Tensor, Tensor], ...
             "the embedded weights end with the convolution layers; fc6 and fc7 need a file of the whole VGG-16, or 'torchvision'"
         )
     if name == "torchvision" or name.startswith("torchvision:"):
-        tensors = _torchvision_entry(name, "vgg16").get_state_dict(progress=True)
+        tensors = _downloaded(_torchvision_entry(name, "vgg16"))
     else:
         tensors, _ = _read_file(Path(source))
     layers: list[tuple[Tensor, Tensor]] = []
@@ -269,7 +281,7 @@ def _from_torchvision(source: str, convention: str | None, network: str) -> Stor
     transform = entry.transforms()
     mean, std = (tuple(255.0 * float(v) for v in values) for values in (transform.mean, transform.std))
     preprocessing = Preprocessing("torchvision", mean, std, bgr_weights=False)  # type: ignore[arg-type]
-    tensors = entry.get_state_dict(progress=True)
+    tensors = _downloaded(entry)
     return StoredWeights(tensors, preprocessing, f"torchvision:{entry.name}", f"torchvision {entry.name}", network)
 
 
@@ -291,8 +303,19 @@ def _torchvision_entry(source: str, network: str) -> Any:
         raise WeightsError(f"torchvision has no {network} weights {name!r}; it has {members}") from None
 
 
+def _downloaded(entry: Any) -> Mapping[str, Tensor]:
+    """The tensors of a member of torchvision's weights, from its cache or downloaded into it."""
+    try:
+        return entry.get_state_dict(progress=True)
+    except (OSError, RuntimeError) as error:  # no network or no room, and a download that is not what it should be
+        raise WeightsError(f"torchvision cannot get its weights {entry.name} ({error}); give a file of them") from error
+
+
 def checked_layers(stored: StoredWeights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The layers named in ``shapes``, in float32 on the CPU, int8 restored, the first layer in RGB order.
+    """Layers of stored weights, in float32 on the CPU, int8 restored, the first layer in RGB order.
+
+    Args:
+        shapes: of the layers to take, by name.
 
     Raises:
         WeightsError: a layer is missing, of another shape, or holds non-finite values.

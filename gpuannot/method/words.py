@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +12,47 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from ..heads.moments import Moments
+from ..errors import InvalidArgumentError
 from ..reference import words as _reference
 
-if TYPE_CHECKING:
-    from ..heads.calibration import SampledImages
+Vectors: TypeAlias = NDArray[np.floating] | Tensor
+
+
+class BankExtra:
+    """What a head needs of the images beside the words' sums, and a bank keeps current with them.
+
+    Each method is told what happened to the bank; this class ignores it all.
+    """
+
+    def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
+        """Images were added (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W), and where known their positions (B,)."""
+
+    def merge(self, other: Any) -> Self:
+        """Another bank, whose extra of this kind is ``other``, was added."""
+        return self
+
+    def add_words(self, count: int) -> None:
+        """So many words without images were appended."""
+
+    def keep_words(self, numbers: Sequence[int]) -> None:
+        """The words of these numbers are left, in this order."""
+
+    def merge_words(self, word: int, into: int, labels: sparse.csr_array) -> None:
+        """``into`` stands for ``word`` too, which :meth:`keep_words` removes next; labels (B, W) of the images that carry both."""
+
+    def with_both(self, word: int, into: int) -> int | None:
+        """How many images carry both words; None where it does not know."""
+        return None
+
+    def to(self, device: torch.device | str) -> Self:
+        """This extra on ``device``."""
+        return self
+
+    def flush(self) -> None:
+        """Form the products that wait for more images."""
+
+
+E = TypeVar("E", bound=BankExtra)
 
 
 class WordBank:
@@ -28,25 +64,30 @@ class WordBank:
     Args:
         vocabulary: the words, in the order of the label columns.
         dimension: D, length of an image vector.
-        moments: to be kept with the word sums, for heads that need more than those: sums over all images, with words or without.
+        extras: what a head needs beside the sums, empty; at most one of a kind.
 
     Attributes:
-        sums: (W, D) float64. counts: (W,) int64, the images that carry each word.
-        moments: as given. cooccurrence: YᵀY (W, W) int64 CSR, how many images carry both words; None where moments are.
-        sample: of the images, while a fit goes on whose head learns from one; only :meth:`merge` looks at it.
+        vocabulary: (W,) the words.
+        sums: (W, D) float64.
+        counts: (W,) int64, the images that carry each word.
+        extras: as given, kept current.
     """
 
-    cooccurrence: sparse.csr_array | None = None
-    sample: SampledImages | None = None
-
-    def __init__(self, vocabulary: Sequence[str], dimension: int, moments: Moments | None = None) -> None:
+    def __init__(self, vocabulary: Sequence[str], dimension: int, extras: Sequence[BankExtra] = ()) -> None:
         self.vocabulary = tuple(vocabulary)
-        self.moments = moments
-        if moments is not None:
-            self.cooccurrence = sparse.csr_array((len(self.vocabulary),) * 2, dtype=np.int64)
+        self.extras = list(extras)
         self._sums = np.zeros((len(self.vocabulary), dimension))
         self._device_sums: Tensor | None = None
         self.counts = np.zeros(len(self.vocabulary), dtype=np.int64)
+
+    def extra(self, kind: type[E]) -> E | None:
+        """The extra of that kind, None without one."""
+        return next((extra for extra in self.extras if isinstance(extra, kind)), None)
+
+    def drop(self, kind: type[BankExtra]) -> WordBank:
+        """Let go of the extra of that kind, if there is one."""
+        self.extras = [extra for extra in self.extras if not isinstance(extra, kind)]
+        return self
 
     @property
     def dimension(self) -> int:
@@ -63,10 +104,13 @@ class WordBank:
     def sums(self, sums: NDArray[np.float64]) -> None:
         self._sums, self._device_sums = sums, None
 
-    def partial_fit(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> WordBank:
-        """Add images: vectors (B, D), NumPy or a CUDA tensor, and labels (B, W) with a 1 where an image carries a word.
+    def partial_fit(self, vectors: Vectors, labels: sparse.csr_array, positions: NDArray[np.int64] | None = None) -> WordBank:
+        """Add images. Sums of CUDA tensors are formed, in float64, and kept on their device until :attr:`sums` is asked for.
 
-        Sums of CUDA tensors are formed, in float64, and kept on their device until :attr:`sums` is asked for.
+        Args:
+            vectors: (B, D), NumPy or a CUDA tensor.
+            labels: (B, W), with a 1 where an image carries a word.
+            positions: (B,) of the images in their data set, for extras that tell them apart.
 
         Raises:
             ValueError: shapes that do not fit the bank or each other, or non-finite vectors.
@@ -78,15 +122,14 @@ class WordBank:
         else:
             self._sums += sums
         self.counts += counts
-        if self.moments is not None:
-            self.moments.add(vectors)
-            self.cooccurrence = self.cooccurrence + _pairs(labels)
+        for extra in self.extras:
+            extra.update(vectors, labels, 1, positions)
         return self
 
     def _add_on_device(self, sums: Tensor) -> None:
         self._device_sums = sums if self._device_sums is None else self._device_sums + sums
 
-    def forget(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> WordBank:
+    def forget(self, vectors: Vectors, labels: sparse.csr_array) -> WordBank:
         """Take out images that were added before, by their vectors (B, D) and labels (B, W).
 
         Raises:
@@ -96,13 +139,11 @@ class WordBank:
         sums, counts = _sums_of(vectors, labels)
         if (below := np.flatnonzero(counts > self.counts)).size:
             word = below[0]
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"cannot forget {counts[word]} images of {self.vocabulary[word]!r}: the bank holds {self.counts[word]} of that word"
             )
-        if self.moments is not None:
-            self.moments.add(vectors, -1)
-            self.cooccurrence = self.cooccurrence - _pairs(labels)
-            self.cooccurrence.eliminate_zeros()
+        for extra in self.extras:
+            extra.update(vectors, labels, -1, None)
         self.sums -= sums.cpu().numpy() if isinstance(sums, Tensor) else sums
         self.counts -= counts
         self.sums[self.counts == 0] = 0.0  # nothing is left of a word but rounding
@@ -112,18 +153,14 @@ class WordBank:
         """Add another bank of the same vocabulary and dimension, as if its images had been added here.
 
         Raises:
-            ValueError: another vocabulary or dimension, or only one of the two keeps moments.
+            ValueError: another vocabulary or dimension, or the two keep different extras.
         """
         if other.vocabulary != self.vocabulary or other.dimension != self.dimension:
             raise ValueError("only banks of the same vocabulary, in the same order, and the same dimension can be merged")
-        if (self.moments is None) != (other.moments is None):
-            raise ValueError("one of the banks keeps moments and the other does not: they were made for different heads")
-        if self.moments is not None and other.moments is not None:
-            self.moments.merge(other.moments)
-            assert self.cooccurrence is not None
-            self.cooccurrence = self.cooccurrence + other.cooccurrence
-        if self.sample is not None and other.sample is not None:
-            self.sample.merge(other.sample)
+        if [type(extra) for extra in self.extras] != [type(extra) for extra in other.extras]:
+            raise ValueError("one of the banks keeps sums that the other does not: they were made for different heads")
+        for mine, added in zip(self.extras, other.extras, strict=True):
+            mine.merge(added)
         if other._device_sums is None:
             self.sums += other.sums
         else:
@@ -133,15 +170,14 @@ class WordBank:
         return self
 
     def to(self, device: torch.device | str) -> WordBank:
-        """This bank, with its moments on ``device``."""
-        if self.moments is not None:
-            self.moments = self.moments.to(device)
+        """This bank, with its extras on ``device``."""
+        self.extras = [extra.to(device) for extra in self.extras]
         return self
 
     def flush(self) -> WordBank:
-        """Form the products that wait for more images (:meth:`Moments.flush`)."""
-        if self.moments is not None:
-            self.moments.flush()
+        """Form the products that wait for more images."""
+        for extra in self.extras:
+            extra.flush()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,9 +192,8 @@ class WordBank:
         self.vocabulary = (*self.vocabulary, *new)
         self.sums = np.concatenate([self.sums, np.zeros((len(new), self.dimension))])
         self.counts = np.concatenate([self.counts, np.zeros(len(new), dtype=np.int64)])
-        if self.cooccurrence is not None:
-            self.cooccurrence = self.cooccurrence.copy()
-            self.cooccurrence.resize((len(self.vocabulary),) * 2)
+        for extra in self.extras:
+            extra.add_words(len(new))
         return self
 
     def number(self, word: str) -> int:
@@ -169,7 +204,7 @@ class WordBank:
         """
         if word not in self.vocabulary:
             close = get_close_matches(word, self.vocabulary, 1)
-            raise ValueError(f"the vocabulary lacks {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise InvalidArgumentError(f"the vocabulary lacks {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         return self.vocabulary.index(word)
 
     def remove_words(self, words: Sequence[str]) -> WordBank:
@@ -191,15 +226,13 @@ class WordBank:
         """
         number = self.number(word)
         if name in self.vocabulary and name != word:
-            raise ValueError(f"the vocabulary has {name!r} already; to make one word of both, merge them")
+            raise InvalidArgumentError(f"the vocabulary has {name!r} already; to make one word of both, merge them")
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"the new name is {name!r}, expected a non-empty word")
+            raise InvalidArgumentError(f"the new name is {name!r}, expected a non-empty word")
         self.vocabulary = (*self.vocabulary[:number], name, *self.vocabulary[number + 1 :])
         return self
 
-    def merge_words(
-        self, word: str, into: str, vectors: NDArray[np.floating] | Tensor | None = None, labels: sparse.csr_array | None = None
-    ) -> WordBank:
+    def merge_words(self, word: str, into: str, vectors: Vectors | None = None, labels: sparse.csr_array | None = None) -> WordBank:
         """Make ``into`` the word of every image that carries ``word`` or ``into``, and remove ``word``.
 
         Args:
@@ -208,31 +241,28 @@ class WordBank:
 
         Raises:
             ValueError: the vocabulary lacks a word, the two are one, or the images given are not those that carry both (where
-                the bank knows how many do: with moments).
+                the bank knows how many do: with :class:`~gpuannot.heads.cooccurrence.Cooccurrence`).
         """
         first, second = self.number(word), self.number(into)
         if first == second:
-            raise ValueError(f"{word!r} cannot be merged with itself")
+            raise InvalidArgumentError(f"{word!r} cannot be merged with itself")
         if vectors is None or labels is None:
             vectors, labels = np.empty((0, self.dimension)), sparse.csr_array((0, len(self.vocabulary)))
         labels = self.checked_labels(vectors, labels)
         both = labels.shape[0]
         if not (labels[:, [first]].sum() == labels[:, [second]].sum() == both):
-            raise ValueError(f"an image was given to merge {word!r} with {into!r} that does not carry both")
-        if self.cooccurrence is not None and self.cooccurrence[first, second] != both:
-            raise ValueError(
-                f"{self.cooccurrence[first, second]} images carry both {word!r} and {into!r}, and {both} of them were given; "
-                "all are needed, because the sums hold them twice"
-            )
+            raise InvalidArgumentError(f"an image was given to merge {word!r} with {into!r} that does not carry both")
+        for extra in self.extras:
+            if (known := extra.with_both(first, second)) not in (None, both):
+                raise InvalidArgumentError(
+                    f"{known} images carry both {word!r} and {into!r}, and {both} of them were given; all are needed, because the "
+                    "sums hold them twice"
+                )
+        for extra in self.extras:
+            extra.merge_words(first, second, labels)
         sums, _ = _sums_of(vectors, labels[:, [first]])
         self.sums[second] += self.sums[first] - (sums.cpu().numpy() if isinstance(sums, Tensor) else sums)[0]
         self.counts[second] += self.counts[first] - both
-        if self.cooccurrence is not None:
-            pairs = self.cooccurrence.tolil()
-            row = pairs[[second]] + pairs[[first]] - sparse.csr_array(labels.sum(axis=0)[None].astype(np.int64))
-            pairs[[second]], pairs[:, [second]] = row, row.T
-            pairs[second, second] = self.counts[second]
-            self.cooccurrence = pairs.tocsr()
         self._keep([number for number in range(len(self.vocabulary)) if number != first])
         return self
 
@@ -240,8 +270,8 @@ class WordBank:
         self.vocabulary = tuple(self.vocabulary[number] for number in numbers)
         self.sums = self.sums[numbers]
         self.counts = self.counts[numbers]
-        if self.cooccurrence is not None:
-            self.cooccurrence = self.cooccurrence[numbers][:, numbers]
+        for extra in self.extras:
+            extra.keep_words(numbers)
 
     # -- what they give ---------------------------------------------------------------------------------------------------------
 
@@ -255,7 +285,7 @@ class WordBank:
         known = self.known
         return self.sums[known] / self.counts[known, None]
 
-    def checked_labels(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> sparse.csr_array:
+    def checked_labels(self, vectors: Vectors, labels: sparse.csr_array) -> sparse.csr_array:
         """The labels without stored zeros, if they and the vectors are such as :meth:`partial_fit` takes; else ValueError."""
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
             raise ValueError(f"vectors must have shape (B, {self.dimension}), got {tuple(vectors.shape)}")
@@ -272,14 +302,8 @@ class WordBank:
         return labels
 
 
-def _sums_of(vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array) -> tuple[Any, NDArray[np.int64]]:
+def _sums_of(vectors: Vectors, labels: sparse.csr_array) -> tuple[Any, NDArray[np.int64]]:
     return _word_sums_cuda(vectors, labels) if isinstance(vectors, Tensor) else _reference.word_sums(vectors, labels)
-
-
-def _pairs(labels: sparse.csr_array) -> sparse.csr_array:
-    """YᵀY of labels (B, W): (W, W) int64."""
-    indicator = labels.astype(np.int64)
-    return sparse.csr_array(indicator.T @ indicator)
 
 
 def _word_sums_cuda(vectors: Tensor, labels: sparse.csr_array) -> tuple[Tensor, NDArray[np.int64]]:

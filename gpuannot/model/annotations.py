@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidArgumentError
 from ..images.batches import ImageFailure
 
 
@@ -61,7 +62,9 @@ class Annotations:
             ValueError: a threshold outside 0…1, or there are no confidences.
         """
         if self.confidence is None:
-            raise ValueError("these annotations have no confidences to compare with a threshold; the head 'ridge' gives them")
+            raise InvalidArgumentError(
+                "these annotations have no confidences to compare with a threshold; the head 'ridge' gives them"
+            )
         check_threshold(threshold)
         kept = self.confidence >= threshold
         if kept.size:
@@ -92,4 +95,4 @@ def _joined_confidence(parts: Sequence[Annotations], k: int) -> NDArray[np.float
 def check_threshold(threshold: float | None) -> None:
     """Raise ValueError unless ``threshold`` is None or lies in 0…1."""
     if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold = {threshold} must lie in 0…1")
+        raise InvalidArgumentError(f"threshold = {threshold} must lie in 0…1")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..errors import DeviceError
-
-if TYPE_CHECKING:
-    from ..annotator import Annotator
+from .word_model import WordModel
 
 _WARM_UP_RUNS = 3
 
@@ -25,21 +21,21 @@ class CapturedAnnotation:
         images: (B, 3, S, S) uint8. index: (B, k) int64. distance: (B, k) float32. All on the annotator's device.
     """
 
-    def __init__(self, annotator: Annotator, batch_shape: tuple[int, int, int, int], k: int) -> None:
-        if annotator.device.type != "cuda":
-            raise DeviceError(f"CUDA graphs need a CUDA device, this annotator runs on {annotator.device}")
-        with torch.cuda.device(annotator.device):
-            images = torch.zeros(batch_shape, dtype=torch.uint8, device=annotator.device)
+    def __init__(self, model: WordModel, batch_shape: tuple[int, int, int, int], k: int) -> None:
+        if model.device.type != "cuda":
+            raise DeviceError(f"CUDA graphs need a CUDA device, this model runs on {model.device}")
+        with torch.cuda.device(model.device):
+            images = torch.zeros(batch_shape, dtype=torch.uint8, device=model.device)
             self.images = images.contiguous(memory_format=torch.channels_last)
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # compiles kernels and chooses algorithms, which a capture must not
                 for _ in range(_WARM_UP_RUNS):
-                    annotator.annotate_tensor(self.images, k)
+                    model.annotate_tensor(self.images, k)
             torch.cuda.current_stream().wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self.index, self.distance = annotator.annotate_tensor(self.images, k)
+                self.index, self.distance = model.annotate_tensor(self.images, k)
 
     def replay(self) -> tuple[Tensor, Tensor]:
         """Annotate what :attr:`images` holds, on the current stream, without a wait: ``(index, distance)``."""

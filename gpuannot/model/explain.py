@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,9 @@ from ..images.decode import decode_image
 from ..images.input import utf8
 from ..images.inputs import Images, as_sequence, source_name, warn_of_failures
 from ..method.ranking import LinearRanking
+from ..system.progress import progress_bar
 from .encoder import to_host
-
-if TYPE_CHECKING:
-    from ..annotator import Annotator
+from .word_model import WordModel
 
 # For and against a word, apart for people who do not tell red from green.
 _FOR, _AGAINST = (214, 39, 40), (31, 119, 180)
@@ -107,32 +106,34 @@ class Explanation:
 
 
 def explain(
-    annotator: Annotator, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
+    model: WordModel, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
 ) -> list[Explanation]:
-    """:meth:`Annotator.explain`, which says what the arguments mean."""
-    annotator.check_k(k)
-    bank = annotator.bank_
+    """:meth:`gpuannot.Annotator.explain`, which says what the arguments mean."""
+    model.check_k(k)
+    bank, encoder = model.bank_, model.encoder
     sources = as_sequence(images)
     asked = None if words is None else [bank.number(word) for word in ([words] if isinstance(words, str) else words)]
     if asked is not None and (without := [number for number in asked if not bank.counts[number]]):
         raise DataError(f"{bank.vocabulary[without[0]]!r} has no image, so there is nothing that speaks for it")
-    annotator.failures_ = []
+    encoder.extractor.failures = []
     found = []
-    for positions, features in annotator._features(sources, np.arange(len(sources)), "explain", progress):
-        index = None if asked is not None else to_host(annotator._rank(annotator._vectors(features), k)[0])
-        for row, position in enumerate(positions):
-            numbers = np.array(asked if index is None else index[row], dtype=np.int64)
-            found.append(_explanation(annotator, source_name(sources, int(position)), features[row], numbers))
-    warn_of_failures(len(sources), annotator.failures_)
+    with progress_bar("explain", len(sources), progress) as bar:
+        for positions, features in encoder.extractor.features(sources, advance=bar.update):
+            index = None if asked is not None else to_host(model.rank(encoder.vectors(features), k)[0])
+            for row, position in enumerate(positions):
+                numbers = np.array(asked if index is None else index[row], dtype=np.int64)
+                found.append(_explanation(model, source_name(sources, int(position)), features[row], numbers))
+    warn_of_failures(len(sources), encoder.failures_)
     return found
 
 
-def _explanation(annotator: Annotator, name: str, features: Any, numbers: NDArray[np.int64]) -> Explanation:
-    bank = annotator.bank_
-    weights, bias = _linear(annotator, np.searchsorted(bank.known, numbers))
-    split = annotator.patch_contributions(features, weights)
+def _explanation(model: WordModel, name: str, features: Any, numbers: NDArray[np.int64]) -> Explanation:
+    bank = model.bank_
+    weights, bias = _linear(model, np.searchsorted(bank.known, numbers))
+    split = model.encoder.patch_contributions(features, weights)
     contributions, bias = split.patches, bias + split.constant
-    if annotator.config.head in ("mean", "demixed") and annotator.config.metric == "cosine":
+    ranking = model.ranking
+    if not isinstance(ranking, LinearRanking) and ranking.metric == "cosine":
         norm = float(np.linalg.norm(split.vector))
         contributions, bias = contributions / (norm or 1.0), bias / (norm or 1.0)
     return Explanation(
@@ -146,12 +147,12 @@ def _explanation(annotator: Annotator, name: str, features: Any, numbers: NDArra
     )
 
 
-def _linear(annotator: Annotator, known: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _linear(model: WordModel, known: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (k, D) and bias (k,) of the linear score that some of the known words are ranked by."""
-    ranking = annotator._words_ranking()
+    ranking = model.ranking
     if isinstance(ranking, LinearRanking):
         return ranking.weights[known].astype(np.float64), ranking.bias[known].astype(np.float64)
-    vectors = ranking.word_vectors[known, : annotator.dimension].astype(np.float64)
+    vectors = ranking.word_vectors[known, : model.encoder.dimension].astype(np.float64)
     if ranking.metric == "cosine":  # they are of unit length, or zero
         return vectors, np.zeros(len(vectors))
     return vectors, -0.5 * np.square(vectors).sum(axis=1)

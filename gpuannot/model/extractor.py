@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,70 +12,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import AnnotatorConfig
-from ..errors import DataError
 from ..images.batches import ImageBatches, ImageFailure
-from ..images.inputs import Images, as_sequence, none_readable
 from ..method.trunk import Trunk, split_layers
 from ..method.weights import TrunkWeights, load_weights
 from ..system.device import resolve_device
-from ..system.progress import progress_bar
-from .device_store import DeviceStore, new_store
-from .store import FeatureStore
-
-Store: TypeAlias = FeatureStore | DeviceStore
+from .store import WritableStore, new_store
 
 
 class FeatureExtractor:
     """Reads images and runs them through the trunk.
 
     Args:
-        config: an :class:`~gpuannot.AnnotatorConfig`; None is the preset ``paper``.
+        config: layers, input size and weights.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        changes: fields of the config to change: ``FeatureExtractor(layer="pool4")``.
+        loaded: the weights that the config names, where they are loaded already; None loads them at first use.
 
     Attributes:
-        failures_: images of the last call that could not be read.
+        failures: images of the last call that could not be read; callers start a new list.
     """
 
-    def __init__(self, config: AnnotatorConfig | None = None, *, device: str | torch.device = "auto", **changes: Any) -> None:
-        self.config = dataclasses.replace(config or AnnotatorConfig(), **changes)
+    def __init__(self, config: AnnotatorConfig, device: str | torch.device = "auto", *, loaded: TrunkWeights | None = None) -> None:
+        self.config = config
         self.device = resolve_device(device)
-        self.failures_: list[ImageFailure] = []
-        split_layers(self.config.layer)
-        self._weights: TrunkWeights | None = None
+        self.failures: list[ImageFailure] = []
+        split_layers(config.layer)
+        self._weights = loaded
         self._trunk: Trunk | None = None
         self._room: int | None = None  # images that the GPU has memory for, once it had none for a batch
 
-    def extract(
-        self, images: Images, store: Store, *, positions: NDArray[np.int64] | None = None, progress: bool | None = None
-    ) -> Store:
-        """Run images through the trunk into a feature store; unreadable ones are added to ``failures_``.
-
-        Args:
-            positions: which of the images, ascending; None for all.
-
-        Raises:
-            DataError: not one image could be read, or the disk is full.
-        """
-        sources = as_sequence(images)
-        chosen = np.arange(len(sources)) if positions is None else positions
-        before = len(self.failures_)
-        self.extract_into(sources, store, chosen, progress=progress)
-        if not len(store):
-            raise DataError(none_readable(len(chosen), self.failures_[before:]))
-        return store
-
-    def extract_into(
-        self, sources: Sequence[Any], store: Store, positions: NDArray[np.int64], *, progress: bool | None = None
-    ) -> None:
-        """:meth:`extract` for which it is no error that not one image can be read."""
-        for index, features in self._features(sources, positions, "trunk", progress, within_partitions=True):
-            store.append(index, features)
-
-    def new_store(self, images: int) -> Store:
-        """An empty store for the features of ``images`` images: on a GPU that has room for them, else in a temporary folder."""
-        patches = self.trunk.positions(self.config.input_size, self.config.input_size)
-        return new_store(self.device, images, patches, self.trunk.channels, self.trunk.dtype)
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a CUDA device."""
+        return self.device.type == "cuda"
 
     @property
     def weights(self) -> TrunkWeights:
@@ -94,18 +61,56 @@ class FeatureExtractor:
             )
         return self._trunk
 
-    def _features(
+    def share(self, other: FeatureExtractor) -> None:
+        """Take the trunk and weights of another extractor of the same device and trunk settings."""
+        self._weights, self._trunk = other.weights, other.trunk
+
+    @property
+    def patches(self) -> int:
+        """P, local features of an image."""
+        return self.trunk.positions(self.config.input_size, self.config.input_size)
+
+    def new_store(self, images: int) -> WritableStore:
+        """An empty store for the features of ``images`` images: on a GPU that has room for them, else in a temporary folder."""
+        return new_store(self.device, images, self.patches, self.trunk.channels, self.trunk.dtype)
+
+    def extract(
         self,
         sources: Sequence[Any],
+        store: WritableStore,
         positions: NDArray[np.int64],
-        title: str,
-        progress: bool | None,
-        failures: list[ImageFailure] | None = None,
         *,
+        advance: Callable[[int], object] | None = None,
+    ) -> None:
+        """Run images through the trunk into a store; unreadable ones are added to ``failures``.
+
+        Args:
+            sources: images of a data set.
+            positions: which of them, ascending.
+            advance: told how many images each batch took.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        for index, features in self.features(sources, positions, advance=advance, within_partitions=True):
+            store.append(index, features)
+
+    def features(
+        self,
+        sources: Sequence[Any],
+        positions: NDArray[np.int64] | None = None,
+        *,
+        advance: Callable[[int], object] | None = None,
         within_partitions: bool = False,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C)."""
-        failures = self.failures_ if failures is None else failures
+        """Images decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C).
+
+        Args:
+            sources: images of a data set.
+            positions: which of them, ascending; None takes all.
+            advance: told how many images each batch took.
+            within_partitions: no batch lies in two partitions.
+        """
         batches = ImageBatches(
             sources,
             size=self.config.input_size,
@@ -114,22 +119,27 @@ class FeatureExtractor:
             interpolation=self.config.interpolation,
             within_partitions=within_partitions,
         )
-        seen = 0
-        with progress_bar(title, len(positions), progress) as bar:
-            for index, batch in batches:
-                failures.extend(batches.failures[seen:])
-                seen = len(batches.failures)
-                if self._on_gpu:
-                    batch = batch.pin_memory().to(self.device, non_blocking=True)
-                yield index, self._run_trunk(batch)
-                bar.update(int(np.searchsorted(positions, index[-1])) + 1 - bar.n)
-        failures.extend(batches.failures[seen:])
+        seen = taken = 0
+        for index, batch in batches:
+            self.failures.extend(batches.failures[seen:])
+            seen = len(batches.failures)
+            yield index, self.run_trunk(batch.pin_memory().to(self.device, non_blocking=True) if self.on_gpu else batch)
+            if advance is not None:
+                reached = int(np.searchsorted(batches.positions, index[-1])) + 1
+                advance(reached - taken)
+                taken = reached
+        self.failures.extend(batches.failures[seen:])
+        if advance is not None:
+            advance(len(batches.positions) - taken)
 
-    def _run_trunk(self, images: Tensor) -> Tensor:
-        """Features of a batch; where the GPU has no room for its activations, of its halves, and so with all later batches."""
+    def run_trunk(self, images: Tensor) -> Tensor:
+        """Features (B, P, C) of a decoded batch (B, 3, S, S) uint8.
+
+        Where the GPU has no room for its activations, they are those of its halves, and so with all later batches.
+        """
         room = self._room
         if room is not None and len(images) > room:
-            return torch.cat([self._run_trunk(part) for part in images.split(room)])
+            return torch.cat([self.run_trunk(part) for part in images.split(room)])
         try:
             return self.trunk(images)
         except torch.OutOfMemoryError:
@@ -142,14 +152,4 @@ class FeatureExtractor:
                 f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
                 stacklevel=2,
             )
-        return self._run_trunk(images)
-
-    @property
-    def _on_gpu(self) -> bool:
-        return self.device.type == "cuda"
-
-    def _statistics_positions(self, count: int) -> NDArray[np.int64]:
-        if count <= self.config.statistics_images:
-            return np.arange(count, dtype=np.int64)
-        generator = np.random.default_rng(np.random.SeedSequence((self.config.seed, 0)))
-        return np.sort(generator.choice(count, size=self.config.statistics_images, replace=False)).astype(np.int64)
+        return self.run_trunk(images)

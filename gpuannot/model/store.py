@@ -1,7 +1,8 @@
-"""Local features of many images on disk, so that the trunk runs once for each image however often a fit reads them.
+"""Local features or descriptors of many images, so that the trunk runs once for each image however often a fit reads them.
 
-One file of raw records in the trunk's dtype beside a small JSON file that is written last and says that the first is whole. Records
-are read with plain file reads: pages of a memory map would count as this process's memory.
+:class:`DiskStore` is one file of raw records in the trunk's dtype beside a small JSON file that is written last and says that the
+first is whole. Records are read with plain file reads: pages of a memory map would count as this process's memory.
+:class:`DeviceStore` is the same in GPU memory, where the device has room for it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import json
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import torch
@@ -22,31 +24,93 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError
-from ..system.partitions import spans
-
-if TYPE_CHECKING:
-    from .device_store import DeviceStore
+from ..system.partitions import picked, spans
 
 _STORED = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+# The rest is for the trunk's activations, and for what others keep on the device.
+_SHARE_OF_FREE_MEMORY = 0.4
 
 
-class FeatureStore:
-    """Features (N, P, C) of N images, each with the position it has in its data set.
-
-    Use :meth:`create` and :meth:`append`, then :meth:`commit`; or :meth:`open` a committed one.
+class FeatureStore(ABC):
+    """Records (N, P, C) of N images, each with the position it has in its data set.
 
     Attributes:
-        positions: (N,) int64, ascending: which image each record belongs to.
+        patches: P.
+        channels: C.
+        dtype: of the records.
     """
 
+    def __init__(self, patches: int, channels: int, dtype: torch.dtype) -> None:
+        self.patches, self.channels, self.dtype = patches, channels, dtype
+
+    @property
+    @abstractmethod
+    def positions(self) -> NDArray[np.int64]:
+        """(N,) int64, ascending: which image each record belongs to."""
+
+    @abstractmethod
+    def blocks(self, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """All records in order, some images at a time: positions (B,) and records (B, P, C) where the store keeps them.
+
+        Args:
+            within_partitions: those of one block lie in one partition.
+        """
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def close(self) -> None:  # noqa: B027 - a view has nothing to let go of
+        """Let go of what the store holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def rows(self, chosen: NDArray[np.int64]) -> Iterator[Tensor]:
+        """Records of some images, block by block: (B, P, C).
+
+        Args:
+            chosen: their places in the store, ascending.
+        """
+        for rows, block in picked(self.blocks(within_partitions=True), chosen):
+            yield block[torch.from_numpy(rows).to(block.device)]
+
+    def patch_rows(self, chosen: NDArray[np.int64]) -> Iterator[Tensor]:
+        """Rows (S, C) of the store as one matrix (N·P, C), block by block.
+
+        Args:
+            chosen: their numbers, ascending.
+        """
+        for rows, block in picked(self.blocks(within_partitions=True), chosen, self.patches):
+            yield block.flatten(0, 1)[torch.from_numpy(rows).to(block.device)]
+
+
+class WritableStore(FeatureStore):
+    """A store that features are added to."""
+
+    @abstractmethod
+    def append(self, positions: NDArray[np.int64], features: Tensor) -> None:
+        """Add features (B, P, C) of the images at ``positions`` (B,).
+
+        Raises:
+            DataError: the disk is full.
+        """
+
+
+class DiskStore(WritableStore):
+    """Records on disk. Use :meth:`create` and :meth:`append`, then :meth:`commit`; or :meth:`open` a committed one."""
+
     def __init__(self, folder: Path, patches: int, channels: int, dtype: torch.dtype) -> None:
-        self.folder, self.patches, self.channels, self.dtype = folder, patches, channels, dtype
+        super().__init__(patches, channels, dtype)
+        self.folder = folder
         self._positions: list[NDArray[np.int64]] = []
         self._file: IO[Any] | None = None
         self._temporary = False
 
     @classmethod
-    def create(cls, folder: str | Path | None, patches: int, channels: int, dtype: torch.dtype) -> FeatureStore:
+    def create(cls, folder: str | Path | None, patches: int, channels: int, dtype: torch.dtype) -> DiskStore:
         """A new, empty store in ``folder``, or for None in a temporary folder that :meth:`close` removes."""
         temporary = folder is None
         path = Path(tempfile.mkdtemp(prefix="gpuannot-")) if folder is None else Path(folder)
@@ -57,7 +121,7 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, folder: str | Path) -> FeatureStore | None:
+    def open(cls, folder: str | Path) -> DiskStore | None:
         """The committed store in ``folder``, or None where there is none or its files do not fit together."""
         path = Path(folder)
         try:
@@ -81,15 +145,7 @@ class FeatureStore:
             self._positions = [np.concatenate([np.empty(0, np.int64), *self._positions])]
         return self._positions[0]
 
-    def __len__(self) -> int:
-        return len(self.positions)
-
     def append(self, positions: NDArray[np.int64], features: Tensor) -> None:
-        """Add features (B, P, C) of the images at ``positions`` (B,).
-
-        Raises:
-            DataError: the disk is full.
-        """
         assert self._file is not None
         raw = features.to("cpu", self.dtype).contiguous().flatten().view(torch.uint8).numpy()
         try:
@@ -103,7 +159,7 @@ class FeatureStore:
             ) from error
         self._positions.append(np.asarray(positions, dtype=np.int64))
 
-    def commit(self) -> FeatureStore:
+    def commit(self) -> DiskStore:
         """Mark the store as whole: from now on :meth:`open` finds it."""
         assert self._file is not None
         self._file.flush()
@@ -120,10 +176,7 @@ class FeatureStore:
         return self.folder / f"{name}.{os.getpid()}.part"
 
     def blocks(self, size: int = 64, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """All records in order: ``(positions (B,), features (B, P, C) CPU tensor)`` of up to ``size`` images at a time.
-
-        With ``within_partitions`` those of one block lie in one partition.
-        """
+        """:meth:`FeatureStore.blocks` of up to ``size`` images, as CPU tensors."""
         assert self._file is not None
         positions = self.positions
         for span in spans(positions, size, within_partitions):
@@ -145,30 +198,61 @@ class FeatureStore:
         for name in ("features.bin", "features.json"):
             self._partial(name).unlink(missing_ok=True)
 
-    def __enter__(self) -> FeatureStore:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+class DeviceStore(WritableStore):
+    """Records in the memory of one CUDA device."""
+
+    def __init__(self, patches: int, channels: int, dtype: torch.dtype) -> None:
+        super().__init__(patches, channels, dtype)
+        self._blocks: list[tuple[NDArray[np.int64], Tensor]] = []
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        return np.concatenate([np.empty(0, np.int64), *(positions for positions, _ in self._blocks)])
+
+    def append(self, positions: NDArray[np.int64], features: Tensor) -> None:
+        """Add features (B, P, C) of the images at ``positions`` (B,); the tensor is kept, not copied."""
+        self._blocks.append((np.asarray(positions, dtype=np.int64), features))
+
+    def blocks(self, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """All records in order, as they were appended: within partitions where they were."""
+        yield from self._blocks
+
+    def close(self) -> None:
+        self._blocks.clear()
 
 
-class StoreSubset:
-    """Some images of a store, to learn from: its records at ``rows``, ascending."""
+class StoreSubset(FeatureStore):
+    """Some images of a store, which stays open with it.
 
-    def __init__(self, store: FeatureStore | DeviceStore, rows: NDArray[np.int64]) -> None:
-        self.patches, self.channels, self.dtype = store.patches, store.channels, store.dtype
-        self.positions: NDArray[np.int64] = store.positions[rows]
+    Args:
+        rows: their places in the store, ascending.
+    """
+
+    def __init__(self, store: FeatureStore, rows: NDArray[np.int64]) -> None:
+        super().__init__(store.patches, store.channels, store.dtype)
         self._store, self._rows = store, rows
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        return self._store.positions[self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def blocks(self, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """As :meth:`FeatureStore.blocks`."""
-        start = 0
-        for positions, block in self._store.blocks(within_partitions=within_partitions):
-            stop = start + len(positions)
-            rows = self._rows[np.searchsorted(self._rows, start) : np.searchsorted(self._rows, stop)] - start
-            if len(rows):
-                yield positions[rows], block[torch.from_numpy(rows).to(block.device)]
-            start = stop
+        start, positions = 0, self.positions
+        for rows, block in picked(self._store.blocks(within_partitions=within_partitions), self._rows):
+            yield positions[start : start + len(rows)], block[torch.from_numpy(rows).to(block.device)]
+            start += len(rows)
+
+
+def new_store(
+    device: torch.device, images: int, patches: int, channels: int, dtype: torch.dtype, folder: str | Path | None = None
+) -> WritableStore:
+    """A store for ``images`` images: on a GPU that has room for them there, else on disk."""
+    if device.type == "cuda" and folder is None:
+        free, _ = torch.cuda.mem_get_info(device)
+        if images * patches * channels * dtype.itemsize <= _SHARE_OF_FREE_MEMORY * free:
+            return DeviceStore(patches, channels, dtype)
+    return DiskStore.create(folder, patches, channels, dtype)

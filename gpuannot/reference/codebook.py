@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidArgumentError
+
 
 def kmeans(
-    descriptors: NDArray[np.floating],  # (N, n)
+    descriptors: NDArray[np.floating],
     n_centers: int,
     *,
     seed: int = 0,
@@ -20,6 +22,10 @@ def kmeans(
     finish, which changes the sum of three but not that of two. So the same sample and seed give the same bits, run to run.
 
     Args:
+        descriptors: (N, n).
+        n_centers: m.
+        seed: of the start.
+        max_iterations: of Lloyd's algorithm, at most.
         overwrite: use the memory of float32 descriptors as scratch instead of a copy.
 
     Returns:
@@ -35,12 +41,12 @@ def kmeans(
         sample = np.array(descriptors, dtype=np.float32, order="C", copy=None if overwrite else True)
     sample += np.float32(0)  # −0 becomes 0
     if not np.isfinite(sample).all():
-        raise ValueError("the descriptors hold NaN or infinite values")
+        raise InvalidArgumentError("the descriptors hold NaN or infinite values")
     if len(sample) < n_centers:
-        raise ValueError(f"{len(sample)} descriptors cannot make {n_centers} centres; use fewer centres, or more images")
+        raise InvalidArgumentError(f"{len(sample)} descriptors cannot make {n_centers} centres; use fewer centres, or more images")
     distinct = len(np.unique(sample, axis=0)) if len(sample) <= 20 * n_centers else _distinct_up_to(sample, n_centers)
     if distinct < n_centers:
-        raise ValueError(too_few(distinct, n_centers))
+        raise InvalidArgumentError(too_few(distinct, n_centers))
     model = KMeans(n_centers, init="k-means++", n_init=1, max_iter=max_iterations, random_state=seed, copy_x=False)
     with threadpool_limits(2, user_api="openmp"):
         model.fit(sample)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidArgumentError
+
 # Below this share of the largest channel variance, a channel's variance is rounding of float64 running sums.
 _CONSTANT = 1e-12
 
@@ -24,12 +26,17 @@ def feature_sums(features: NDArray[np.floating]) -> tuple[int, NDArray[np.float6
 
 def normalisation(
     count: int,
-    total: NDArray[np.float64],  # (C,)
-    outer: NDArray[np.float64],  # (C, C)
+    total: NDArray[np.float64],
+    outer: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Gaussian normalisation from running sums: each channel to zero mean and unit (population) variance.
 
     A channel that is constant over the training set has no scale to be normalised by: its scale is 0.
+
+    Args:
+        count: N.
+        total: Σx (C,).
+        outer: Σx·xᵀ (C, C).
 
     Returns:
         ``mean (C,)``, ``scale (C,)`` (1/standard deviation) and ``correlation (C, C)`` in float64.
@@ -38,9 +45,9 @@ def normalisation(
         ValueError: fewer than two features, or non-finite sums.
     """
     if count < 2:
-        raise ValueError(f"normalisation and PCA need at least 2 local features, got {count}")
+        raise InvalidArgumentError(f"normalisation and PCA need at least 2 local features, got {count}")
     if not (np.isfinite(total).all() and np.isfinite(outer).all()):
-        raise ValueError("the local features hold NaN or infinite values")
+        raise InvalidArgumentError("the local features hold NaN or infinite values")
     mean = total / count
     covariance = outer / count - np.outer(mean, mean)
     variance = np.diag(covariance).copy()
@@ -51,23 +58,36 @@ def normalisation(
 
 
 def principal_components(
-    correlation: NDArray[np.float64],  # (C, C)
+    correlation: NDArray[np.float64],
     n_components: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The leading eigenvectors (C, n) of the correlation matrix, and their shares (n,) of its trace."""
+    """The leading eigenvectors of the correlation matrix, and their shares of its trace.
+
+    Args:
+        correlation: (C, C).
+        n_components: n.
+
+    Returns:
+        eigenvectors (C, n) and shares (n,).
+    """
     eigenvalues, eigenvectors = np.linalg.eigh(correlation)
     order = np.argsort(-eigenvalues, kind="stable")[:n_components]
     return eigenvectors[:, order], eigenvalues[order] / eigenvalues.sum()
 
 
 def fold(
-    mean: NDArray[np.float64],  # (C,)
-    scale: NDArray[np.float64],  # (C,)
-    components: NDArray[np.float64],  # (C, n)
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    components: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Normalisation and projection as one affine map: ``descriptor = feature @ matrix + offset``.
 
     A component's sign is fixed so that its entry of largest magnitude is positive.
+
+    Args:
+        mean: (C,).
+        scale: (C,).
+        components: (C, n).
 
     Returns:
         ``matrix (C, n), offset (n,)`` in float64.
@@ -79,11 +99,17 @@ def fold(
 
 def normalisation_pca(
     count: int,
-    total: NDArray[np.float64],  # (C,)
-    outer: NDArray[np.float64],  # (C, C)
+    total: NDArray[np.float64],
+    outer: NDArray[np.float64],
     n_components: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Gaussian normalisation, then PCA, from running sums, as one affine map.
+
+    Args:
+        count: N.
+        total: Σx (C,).
+        outer: Σx·xᵀ (C, C).
+        n_components: n.
 
     Returns:
         ``matrix (C, n), offset (n,), explained_variance_ratio (n,)`` in float64.
@@ -98,22 +124,28 @@ def normalisation_pca(
 
 
 def check_components(scale: NDArray[np.float64], n_components: int) -> None:
-    """Raise ValueError for less than one component, or more than channels that vary."""
+    """Refuse a number of components that the channels do not have.
+
+    Raises:
+        ValueError: less than one component, or more than channels that vary.
+    """
     if n_components < 1:
-        raise ValueError(f"n_components = {n_components} must be at least 1")
+        raise InvalidArgumentError(f"n_components = {n_components} must be at least 1")
     varying = int(np.count_nonzero(scale))
     if n_components > varying:
-        raise ValueError(
+        raise InvalidArgumentError(
             f"n_components = {n_components} is more than the {varying} of {len(scale)} channels that vary over the training "
             "images; use fewer components, or more and more varied images"
         )
 
 
 def transform(features: NDArray[np.floating], matrix: NDArray[np.floating], offset: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Descriptors of local features: ``features @ matrix + offset``.
+    """Descriptors of local features: ``features @ matrix + offset``, all of one dtype.
 
     Args:
-        features: (..., C). matrix: (C, n). offset: (n,). All of one dtype.
+        features: (..., C).
+        matrix: (C, n).
+        offset: (n,).
 
     Returns:
         (..., n) of that dtype.

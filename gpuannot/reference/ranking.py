@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidArgumentError
 from ..system.threads import for_blocks
 
 # Images that a thread ranks at once.
@@ -18,10 +19,10 @@ _SETS = 64
 
 
 def nearest_words(
-    vectors: NDArray[np.floating],  # (T, D)
-    word_vectors: NDArray[np.floating],  # (W, D)
+    vectors: NDArray[np.floating],
+    word_vectors: NDArray[np.floating],
     k: int,
-    half_norms: NDArray[np.floating] | None = None,  # (W,)
+    half_norms: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k word vectors nearest to each image in L2, nearest first, ties to the lowest word index.
 
@@ -29,7 +30,9 @@ def nearest_words(
     with the same vector tie exactly, whatever the product rounded to.
 
     Args:
-        half_norms: :func:`half_norms_of` the word vectors, where many calls share them; None computes them.
+        vectors: (T, D).
+        word_vectors: (W, D).
+        half_norms: (W,), :func:`half_norms_of` the word vectors, where many calls share them; None computes them.
 
     Returns:
         index (T, k) int64 and distance (T, k) float64.
@@ -40,7 +43,7 @@ def nearest_words(
     _check_k(k, len(word_vectors))
     halves = half_norms_of(word_vectors) if half_norms is None else half_norms
     if not (np.isfinite(halves).all() or np.isfinite(word_vectors).all()):
-        raise ValueError("the word vectors hold NaN or infinite values")
+        raise InvalidArgumentError("the word vectors hold NaN or infinite values")
     norm_bound = float(np.sqrt(2 * halves.max()))
 
     def squared_distance(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -55,14 +58,19 @@ def nearest_words(
 
 
 def best_words(
-    vectors: NDArray[np.floating],  # (T, D)
-    weights: NDArray[np.floating],  # (W, D)
-    bias: NDArray[np.floating],  # (W,)
+    vectors: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    bias: NDArray[np.floating],
     k: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k words of the highest score x·v + b for each image, highest first, ties to the lowest word index.
 
     Candidates come from a matrix product; their order and score from float64, so that words of equal weights and bias tie exactly.
+
+    Args:
+        vectors: (T, D).
+        weights: (W, D).
+        bias: (W,).
 
     Returns:
         index (T, k) int64 and score (T, k) float64.
@@ -72,7 +80,7 @@ def best_words(
     """
     _check_k(k, len(weights))
     if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-        raise ValueError("the word weights hold NaN or infinite values")
+        raise InvalidArgumentError("the word weights hold NaN or infinite values")
     norm_bound = float(np.sqrt(np.einsum("ij,ij->i", weights, weights).max()))
     bias_bound = float(np.abs(bias).max())
 
@@ -94,7 +102,7 @@ def half_norms_of(word_vectors: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def _check_k(k: int, words: int) -> None:
     if not 1 <= k <= words:
-        raise ValueError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
+        raise InvalidArgumentError(f"k = {k} must lie in 1…{words}, the number of words that can be given")
 
 
 def _lowest(
@@ -119,7 +127,7 @@ def _lowest(
         with np.errstate(over="ignore"):
             norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         if not (np.isfinite(norms).all() or np.isfinite(rows).all()):
-            raise ValueError("the image vectors hold NaN or infinite values")
+            raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         scores = rows @ word_vectors.T
         np.subtract(base, scores, out=scores)
         image, word = np.divmod(np.flatnonzero(_candidates(scores, k, _relative_rounding(rows) * rounding(norms))), len(base))

@@ -17,13 +17,17 @@ _IMAGES = 64
 
 
 def nearest_center(
-    descriptors: NDArray[np.floating],  # (N, n)
-    centers: NDArray[np.floating],  # (m, n)
+    descriptors: NDArray[np.floating],
+    centers: NDArray[np.floating],
 ) -> NDArray[np.int32]:
     """Index of the nearest centre in L2: ``argmin_j ‖c_j‖²/2 − x·c_j``.
 
-    ‖x‖² decides nothing and is left out. Ties go to the lowest index. A descriptor with a NaN or infinite value, or
-    so large that a score overflows, has no nearest centre: −1.
+    ‖x‖² decides nothing and is left out. Ties go to the lowest index. A descriptor with a NaN or infinite value, or so large that a
+    score overflows, has no nearest centre: −1.
+
+    Args:
+        descriptors: (N, n).
+        centers: (m, n).
 
     Returns:
         (N,) int32.
@@ -74,14 +78,19 @@ def _first_of_equals(centers: NDArray[np.floating]) -> NDArray[np.int32]:
 
 
 def residual_sums(
-    descriptors: NDArray[np.floating],  # (B, P, n)
-    index: NDArray[np.int32],  # (B, P), −1 to leave a descriptor out
-    centers: NDArray[np.floating],  # (m, n)
+    descriptors: NDArray[np.floating],
+    index: NDArray[np.int32],
+    centers: NDArray[np.floating],
 ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """Equation 1 without normalisation: for each image and centre, ``Σx − count·c`` over the descriptors assigned to it.
 
-    The sum over an image's patches is a product with the sparse indicator matrix of (image, centre) × descriptor, so that no
-    (B, P, m, n) residual is ever stored.
+    The sum over an image's patches is a product with the sparse indicator matrix of (image, centre) × descriptor, so that no (B, P,
+    m, n) residual is ever stored.
+
+    Args:
+        descriptors: (B, P, n).
+        index: (B, P), −1 to leave a descriptor out.
+        centers: (m, n).
 
     Returns:
         residuals (B, m, n) in the descriptors' dtype, and counts (B, m) int64.
@@ -119,8 +128,8 @@ def _sum(
 
 
 def vlad(
-    descriptors: NDArray[np.floating],  # (B, P, n)
-    centers: NDArray[np.floating],  # (m, n)
+    descriptors: NDArray[np.floating],
+    centers: NDArray[np.floating],
     *,
     mass: bool = False,
     intra: bool = False,
@@ -129,9 +138,15 @@ def vlad(
 ) -> NDArray[np.floating]:
     """VLAD vectors of a batch of images.
 
-    Normalisation steps, each optional, always in VLFeat's order: ``mass`` divides each centre's residual by the number of its
-    descriptors, ``intra`` brings each centre's residual to unit L2 norm, ``signed_sqrt`` takes sign(v)·√|v| of every value, ``l2``
-    brings the whole vector to unit L2 norm. What is zero stays zero.
+    The normalisation steps are optional, and always in VLFeat's order, which is that of the arguments. What is zero stays zero.
+
+    Args:
+        descriptors: (B, P, n).
+        centers: (m, n).
+        mass: divide each centre's residual by the number of its descriptors.
+        intra: bring each centre's residual to unit L2 norm.
+        signed_sqrt: take sign(v)·√|v| of every value.
+        l2: bring the whole vector to unit L2 norm.
 
     Returns:
         (B, m·n) in the descriptors' dtype.
@@ -160,9 +175,9 @@ def vlad(
 
 
 def patch_contributions(
-    descriptors: NDArray[np.floating],  # (P, n), of one image
-    centers: NDArray[np.floating],  # (m, n)
-    weights: NDArray[np.floating],  # (k, m·n)
+    descriptors: NDArray[np.floating],
+    centers: NDArray[np.floating],
+    weights: NDArray[np.floating],
     *,
     mass: bool = False,
     intra: bool = False,
@@ -175,6 +190,12 @@ def patch_contributions(
     and ``l2`` divide by counts and norms: for one image these are fixed factors, and the sum stays a sum. ``signed_sqrt`` is no
     factor, but sign(r)·√|r| = r/√|r|: with the denominator fixed, each patch has the share of the root that it has of r. So the
     contributions add up to the score, and the shares of a value whose patches all but cancel are large, of both signs.
+
+    Args:
+        descriptors: (P, n), of one image.
+        centers: (m, n).
+        weights: (k, m·n).
+        mass: as for :func:`vlad`, as are the other steps.
 
     Returns:
         vector (m·n,) and contributions (k, P), float64. ``contributions.sum(axis=1)`` is ``weights @ vector`` up to rounding.

@@ -8,10 +8,14 @@ from scipy import sparse
 
 
 def word_sums(
-    vectors: NDArray[np.floating],  # (B, D)
-    labels: sparse.csr_array,  # (B, W), 1 where the image carries the word
+    vectors: NDArray[np.floating],
+    labels: sparse.csr_array,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """``Σ_{I ∈ S_j} I`` and ``N_j`` of a batch: the sparse product labelsᵀ · vectors, in float64.
+
+    Args:
+        vectors: (B, D).
+        labels: (B, W), 1 where the image carries the word.
 
     Returns:
         sums (W, D) float64 and counts (W,) int64. Sums of batches add up to the sums of the whole.

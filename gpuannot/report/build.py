@@ -35,14 +35,21 @@ def report_images(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> list[ImageFailure]:
-    """Annotate images and write the report; returns the images that failed.
+    """Annotate images and write the report; arguments without a line here are those of `ReportWriter`.
 
     Args:
+        annotator: gives the words.
         images: a sequence of sources, or `LabelledImages`, whose labels are then the truth.
-        k: words an image, or with a ``threshold`` of confidence the most. The rest as `ReportWriter`.
+        k: words an image, or with a ``threshold`` the most.
+        threshold: confidence that a word needs to be given; None gives k words to every image.
+        progress: show a bar; None shows one on terminals.
+
+    Returns:
+        the images that failed.
 
     Raises:
-        DataError: not one image could be read, no folder for the file, or it exists. ValueError: k out of range.
+        DataError: not one image could be read, no folder for the file, or it exists.
+        ValueError: k out of range.
     """
     sources: Sequence[Any]
     truth, vocabulary = None, annotator.vocabulary
@@ -51,7 +58,7 @@ def report_images(
         truth, vocabulary = truth_of(images, vocabulary)
     else:
         sources = images
-    annotator.check_k(k, threshold)
+    annotator.words.check_k(k, threshold)
     failures: list[ImageFailure] = []
     with ReportWriter(
         path, vocabulary, len(sources), truth=truth, annotator=annotator, heatmaps=heatmaps, title=title, limit=limit,
@@ -75,12 +82,13 @@ def report_files(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> None:
-    """Write the report of annotations that were written before.
+    """Write the report of annotations that were written before; arguments without a line here are those of `ReportWriter`.
 
     Args:
         source: an annotation file, or a folder of them, such as a batch run's.
         labels: the truth; found by the images' paths.
-        annotator: that gave the words; with ``heatmaps`` it says where it saw them. The rest as `ReportWriter`.
+        annotator: that gave the words; with ``heatmaps`` it says where it saw them.
+        progress: show a bar; None shows one on terminals.
 
     Raises:
         DataError: as `AnnotationFiles`; annotations of another model than ``annotator``; an image without labels, where there are
@@ -121,6 +129,10 @@ def _rows_of(paths: Sequence[str], labels: LabelledImages, source: str | Path) -
 
 
 def truth_of(images: LabelledImages, vocabulary: Sequence[str]) -> tuple[sparse.csr_array, tuple[str, ...]]:
-    """Labels (N, W') of all images by their position, and the vocabulary with the words that only the labels have appended."""
+    """The truth of labelled images, in a vocabulary that holds all their words.
+
+    Returns:
+        labels (N, W') of all images by their position, and the vocabulary with the words that only the labels have appended.
+    """
     words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in range(len(images))]
     return label_matrix(words, vocabulary, extend=True)

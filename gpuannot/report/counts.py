@@ -16,7 +16,11 @@ NO_WORD = -1  # in an index matrix: this image was given fewer words than others
 
 
 def given_matrix(index: NDArray[np.integer], words: int) -> sparse.csr_array:
-    """Word indices (T, k), `NO_WORD` where there is none, as an indicator matrix (T, W) int64.
+    """Word indices as an indicator matrix (T, W) int64.
+
+    Args:
+        index: (T, k), `NO_WORD` where there is none.
+        words: W.
 
     Raises:
         ValueError: an index outside −1…W − 1, or a word given twice to one image.
@@ -32,7 +36,12 @@ def given_matrix(index: NDArray[np.integer], words: int) -> sparse.csr_array:
 
 
 def word_totals(given: sparse.csr_array, truth: sparse.csr_array | None) -> WordCounts:
-    """c, p and g of every word; without a truth c and g are 0. Both matrices are (T, W) indicators."""
+    """c, p and g of every word.
+
+    Args:
+        given: (T, W) indicators.
+        truth: (T, W) indicators; without it c and g are 0.
+    """
     correct = given.multiply(truth) if truth is not None else sparse.csr_array(given.shape)
     carried = truth if truth is not None else sparse.csr_array(given.shape)
     return WordCounts(*(np.asarray(matrix.sum(axis=0)).ravel().astype(np.int64) for matrix in (correct, given, carried)))
@@ -54,7 +63,9 @@ def confusion(given: sparse.csr_array, truth: sparse.csr_array, most: int = 8) -
     """What images got in place of a word they carry.
 
     Args:
-        given, truth: (T, W) indicators. most: how many words to list for a missed one.
+        given: (T, W) indicators.
+        truth: (T, W) indicators.
+        most: how many words to list for a missed one.
 
     Returns:
         For each word that some image carries and was not given, those missed most often first: the word, in how many images it was

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from ..errors import ImageError
+from ..images.containers import read
 from ..images.decode import ImageSource, decode_image
 from ..images.input import Input, Loaded
 
@@ -27,12 +28,16 @@ def preview_side(images: int) -> int:
 
 
 def preview(source: ImageSource | Input | Loaded, name: str, side: int) -> tuple[bytes, float] | ImageError:
-    """A picture of an image, no side longer than ``side`` pixels, as WebP, and its width divided by its height.
+    """A picture of an image as WebP, and its width divided by its height.
 
     Where Pillow is built without WebP, as JPEG.
+
+    Args:
+        name: stands for the image in errors.
+        side: of the picture, at most so many pixels.
     """
     try:
-        content = source.read() if isinstance(source, (Input, Loaded)) else source
+        content = read(source) if isinstance(source, (Input, Loaded)) else source
         image = Image.fromarray(decode_image(content, name=name))
     except ImageError as error:
         return error

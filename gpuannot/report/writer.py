@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, InvalidArgumentError
 from ..images.batches import ImageFailure
 from ..images.containers import Containers
 from ..images.input import Input, Loaded, utf8
@@ -47,16 +47,19 @@ class ReportWriter:
     A ``with`` block holds it; nothing is left of a block that ends without :meth:`commit`.
 
     Args:
-        path: the file to write. overwrite: replace one that exists.
+        path: the file to write.
         vocabulary: W words, as the annotations number them.
-        images: how many inputs will come, N. Above ``limit`` the page shows ``limit`` of them, evenly spaced, and counts all.
+        images: how many inputs will come, N. Above ``limit`` the page shows so many, evenly spaced, and counts all.
         truth: (N, W) indicators, rows by an image's position in the input; None where it is not known.
         annotator: that gave the words, for its settings and the training images of each word; None where it is not at hand.
         heatmaps: let the annotator say where it saw each word, which costs a second pass of the trunk for each image shown.
         title: of the page.
+        limit: images that the page shows, at most.
+        overwrite: replace a file that exists.
 
     Raises:
-        DataError: no folder for the file, or it exists. ValueError: a truth of another shape.
+        DataError: no folder for the file, or it exists.
+        ValueError: a truth of another shape, or a limit under 1.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class ReportWriter:
         if truth is not None and truth.shape != (images, len(vocabulary)):
             raise ValueError(f"the truth has shape {truth.shape}, expected ({images}, {len(vocabulary)})")
         if limit < 1:
-            raise ValueError(f"limit = {limit} must be at least 1")
+            raise InvalidArgumentError(f"limit = {limit} must be at least 1")
         self.vocabulary, self.title = tuple(vocabulary), title
         self.clock = StageTimer()
         self._images, self._limit = images, limit
@@ -178,7 +181,8 @@ class ReportWriter:
             run: groups of named facts to list on the page, beside those that every report has.
 
         Raises:
-            DataError: not one image was annotated. OSError: the file cannot be written.
+            DataError: not one image was annotated.
+            OSError: the file cannot be written.
         """
         data = self._data(run)
         with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
@@ -291,9 +295,9 @@ def model_facts(annotator: Annotator) -> dict[str, Any]:
     return {
         "SHA-256": annotator.to_model_file().sha256,
         "words": len(annotator.bank_.known),
-        "values of an image vector": annotator.dimension,
-        "trunk weights, SHA-256": annotator.weights.sha256,
-        "trunk arithmetic": str(annotator.trunk.dtype).removeprefix("torch."),
+        "values of an image vector": annotator.encoder.dimension,
+        "trunk weights, SHA-256": annotator.encoder.weights.sha256,
+        "trunk arithmetic": str(annotator.encoder.trunk.dtype).removeprefix("torch."),
         "device": str(annotator.device),
     }
 

@@ -26,7 +26,11 @@ PACKAGES = (
 
 
 def versions(others: Iterable[str] = ()) -> dict[str, str]:
-    """Installed versions of gpuannot, Python, the packages it uses and ``others``; what is not installed is left out."""
+    """Installed versions of gpuannot, Python and the packages it uses; what is not installed is left out.
+
+    Args:
+        others: more packages to name.
+    """
     found = {"gpuannot": __version__, "python": platform.python_version()}
     for package in (*PACKAGES, *others):
         try:
@@ -95,7 +99,11 @@ def missing() -> dict[str, str]:
 
 
 def record(packages: Iterable[str] = ()) -> dict[str, Any]:
-    """All of the above with the date (UTC), for a result file; ``packages`` are named with their versions too."""
+    """All of the above with the date (UTC), for a result file.
+
+    Args:
+        packages: more packages whose versions to name.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -49,7 +49,12 @@ class TreeSum(Generic[S]):
         self._levels: list[tuple[int, S] | None] = []
 
     def add(self, number: int, sums: S, *, level: int = 0) -> None:
-        """Add the sums of partition ``number``; with ``level`` 1 those of partitions FAN_IN·number and following, already added."""
+        """Add the sums of a partition.
+
+        Args:
+            number: of the partition.
+            level: with 1 they are those of partitions FAN_IN·number and following, already added.
+        """
         self._levels.extend([None] * (level + 1 - len(self._levels)))
         node, held = number // FAN_IN, self._levels[level]
         if held is not None and held[0] != node:

@@ -23,18 +23,12 @@ from gpuannot.config import AnnotatorConfig
 from gpuannot.datasets.label_files import load_benchmark
 from gpuannot.errors import DeviceError
 from gpuannot.experiments.reproduce import PAPER
-from gpuannot.method.weights import load_weights
 from gpuannot.metrics import evaluate
 from gpuannot.model.encoder import Encoder
 from gpuannot.reference.vlad import nearest_center
 
+pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = AnnotatorConfig(layer="pool2", input_size=32, n_components=8, n_centers=4)
-weights_once = functools.cache(load_weights)
-
-
-@pytest.fixture(autouse=True)
-def read_the_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuannot.model.extractor.load_weights", weights_once)
 
 
 def test_every_row_of_the_paper_and_every_kind_is_there() -> None:
@@ -78,26 +72,27 @@ def test_the_choice_is_the_holdouts(benchmark_folder: Path, tmp_path: Path) -> N
     assert outcome["scores"]["f1"] == evaluate(index.numpy(), test.labels).f1
 
 
-def test_vlad_features_are_the_annotators(benchmark_folder: Path, tmp_path: Path) -> None:
+def test_vlad_features_are_the_annotators(benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = load_benchmark("corel5k", benchmark_folder)
     features = BenchmarkFeatures(train, test, SMALL, cache=tmp_path, device="cpu")
     annotator = Annotator(SMALL, device="cpu").fit(train.paths, train.labels, vocabulary=train.vocabulary)
-    _, vectors = annotator.encode(test.paths)
+    _, vectors = annotator.encoder.encode(test.paths)
     np.testing.assert_array_equal(features.get("vlad")[1], vectors)
     normalised = Encoder(SMALL, signed_sqrt=True, l2=True, device="cpu")
-    normalised.transform_, normalised.codebook_ = annotator.transform_, annotator.codebook_
+    normalised.transform_, normalised.codebook_ = annotator.encoder.transform_, annotator.encoder.codebook_
     np.testing.assert_allclose(features.get("vlad-normalised")[1], normalised.encode(test.paths)[1], rtol=1e-6, atol=1e-7)
     counts = features.get("visual-words")[1]
     assert counts.sum() == len(test) * 64
-    with annotator.new_store(len(test)) as store:
-        annotator.extract(test.paths, store)
-        with annotator.describe(store) as descriptors:
+    extractor = annotator.encoder.extractor
+    with extractor.new_store(len(test)) as store:
+        extractor.extract(test.paths, store, np.arange(len(test)))
+        with annotator.encoder.describe(store) as descriptors:
             _, block = next(iter(descriptors.blocks()))
-    first = nearest_center(block[0].numpy(), annotator.codebook_.centers)
+    first = nearest_center(block[0].numpy(), annotator.encoder.codebook_.centers[0])
     np.testing.assert_array_equal(counts[0], [(first == center).sum() for center in range(4)])
     # A second time nothing is computed.
     again = BenchmarkFeatures(train, test, SMALL, cache=tmp_path, device="cpu")
-    again._encode = None  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(Encoder, "describe", None)  # the way to any vector or count
     np.testing.assert_array_equal(again.get("vlad")[1], vectors)
     with pytest.raises(ValueError, match="unknown"):
         features.get("fc9")

@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from gpuannot.baselines.end_to_end import EndToEnd
 from gpuannot.baselines.pixels import DecodedImages, centre_crop, crops
-from gpuannot.baselines.search import holdout_split
 from gpuannot.baselines.training import Trainer, sigmoid_loss, softmax_loss
 from gpuannot.datasets.scenes import draw_scene
 from gpuannot.errors import DataError, ImageError, ModelFileError, NotFittedError, WeightsError
+from gpuannot.experiments.holdout import holdout_split
 from gpuannot.images.decode import decode_image
 from gpuannot.method.weights import load_weights
 from gpuannot.metrics import evaluate
@@ -41,7 +41,8 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def scenes(drawn_scenes: Path) -> tuple[list[Path], list[list[str]], list[str]]:
+def learning(drawn_scenes: Path) -> tuple[list[Path], list[list[str]], list[str]]:
+    """Images, the words of each, and all words."""
     stored = json.loads((drawn_scenes / "labels.json").read_text())
     paths = [drawn_scenes / "images" / sample["image_name"] for sample in stored["samples"]]
     return paths, [sample["image_labels"] for sample in stored["samples"]], stored["labels"]
@@ -115,8 +116,8 @@ def test_crops_and_flips() -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_decoded_images(scenes: Any, tmp_path: Path, kept: bool) -> None:
-    paths = scenes[0][:5]
+def test_decoded_images(learning: Any, tmp_path: Path, kept: bool) -> None:
+    paths = learning[0][:5]
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
     sources = [*paths[:2], broken, *paths[2:]]
@@ -175,9 +176,9 @@ def test_frozen_learns_words(scene_arrays: Any, loss: str) -> None:
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 0])
-def test_frozen_features_kept_or_not_give_the_same(scenes: Any, memory: int) -> None:
+def test_frozen_features_kept_or_not_give_the_same(learning: Any, memory: int) -> None:
     """One step by hand: the kept features are those of the middle crop, and what does not fit is computed again."""
-    paths, labels, words = scenes
+    paths, labels, words = learning
     options: dict[str, Any] = {"weights": "embedded", "input_size": 32, "crop": False, "flip": False, "holdout": 0, "epochs": 2}
     estimator = EndToEnd("vgg16", "frozen", memory=memory, batch_size=100, device="cpu", **options).fit(
         paths[:6], labels[:6], words
@@ -219,9 +220,9 @@ def test_scratch_lowers_the_loss(scene_arrays: Any, network: str, size: int, los
     assert not estimator.network_.training
 
 
-def test_finetune_starts_from_the_weights(scenes: Any, tmp_path: Path) -> None:
+def test_finetune_starts_from_the_weights(learning: Any, tmp_path: Path) -> None:
     """A step so small that the weights stay: every layer is trained, from the file's convolutions and random fc6 and fc7."""
-    paths, labels, words = scenes
+    paths, labels, words = learning
     estimator = EndToEnd(
         "vgg16", "finetune", weights="embedded", input_size=32, epochs=1, holdout=0, learning_rate=1e-9, momentum=0, device="cpu"
     )
@@ -233,8 +234,8 @@ def test_finetune_starts_from_the_weights(scenes: Any, tmp_path: Path) -> None:
     assert network.last.in_features == 4096
 
 
-def test_frozen_with_fc6_and_fc7_trains_the_last_layer_alone(scenes: Any, tmp_path: Path) -> None:
-    paths, labels, words = scenes
+def test_frozen_with_fc6_and_fc7_trains_the_last_layer_alone(learning: Any, tmp_path: Path) -> None:
+    paths, labels, words = learning
     shapes = {"features.0": (64, 3, 11, 11), "features.3": (192, 64, 5, 5), "features.6": (384, 192, 3, 3),
               "features.8": (256, 384, 3, 3), "features.10": (256, 256, 3, 3), "classifier.1": (4096, 9216),
               "classifier.4": (4096, 4096)}  # fmt: skip
@@ -270,38 +271,38 @@ def same(first: EndToEnd, second: EndToEnd) -> bool:
 
 
 @pytest.mark.parametrize("holdout", [0.25, 0])
-def test_resumed_is_uninterrupted(scenes: Any, tmp_path: Path, holdout: float) -> None:
-    whole = EndToEnd(epochs=4, holdout=holdout, **SMALL).fit(*scenes)
+def test_resumed_is_uninterrupted(learning: Any, tmp_path: Path, holdout: float) -> None:
+    whole = EndToEnd(epochs=4, holdout=holdout, **SMALL).fit(*learning)
     path = tmp_path / "training.safetensors"
-    EndToEnd(epochs=2, holdout=holdout, checkpoint=path, **SMALL).fit(*scenes)
+    EndToEnd(epochs=2, holdout=holdout, checkpoint=path, **SMALL).fit(*learning)
     torch.manual_seed(99)  # the caller's generator decides nothing
-    resumed = EndToEnd(epochs=4, holdout=holdout, checkpoint=path, **SMALL).fit(*scenes, resume=True)
+    resumed = EndToEnd(epochs=4, holdout=holdout, checkpoint=path, **SMALL).fit(*learning, resume=True)
     assert [entry["epoch"] for entry in resumed.history_] == [1, 2, 3, 4]
     assert same(whole, resumed)
-    finished = EndToEnd(epochs=4, holdout=holdout, checkpoint=path, **SMALL).fit(*scenes, resume=True)
+    finished = EndToEnd(epochs=4, holdout=holdout, checkpoint=path, **SMALL).fit(*learning, resume=True)
     assert same(whole, finished)
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name]
-    other = EndToEnd(epochs=4, holdout=holdout, **{**SMALL, "seed": 1}).fit(*scenes)
+    other = EndToEnd(epochs=4, holdout=holdout, **{**SMALL, "seed": 1}).fit(*learning)
     assert not same(whole, other)
 
 
-def test_images_decoded_again_give_the_same(scenes: Any) -> None:
-    kept = EndToEnd(epochs=2, **SMALL).fit(*scenes)
-    again = EndToEnd(epochs=2, memory=0, **SMALL).fit(*scenes)
+def test_images_decoded_again_give_the_same(learning: Any) -> None:
+    kept = EndToEnd(epochs=2, **SMALL).fit(*learning)
+    again = EndToEnd(epochs=2, memory=0, **SMALL).fit(*learning)
     assert same(kept, again)
 
 
-def test_the_callers_random_numbers_stay(scenes: Any) -> None:
+def test_the_callers_random_numbers_stay(learning: Any) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    EndToEnd(epochs=1, **SMALL).fit(*scenes)
+    EndToEnd(epochs=1, **SMALL).fit(*learning)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_an_interrupted_write_leaves_the_last_checkpoint(scenes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_last_checkpoint(learning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "training.safetensors"
-    EndToEnd(epochs=1, checkpoint=path, **SMALL).fit(*scenes)
+    EndToEnd(epochs=1, checkpoint=path, **SMALL).fit(*learning)
     before = path.read_bytes()
 
     def fails(*_: Any, **__: Any) -> None:
@@ -309,7 +310,7 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(scenes: Any, tmp_path: 
 
     monkeypatch.setattr("os.fsync", fails)
     with pytest.raises(ModelFileError, match=r"cannot write the checkpoint to .*No space left"):
-        EndToEnd(epochs=2, checkpoint=path, **SMALL).fit(*scenes, resume=True)
+        EndToEnd(epochs=2, checkpoint=path, **SMALL).fit(*learning, resume=True)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -322,15 +323,15 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(scenes: Any, tmp_path: 
         ({"width": 0.06}, "width 0.05, now 0.06"),
     ],
 )
-def test_a_checkpoint_of_other_settings(scenes: Any, tmp_path: Path, change: dict[str, Any], named: str) -> None:
+def test_a_checkpoint_of_other_settings(learning: Any, tmp_path: Path, change: dict[str, Any], named: str) -> None:
     path = tmp_path / "training.safetensors"
-    EndToEnd(epochs=1, checkpoint=path, **SMALL).fit(*scenes)
+    EndToEnd(epochs=1, checkpoint=path, **SMALL).fit(*learning)
     with pytest.raises(ModelFileError, match=f"checkpoint of another training: {named}"):
-        EndToEnd(epochs=2, checkpoint=path, **{**SMALL, **change}).fit(*scenes, resume=True)
+        EndToEnd(epochs=2, checkpoint=path, **{**SMALL, **change}).fit(*learning, resume=True)
 
 
-def test_a_checkpoint_of_other_images_or_labels(scenes: Any, tmp_path: Path) -> None:
-    paths, labels, words = scenes
+def test_a_checkpoint_of_other_images_or_labels(learning: Any, tmp_path: Path) -> None:
+    paths, labels, words = learning
     path = tmp_path / "training.safetensors"
     estimator = EndToEnd(epochs=1, checkpoint=path, **SMALL).fit(paths, labels, words)
     assert estimator.vocabulary_ == tuple(words)
@@ -344,41 +345,41 @@ def test_a_checkpoint_of_other_images_or_labels(scenes: Any, tmp_path: Path) -> 
         estimator.fit(paths, labels, [*words, "dragon"], resume=True)
 
 
-def test_files_that_are_no_checkpoint(scenes: Any, tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoint(learning: Any, tmp_path: Path) -> None:
     path = tmp_path / "training.safetensors"
     estimator = EndToEnd(epochs=1, checkpoint=path, **SMALL)
     with pytest.raises(ModelFileError, match="no such checkpoint to go on from"):
-        estimator.fit(*scenes, resume=True)
-    estimator.fit(*scenes)
+        estimator.fit(*learning, resume=True)
+    estimator.fit(*learning)
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["gpuannot"])["schema"] == "gpuannot.checkpoint/1"
     with pytest.raises(ModelFileError, match="exists: go on from it with resume=True, or remove it"):
-        estimator.fit(*scenes)
+        estimator.fit(*learning)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelFileError, match="is not a whole checkpoint"):
-        estimator.fit(*scenes, resume=True)
+        estimator.fit(*learning, resume=True)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(ModelFileError, match="but not a checkpoint of this version"):
-        estimator.fit(*scenes, resume=True)
+        estimator.fit(*learning, resume=True)
     with pytest.raises(ValueError, match="resume needs the checkpoint's path"):
-        EndToEnd(**SMALL).fit(*scenes, resume=True)
+        EndToEnd(**SMALL).fit(*learning, resume=True)
 
 
-def test_early_stop_takes_the_best_epoch(scenes: Any) -> None:
+def test_early_stop_takes_the_best_epoch(learning: Any) -> None:
     """A step size of nearly 0 never improves on the first epoch: it stops after ``patience`` more."""
-    estimator = EndToEnd(epochs=50, patience=3, learning_rate=1e-12, weight_decay=0, holdout=0.3, **SMALL).fit(*scenes)
+    estimator = EndToEnd(epochs=50, patience=3, learning_rate=1e-12, weight_decay=0, holdout=0.3, **SMALL).fit(*learning)
     assert len(estimator.history_) < 50
     best = max(estimator.history_, key=lambda entry: (entry["holdout_f1"], -entry["holdout_loss"]))
     assert len(estimator.history_) == best["epoch"] + 3
     shorter = EndToEnd(epochs=int(best["epoch"]), patience=3, learning_rate=1e-12, weight_decay=0, holdout=0.3, **SMALL).fit(
-        *scenes
+        *learning
     )
     assert all(torch.equal(value, weights_of(shorter)[name]) for name, value in weights_of(estimator).items())
 
 
-def test_the_holdout_is_scored_by_the_protocol(scenes: Any) -> None:
+def test_the_holdout_is_scored_by_the_protocol(learning: Any) -> None:
     """The last epoch's F1 and loss again, from the estimator's own scores of the images that it held out."""
-    paths, labels, words = scenes
+    paths, labels, words = learning
     estimator = EndToEnd(epochs=1, holdout=0.25, learning_rate=0.05, **SMALL).fit(paths, labels, words)
     learn, held = holdout_split(24, 6, 0)
     truth = matrix(labels, words)
@@ -394,8 +395,8 @@ def test_the_holdout_is_scored_by_the_protocol(scenes: Any) -> None:
 # ---- bad input
 
 
-def test_unreadable_images_are_left_out(scenes: Any, tmp_path: Path) -> None:
-    paths, labels, words = scenes
+def test_unreadable_images_are_left_out(learning: Any, tmp_path: Path) -> None:
+    paths, labels, words = learning
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(paths[0].read_bytes()[:500])
     sources: list[Any] = [*paths[:3], broken, *paths[3:], tmp_path / "missing.jpg"]
@@ -415,17 +416,17 @@ def test_unreadable_images_are_left_out(scenes: Any, tmp_path: Path) -> None:
         estimator.annotate(paths)
 
 
-def test_an_image_that_disappears_during_training(scenes: Any, tmp_path: Path) -> None:
+def test_an_image_that_disappears_during_training(learning: Any, tmp_path: Path) -> None:
     path = tmp_path / "scene.jpg"
-    path.write_bytes(scenes[0][0].read_bytes())
+    path.write_bytes(learning[0][0].read_bytes())
     decoded = DecodedImages([path], 32, interpolation="bicubic", batch_size=1, memory=0, progress=False)
     path.unlink()
     with pytest.raises(ImageError, match=r"scene\.jpg: no such file"):
         list(decoded.batches(np.array([0]), 1))
 
 
-def test_sources_of_every_kind_give_the_same_scores(scenes: Any) -> None:
-    paths, labels, words = scenes
+def test_sources_of_every_kind_give_the_same_scores(learning: Any) -> None:
+    paths, labels, words = learning
     estimator = EndToEnd(epochs=1, **SMALL).fit(paths, labels, words)
     with Image.open(paths[2]) as image:
         mixed = [paths[0].read_bytes(), decode_image(paths[1]), image.copy()]
@@ -443,13 +444,13 @@ def test_sources_of_every_kind_give_the_same_scores(scenes: Any) -> None:
         (lambda e, p, y, w: e.fit(p, y, ["sky"]), "words are not in the vocabulary"),
     ],
 )  # fmt: skip
-def test_labels_that_do_not_fit(scenes: Any, fit: Callable[..., Any], message: str) -> None:
+def test_labels_that_do_not_fit(learning: Any, fit: Callable[..., Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        fit(EndToEnd(epochs=1, **SMALL), *scenes)
+        fit(EndToEnd(epochs=1, **SMALL), *learning)
 
 
-def test_a_label_matrix_numbers_the_words(scenes: Any) -> None:
-    paths, labels, words = scenes
+def test_a_label_matrix_numbers_the_words(learning: Any) -> None:
+    paths, labels, words = learning
     estimator = EndToEnd(epochs=1, loss="softmax", **SMALL).fit(paths[:6], matrix([*labels[:5], []], words))
     assert estimator.vocabulary_ == tuple(str(number) for number in range(len(words)))
     with pytest.raises(ValueError, match=r"k = 99 must lie in 1…\d+"):
@@ -478,14 +479,14 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         EndToEnd(device="cpu", **settings)
 
 
-def test_weights_that_are_not_there(scenes: Any) -> None:
+def test_weights_that_are_not_there(learning: Any) -> None:
     with pytest.raises(WeightsError, match="carries weights of vgg16, none of alexnet"):
-        EndToEnd("alexnet", "frozen", weights="embedded", device="cpu").fit(*scenes)
+        EndToEnd("alexnet", "frozen", weights="embedded", device="cpu").fit(*learning)
 
 
-def test_a_training_that_diverges(scenes: Any) -> None:
+def test_a_training_that_diverges(learning: Any) -> None:
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) in epoch \d: use a lower learning_rate than 1e\+20"):
-        EndToEnd(epochs=3, learning_rate=1e20, **SMALL).fit(*scenes)
+        EndToEnd(epochs=3, learning_rate=1e20, **SMALL).fit(*learning)
 
 
 # ---- on a GPU
@@ -506,12 +507,12 @@ def test_mixed_precision(scene_arrays: Any, mode: str) -> None:
 
 
 @pytest.mark.gpu
-def test_resuming_on_a_gpu(scenes: Any, tmp_path: Path) -> None:
+def test_resuming_on_a_gpu(learning: Any, tmp_path: Path) -> None:
     path = tmp_path / "training.safetensors"
     settings = {**SMALL, "device": "cuda", "width": 1.0}
-    EndToEnd(epochs=1, checkpoint=path, **settings).fit(*scenes)
-    resumed = EndToEnd(epochs=2, checkpoint=path, **settings).fit(*scenes, resume=True)
-    whole = EndToEnd(epochs=2, **settings).fit(*scenes)
+    EndToEnd(epochs=1, checkpoint=path, **settings).fit(*learning)
+    resumed = EndToEnd(epochs=2, checkpoint=path, **settings).fit(*learning, resume=True)
+    whole = EndToEnd(epochs=2, **settings).fit(*learning)
     assert resumed.history_[-1]["loss"] == pytest.approx(whole.history_[-1]["loss"], rel=0.05)
 
 

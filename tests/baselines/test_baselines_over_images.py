@@ -15,14 +15,9 @@ from gpuannot.baselines.jec import JEC
 from gpuannot.baselines.over_images import ImageBaseline
 from gpuannot.baselines.positive_mean import PositiveMean
 from gpuannot.baselines.two_pass_knn import TwoPassKNN
-from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.errors import DataError, ImageError, NotFittedError
 from gpuannot.method.labels import label_matrix
-
-
-@pytest.fixture(scope="module")
-def scenes(drawn_scenes: Path) -> LabelledImages:
-    return load_labelled_images(drawn_scenes / "labels.json")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +94,7 @@ def test_what_cannot_be_learnt_from(scenes: LabelledImages, tmp_path: Path) -> N
 def test_positive_mean_is_the_annotators_head(scenes: LabelledImages, metric: str) -> None:
     annotator = Annotator(layer="pool2", input_size=32, n_components=8, n_centers=4, metric=metric, device="cpu")
     annotator.fit(scenes.paths[:18], scenes.labels[:18], vocabulary=scenes.vocabulary)
-    _, vectors = annotator.encode(scenes.paths)
+    _, vectors = annotator.encoder.encode(scenes.paths)
     head = PositiveMean(metric, device="cpu").fit(vectors[:18], scenes.labels[:18], scenes.vocabulary)
     index, score = head.annotate(vectors[18:], 5)
     annotations = annotator.annotate(scenes.paths[18:], 5)

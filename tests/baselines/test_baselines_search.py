@@ -11,8 +11,9 @@ from scipy import sparse
 from torch import Tensor
 
 from gpuannot.baselines.base import Baseline
-from gpuannot.baselines.search import holdout_search, holdout_split, take
+from gpuannot.baselines.search import holdout_search, take
 from gpuannot.errors import DataError
+from gpuannot.experiments.holdout import holdout_split
 from gpuannot.metrics import evaluate
 
 # ---- splits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import functools
+import errno
 import json
 import os
 import re
@@ -26,19 +26,16 @@ from typer.testing import CliRunner
 
 from gpuannot import Annotator, AnnotatorConfig, __version__
 from gpuannot.cli.main import app
-from gpuannot.method.weights import load_weights
+from gpuannot.errors import DataError, InvalidArgumentError
 
+pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = [f"--set={setting}" for setting in ("layer=pool2", "input_size=32", "n_components=8", "n_centers=4")]
 COMMANDS = ("fit", "annotate", "evaluate", "reproduce", "tune", "demo", "info")
 
 
-weights_once = functools.cache(load_weights)
-
-
 @pytest.fixture(autouse=True)
-def as_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Warnings shown as usual after each command, which replaces how they are shown; and the weights read from disk once."""
-    monkeypatch.setattr("gpuannot.model.extractor.load_weights", weights_once, raising=False)
+def warnings_as_before() -> Iterator[None]:
+    """Each command replaces how warnings are shown."""
     with warnings.catch_warnings():
         yield
 
@@ -187,7 +184,8 @@ def test_info() -> None:
     assert found["versions"]["gpuannot"] == __version__
     assert found["settings"]["n_centers"] == 64
     text = run("info").stdout
-    assert "n_centers = 64" in text
+    assert "n_centers = 64" in text and "a whole number of at least 1" in text
+    assert all(f" {name} = " in text for name in found["settings"])
     if found["missing"].get("GPU"):
         assert "gpuannot[cuda13]" in text  # not swallowed as markup
 
@@ -219,6 +217,22 @@ def test_info() -> None:
         (["fit", "{scenes}", "--set", "n_centers=three"], "expected a whole number"),
         (["fit", "{scenes}", "--set", "relu=yes"], "expected true or false"),
         (["fit", "{scenes}", "--set", "n_centers=0"], "n_centers must be a whole number of at least 1"),
+        (["fit", "{scenes}", "--set", "balance=2"], "balance must be a number in 0…1, got 2.0"),
+        (["fit", "{scenes}", "--set", "regularisation=nan"], "regularisation must be a finite number above 0, got nan"),
+        (["fit", "{scenes}", "--set", "quadratic=1"], "quadratic must be a whole number in 0…0, got 1"),
+        (["fit", "{scenes}", "--set", "trunk_dtype=int8"], "trunk_dtype 'int8' is unknown; choose one of auto, float32"),
+        (["fit", "{scenes}", "--set", "layer=conv9", "-o", "{tmp}/m.safetensors"], "layer 'conv9' is unknown; choose one of"),
+        (["fit", "{scenes}", "-o", "{tmp}/m.safetensors", *SMALL, "--set", "n_components=500"], "n_components"),
+        (["tune", "{scenes}", "--vary", "balance=0,2", "-o", "{tmp}/c.json"], "balance must be a number in 0…1, got 2.0"),
+        (["tune", "{scenes}", "--vary", "balance=0", "--vary", "balance=1"], "balance is named twice"),
+        (["tune", "{scenes}", "-o", "{tmp}/no/c.json"], "no such folder for the output"),
+        (["report", "{model}", "-o", "{tmp}/r.html"], "images to annotate with {model} are missing"),
+        (["report", "{model}", "{scenes}", "--labels", "{scenes}", "-o", "{tmp}/r.html"], "--labels goes with annotations"),
+        (["annotate", "{model}", "{scenes}", "-o", "{tmp}/w.csv", "--resume"], "--resume needs a folder for the output"),
+        (["explain", "{model}", "{scenes}", "-o", "{scenes}"], "exists; choose another folder with --output"),
+        (["reproduce", "corel5k", "--data", "{tmp}", "--table", "--seeds", "2"], "--table runs one seed: leave out --seeds"),
+        (["reproduce", "corel5k", "--data", "{tmp}", "--table", "--only", "xyzzy"], "no system has 'xyzzy' in its name"),
+        (["demo", "{tmp}/new", "--preset", "fast"], "preset 'fast' is unknown"),
         (["fit", "{scenes}", "--weights", "none.safetensors", "-o", "{tmp}/m.safetensors"], "no such file of trunk weights"),
         (["fit", "{scenes}", "-o", "{model}"], "exists; choose another name with --output"),
         (["fit", "{scenes}", "-o", "{tmp}/no/m.safetensors", *SMALL], "no such folder for the output"),
@@ -254,6 +268,47 @@ def test_wrong_calls_say_what_is_wrong(
     error = " ".join(one_line_error(run(*filled)).replace("│", " ").split())
     assert expected.format(model=model, scenes=drawn_scenes, tmp=tmp_path) in error
     assert not list(tmp_path.iterdir())  # nothing is left of it
+
+
+# ---- bugs
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("of [all] things"), ValueError("two shapes"), TypeError("no"), KeyError("x"), OSError("without a name")]
+)
+def test_a_bug_is_told_from_an_error_of_the_user(
+    model: Path, drawn_scenes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Annotator, "stream", broken)
+    result = run("annotate", model, drawn_scenes, "-o", tmp_path / "words.csv")
+    assert result.exit_code == 70 and result.stdout == ""
+    *trace, last = result.stderr.splitlines()
+    assert trace[0] == "Traceback (most recent call last):" and "in broken" in result.stderr
+    assert trace[-1] == f"{type(error).__name__}: {error}"
+    assert last.startswith("bug: ") and f"gpuannot {__version__}" in last and "please report it with the command" in last
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InvalidArgumentError("k is [red]"), "error: k is [red]"),
+        (DataError("no image"), "error: no image"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.csv"), "error: a.csv: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
+    ],
+)
+def test_errors_of_the_user_and_the_machine_are_one_line(
+    model: Path, drawn_scenes: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Annotator, "stream", broken)
+    assert one_line_error(run("annotate", model, drawn_scenes)) == f"{line}\n"
 
 
 def test_interrupt(model: Path, drawn_scenes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -297,7 +352,9 @@ def test_help_says_what_a_label_file_looks_like_and_what_exit_codes_mean() -> No
     assert '{"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}' in " ".join(
         run("fit", "--help").stdout.split()
     )
-    assert "Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage" in " ".join(run("--help").stdout.split())
+    codes = " ".join(run("--help").stdout.split())
+    assert "Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage" in codes
+    assert "70 a bug in gpuannot, 130 or 143 stopped by Ctrl-C or SIGTERM" in codes
 
 
 # ---- text that could be taken for markup, and names that are not text

@@ -15,14 +15,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_batch import CHANGES, files, ledger, read
-from test_inputs import write_tar
+from runs import CHANGES, files, ledger, read
+from tars import write_tar
 from typer.testing import CliRunner
 
 from gpuannot import Annotator
 from gpuannot.cli.annotate import is_folder
 from gpuannot.cli.main import app
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,7 @@ def warnings_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scenes = load_labelled_images(drawn_scenes)
+def model(scenes: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     annotator = Annotator(device="cpu", **CHANGES).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
     return annotator.save(tmp_path_factory.mktemp("model") / "model.safetensors")
 

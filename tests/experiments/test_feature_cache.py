@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.experiments.feature_cache import cached_arrays, default_cache
-
-
-@pytest.fixture
-def split(drawn_scenes: Path) -> LabelledImages:
-    return load_labelled_images(drawn_scenes / "labels.json")
 
 
 class Counted:
@@ -30,47 +25,47 @@ class Counted:
         return {"a": values, "turned": np.asfortranarray(values + self.calls)}
 
 
-def test_arrays_are_computed_once_for_a_key(split: LabelledImages, tmp_path: Path) -> None:
-    compute = Counted(len(split))
-    first = cached_arrays(("kind", 1), split, compute, tmp_path)
-    again = cached_arrays(("kind", 1), split, compute, tmp_path)
+def test_arrays_are_computed_once_for_a_key(scenes: LabelledImages, tmp_path: Path) -> None:
+    compute = Counted(len(scenes))
+    first = cached_arrays(("kind", 1), scenes, compute, tmp_path)
+    again = cached_arrays(("kind", 1), scenes, compute, tmp_path)
     assert compute.calls == 1
     assert sorted(again) == ["a", "turned"]
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
-    other = cached_arrays(("kind", 2), split, compute, tmp_path)
+    other = cached_arrays(("kind", 2), scenes, compute, tmp_path)
     assert compute.calls == 2 and (other["turned"] != first["turned"]).all()
 
 
-def test_changed_images_and_broken_files_are_computed_again(split: LabelledImages, tmp_path: Path) -> None:
-    compute = Counted(len(split))
-    cached_arrays(("kind",), split, compute, tmp_path)
+def test_changed_images_and_broken_files_are_computed_again(scenes: LabelledImages, tmp_path: Path) -> None:
+    compute = Counted(len(scenes))
+    cached_arrays(("kind",), scenes, compute, tmp_path)
     (file,) = tmp_path.rglob("arrays.safetensors")
     file.write_bytes(file.read_bytes()[:-8])
-    cached_arrays(("kind",), split, compute, tmp_path)
+    cached_arrays(("kind",), scenes, compute, tmp_path)
     assert compute.calls == 2
-    status = split.paths[3].stat()
-    os.utime(split.paths[3], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    status = scenes.paths[3].stat()
+    os.utime(scenes.paths[3], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     try:
-        cached_arrays(("kind",), split, compute, tmp_path)
+        cached_arrays(("kind",), scenes, compute, tmp_path)
     finally:
-        os.utime(split.paths[3], ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.utime(scenes.paths[3], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert compute.calls == 3
 
 
-def test_arrays_of_another_length_are_not_taken(split: LabelledImages, tmp_path: Path) -> None:
-    cached_arrays(("kind",), split, Counted(len(split) - 1), tmp_path)
-    compute = Counted(len(split))
-    assert len(cached_arrays(("kind",), split, compute, tmp_path)["a"]) == len(split)
+def test_arrays_of_another_length_are_not_taken(scenes: LabelledImages, tmp_path: Path) -> None:
+    cached_arrays(("kind",), scenes, Counted(len(scenes) - 1), tmp_path)
+    compute = Counted(len(scenes))
+    assert len(cached_arrays(("kind",), scenes, compute, tmp_path)["a"]) == len(scenes)
     assert compute.calls == 1
 
 
-def test_a_failed_computation_leaves_nothing(split: LabelledImages, tmp_path: Path) -> None:
+def test_a_failed_computation_leaves_nothing(scenes: LabelledImages, tmp_path: Path) -> None:
     def fail() -> dict[str, NDArray[np.float32]]:
         raise ValueError("no features today")
 
     with pytest.raises(ValueError, match="today"):
-        cached_arrays(("kind",), split, fail, tmp_path)
+        cached_arrays(("kind",), scenes, fail, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import statistics
@@ -22,17 +21,11 @@ from gpuannot.datasets import label_files as datasets
 from gpuannot.datasets.scenes import WORDS
 from gpuannot.errors import DataError
 from gpuannot.experiments.reproduce import PAPER, reproduce
-from gpuannot.method.weights import load_weights
 from gpuannot.metrics import evaluate
 
+pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = AnnotatorConfig(layer="pool2", input_size=32, n_components=8, n_centers=4)
 K = 3
-weights_once = functools.cache(load_weights)
-
-
-@pytest.fixture(autouse=True)
-def read_the_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuannot.model.extractor.load_weights", weights_once, raising=False)
 
 
 def test_seeds_scores_and_their_summary(benchmark_folder: Path, tmp_path: Path) -> None:
@@ -202,7 +195,7 @@ def test_a_damaged_cache_is_computed_again(benchmark_folder: Path, tmp_path: Pat
 def test_not_one_readable_image_leaves_nothing_in_the_cache(benchmark_folder: Path, tmp_path: Path) -> None:
     for path in (benchmark_folder / "images").iterdir():
         path.write_bytes(b"not an image")
-    with pytest.raises(DataError, match="not one of 18 images could be read"):
+    with pytest.raises(DataError, match="18 images of corel5k/train cannot be read"):
         run(benchmark_folder, tmp_path / "cache")
     assert stored_in(tmp_path / "cache") == {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,20 @@ import pytest
 from typer.testing import CliRunner
 
 from gpuannot import Annotator
-from gpuannot.baselines.search import holdout_split
 from gpuannot.cli.main import app
 from gpuannot.config import AnnotatorConfig
-from gpuannot.datasets.label_files import LabelledImages, load_benchmark, load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages, load_benchmark
 from gpuannot.errors import DataError
+from gpuannot.experiments.holdout import holdout_split
 from gpuannot.experiments.tune import read_config, training_images, tune
-from gpuannot.method.weights import load_weights
 from gpuannot.metrics import evaluate
 
+pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = AnnotatorConfig(
     layer="pool2+conv3_1", input_size=32, n_components=6, n_centers=3, signed_sqrt=True, l2=True, projection=4, quadratic=2,
     head="ridge", balance=1.0, calibration="odds",
 )  # fmt: skip
 K = 3
-weights_once = functools.cache(load_weights)
-
-
-@pytest.fixture(autouse=True)
-def read_the_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuannot.model.extractor.load_weights", weights_once)
-
-
-@pytest.fixture(scope="module")
-def scenes(drawn_scenes: Path) -> LabelledImages:
-    return load_labelled_images(drawn_scenes)
 
 
 def by_hand(scenes: LabelledImages, config: AnnotatorConfig, holdout: int, splits: int) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small import small_annotator
 
 from gpuannot import Annotator
-from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.errors import ModelFileError, NotFittedError
 from gpuannot.heads.projection import JointProjection
-from gpuannot.method.weights import TrunkWeights, load_weights
 from gpuannot.model.file import ModelFile
-
-
-@cache
-def embedded() -> TrunkWeights:
-    return load_weights()
 
 
 def annotator(**changes: Any) -> Annotator:
@@ -29,14 +23,7 @@ def annotator(**changes: Any) -> Annotator:
         "layer": "pool2+conv3_1", "input_size": 32, "n_components": 6, "n_centers": 3, "signed_sqrt": True, "l2": True,
         "projection": 5, "quadratic": 3, "head": "ridge", "calibration": "odds", "balance": 1.0,
     }  # fmt: skip
-    made = Annotator(**{"device": "cpu", **small, **changes})
-    made._weights = embedded()
-    return made
-
-
-@pytest.fixture(scope="module")
-def scenes(drawn_scenes: Path) -> LabelledImages:
-    return load_labelled_images(drawn_scenes)
+    return small_annotator(**{**small, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +116,12 @@ def test_a_score_pulled_back_to_the_vlad_vector() -> None:
 
 def test_the_annotators_vectors_are_the_projected_vlad_vectors(fitted: Annotator, scenes: LabelledImages) -> None:
     plain = annotator(projection=0, quadratic=0)
-    plain.transform_, plain.codebook_, plain.bank_ = fitted.transform_, fitted.codebook_, fitted.bank_
-    _, vlad = plain.encode(scenes.paths)
-    _, vectors = fitted.encode(scenes.paths)
+    plain.encoder.transform_, plain.encoder.codebook_ = fitted.encoder.transform_, fitted.encoder.codebook_
+    plain.words.restore(fitted.bank_)
+    _, vlad = plain.encoder.encode(scenes.paths)
+    _, vectors = fitted.encoder.encode(scenes.paths)
     unit = by_svd(vlad, 5)
-    assert vectors.shape == (24, fitted.dimension) == (24, 5 + 6)
+    assert vectors.shape == (24, fitted.encoder.dimension) == (24, 5 + 6)
     signs = np.sign((vectors[:, :5] * unit).sum(axis=0))
     np.testing.assert_allclose(vectors[:, :5] * signs, unit, atol=1e-3)
     np.testing.assert_allclose(vectors[:, 5:8], vectors[:, :1] * vectors[:, :3] * np.sqrt([0.5, 1.0, 1.0]), atol=1e-6)
@@ -141,7 +129,7 @@ def test_the_annotators_vectors_are_the_projected_vlad_vectors(fitted: Annotator
 
 def test_it_is_learnt_from_a_bounded_sample(scenes: LabelledImages) -> None:
     few = annotator(projection_sample=12).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
-    assert few.projection_.n_components == 3
+    assert few.encoder.projection_.n_components == 3
 
 
 def test_a_saved_model_is_the_same_model(fitted: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:

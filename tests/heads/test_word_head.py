@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from gpuannot import AnnotatorConfig
 from gpuannot.heads.calibration import SAMPLE_IMAGES, SampledImages, fit_logistic, gaussian_odds
+from gpuannot.heads.cooccurrence import Cooccurrence
 from gpuannot.heads.ridge import LeftOut, RidgeSystem, _inverse
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.method.ranking import LinearRanking, WordRanking
@@ -187,7 +188,7 @@ def test_demixed_solves_equation_3(metric: str, regularisation: float) -> None:
 
 def test_the_mean_head_keeps_no_more_than_before() -> None:
     bank, head = bank_of(*data())
-    assert bank.moments is None and bank.cooccurrence is None and head.penalty is None
+    assert not bank.extras and head.penalty is None
     assert np.array_equal(head.ranking(bank).word_vectors, WordRanking(bank.vectors()).word_vectors)  # type: ignore[union-attr]
     assert head.confidence(bank) is None
 
@@ -307,8 +308,9 @@ def test_merged_words(changes: dict[str, Any]) -> None:
     expected = new_bank(head.config, bank.vocabulary, 40, "cpu").partial_fit(vectors, left)
     assert bank.vocabulary == ("sea", "sky", "tree", "boat", "bird") and np.array_equal(bank.counts, expected.counts)
     np.testing.assert_allclose(bank.sums, expected.sums, rtol=1e-9, atol=1e-9)
-    if bank.cooccurrence is not None and expected.cooccurrence is not None:
-        assert np.array_equal(bank.cooccurrence.toarray(), expected.cooccurrence.toarray())
+    pairs, expected_pairs = bank.extra(Cooccurrence), expected.extra(Cooccurrence)
+    if pairs is not None and expected_pairs is not None:
+        assert np.array_equal(pairs.counts.toarray(), expected_pairs.counts.toarray())
     if solved:
         assert_as_refitted(bank, head, vectors, left)
 
@@ -339,9 +341,10 @@ def test_banks_of_parts_make_one_head() -> None:
     assert other.penalty == pytest.approx(head.penalty, rel=1e-12)
     for mine, expected in zip(other.linear(merged), head.linear(whole), strict=True):
         np.testing.assert_allclose(mine.numpy(), expected.numpy(), rtol=1e-8, atol=1e-10)
-    assert merged.cooccurrence is not None
-    assert np.array_equal(merged.cooccurrence.toarray(), labels.T.toarray() @ labels.toarray())
-    with pytest.raises(ValueError, match="one of the banks keeps moments"):
+    pairs = merged.extra(Cooccurrence)
+    assert pairs is not None
+    assert np.array_equal(pairs.counts.toarray(), labels.T.toarray() @ labels.toarray())
+    with pytest.raises(ValueError, match="one of the banks keeps sums that the other does not"):
         merged.merge(WordBank(WORDS, D))
 
 
@@ -368,9 +371,10 @@ def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> No
     vectors, labels = data(150)
     config = AnnotatorConfig(**changes)
     bank = new_bank(config, WORDS, D, "cpu").partial_fit(vectors, labels)
-    bank.sample = SampledImages(0)
-    bank.sample.add(np.arange(100), vectors[:100], labels[:100])
-    bank.sample.add(np.arange(100, 150), torch.from_numpy(vectors[100:]), labels[100:])
+    sample = bank.extra(SampledImages)
+    assert sample is not None
+    sample.add(np.arange(100), vectors[:100], labels[:100])
+    sample.add(np.arange(100, 150), torch.from_numpy(vectors[100:]), labels[100:])
     head = WordHead(config)
     head.settle(bank)
     dense = labels.toarray().astype(np.float64)

@@ -18,10 +18,10 @@ import pytest
 import torch
 from hostile_images import DECODES, FAILS, encoded, scene, write_hostile_images
 from PIL import Image
-from test_inputs import write_tar
+from tars import write_tar
 
 from gpuannot import Annotator, Inputs
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.errors import DeviceError
 from gpuannot.images.batches import DecodedBatch, decode_ahead
 from gpuannot.images.decode_task import DecodeTask, ImageFailure, Outcome
@@ -55,7 +55,7 @@ def children() -> set[int]:
     """Decode processes that this one has started and not yet buried."""
     command = ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())]
     listing = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {int(line.split()[0]) for line in listing.stdout.splitlines() if "decode_worker" in line or "defunct" in line}
+    return {int(line.split()[0]) for line in listing.stdout.splitlines() if "gpuannot.images.worker" in line or "defunct" in line}
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -113,7 +113,7 @@ decoding.decode_image = decode_image
 def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has decode processes load CRASHES."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif any('decode_worker' in part for part in sys.orig_argv):\n"
+        "import sys\nif any('gpuannot.images.worker' in part for part in sys.orig_argv):\n"
         + "".join(f"    {line}\n" for line in CRASHES.strip().splitlines())
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -174,7 +174,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     child, deadline = int(done.stdout), time.monotonic() + 20
-    while Path(f"/proc/{child}").exists() and b"decode_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+    while Path(f"/proc/{child}").exists() and b"gpuannot.images.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
         assert time.monotonic() < deadline, "the decode process outlives its parent"
         time.sleep(0.05)
 
@@ -191,8 +191,7 @@ def test_a_script_without_a_guard_can_use_them(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("once\n[('a',)]\n", "")
 
 
-def test_batch_gives_the_same_bytes_and_resumes_either_way(drawn_scenes: Path, tmp_path: Path) -> None:
-    scenes = load_labelled_images(drawn_scenes)
+def test_batch_gives_the_same_bytes_and_resumes_either_way(drawn_scenes: Path, scenes: LabelledImages, tmp_path: Path) -> None:
     annotator = Annotator(device="cpu", layer="pool2", input_size=32, n_components=8, n_centers=4, batch_size=7)
     annotator.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
     summaries = [

@@ -15,7 +15,7 @@ from hostile_images import DECODES, FAILS, encoded, scene, write_hostile_images
 from PIL import Image
 
 from gpuannot import Annotator
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.datasets.scenes import draw_scene
 from gpuannot.errors import DataError, DeviceError
 from gpuannot.images.batches import DecodedBatch, decode_ahead
@@ -244,8 +244,7 @@ def test_out_of_memory_halves_the_batch() -> None:
     assert sizes == [5, 2, 3, 1, 2] and all(torch.equal(found[place], expected[place]) for place in jpegs)
 
 
-def test_resume_refuses_another_decoder(drawn_scenes: Path, tmp_path: Path) -> None:
-    scenes = load_labelled_images(drawn_scenes)
+def test_resume_refuses_another_decoder(drawn_scenes: Path, scenes: LabelledImages, tmp_path: Path) -> None:
     annotator = Annotator(device="cpu", layer="pool2", input_size=32, n_components=8, n_centers=4)
     annotator.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
     out = tmp_path / "out"

@@ -14,7 +14,7 @@ from hostile_images import DECODES, FAILS, encoded, write_hostile_images
 from PIL import Image
 
 from gpuannot import Annotator
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.datasets.scenes import draw_scene
 from gpuannot.images.decode import decode_image
 from gpuannot.images.decode_task import JpegForGpu
@@ -79,8 +79,7 @@ def test_share_is_measured(decoder: GpuDecoder) -> None:
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.usefixtures("decoder")
-def test_batch(drawn_scenes: Path, tmp_path: Path) -> None:
-    scenes = load_labelled_images(drawn_scenes)
+def test_batch(drawn_scenes: Path, scenes: LabelledImages, tmp_path: Path) -> None:
     annotator = Annotator(device="cpu", trunk_dtype="float32", batch_size=8)
     annotator.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False).save(tmp_path / "m.safetensors")
     annotator = Annotator.load(tmp_path / "m.safetensors", device=DEVICE)

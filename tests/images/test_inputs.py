@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile_images import encoded, scene
+from tars import write_tar
 
 from gpuannot import Inputs
 from gpuannot.errors import ImageError
 from gpuannot.images.batches import ImageBatches
-from gpuannot.images.containers import USUAL_COLUMNS, Containers
+from gpuannot.images.containers import USUAL_COLUMNS, Containers, read
 from gpuannot.images.decode import IMAGE_SUFFIXES, decode_image
 from gpuannot.images.input import Input
 
@@ -46,7 +47,7 @@ def names(inputs: Iterable[Input], below: Path | None = None) -> list[str]:
 
 def outcome(item: Input) -> bytes | str:
     try:
-        return item.read()
+        return read(item)
     except ImageError as error:
         assert error.path == item.name
         return f"{error.stage}: {error.reason}"
@@ -252,18 +253,6 @@ def by_path_none() -> str:
 
 
 # ---- tar shards
-
-
-def write_tar(path: Path, files: dict[str, bytes | None], **options: Any) -> Path:
-    """A shard; a folder where there is no content."""
-    mode = "w:gz" if path.name.endswith("gz") else "w"
-    with tarfile.open(path, mode, **options) as tar:
-        for name, content in files.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(content or b"")
-            header.type = tarfile.REGTYPE if content is not None else tarfile.DIRTYPE
-            tar.addfile(header, io.BytesIO(content or b""))
-    return path
 
 
 SHARD: dict[str, bytes | None] = {

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import files
 from scipy import sparse
-from test_batch import files
-from test_cluster import SMALL, beside, learning, local, processes, scenes, scheduler, wait_until
+from workers import SMALL, beside, processes, wait_until
 
 from gpuannot import Annotator
 from gpuannot.heads.calibration import SampledImages
 from gpuannot.heads.moments import Moments
-from gpuannot.method.layers import LayerTransforms
+from gpuannot.method.descriptors import LayerTransforms
 
 distributed = pytest.importorskip("distributed")
-
-__all__ = ["learning", "local", "scenes", "scheduler"]  # fixtures
 
 BEST: dict[str, Any] = {
     **SMALL,
@@ -45,11 +43,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "uncalibrated": {"statistics_images": 500, "projection": 0, "quadratic": 0, "calibration": "none"},
     "demixed": {"layer": "pool1", "head": "demixed"},
 }
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 Learning = tuple[list[Any], list[list[str]]]
@@ -97,7 +90,7 @@ def test_one_worker_and_batches(learning: Learning, drawn_scenes: Path, schedule
     """One worker of its own learns the same bits; rows, confidences and what a threshold leaves are the same bytes."""
     alone = fit("best", learning)
     assert fit("best", learning, workers=1).to_model_file().sha256 == alone.to_model_file().sha256
-    assert alone.has_confidence
+    assert alone.words.has_confidence
     given = alone.annotate(drawn_scenes / "images", 3, progress=False)
     threshold = float(np.median(given.confidence))
     for name, options in (("all", {}), ("likely", {"threshold": threshold, "format": "csv", "vectors": True})):

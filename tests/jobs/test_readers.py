@@ -99,11 +99,13 @@ def test_cells(words: list[str]) -> None:
         ("w.csv", "image,words\na,sky\n", r"w.csv, row 0: expected a 'path'"),
         ("w.csv", "path,words,distances\na,sky,far\n", r"w.csv, row 0: could not convert"),
         ("w.parquet", "junk", r"w.parquet cannot be read as Parquet"),
+        ("w.csv", "path,words\nb\udce9,sky\n", r"w.csv, row 0: 'utf-8' codec can't decode"),
+        ("w.jsonl", '{"path": "\udce9"}', r"line 1 is not valid JSON: 'utf-8' codec can't decode"),
         ("w.txt", "a", r"expected a model \(.safetensors\), or annotations ending in"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=message):
         AnnotationFiles(tmp_path / name, ["sky"])
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from gpuannot.errors import NotFittedError
-from gpuannot.method.codebook import Codebook, _assign, _update, kmeans_torch, sample_positions
+from gpuannot.method.codebook import Codebook, LayerCodebooks, _assign, _check_sample, _update, kmeans_torch, sample_positions
 from gpuannot.reference import codebook as reference
 
 Kmeans = Callable[..., tuple[NDArray, float]]
@@ -298,3 +298,46 @@ def test_values_that_float32_cannot_tell_apart_are_one_value(repeats: int) -> No
 def test_values_beyond_float32() -> None:
     with pytest.raises(ValueError, match="infinite values"):
         Codebook(2).fit(np.array([[1.0], [1e300]] * 3))
+
+
+# ---- several layers side by side
+
+
+def test_each_layer_has_its_own_visual_words() -> None:
+    descriptors = np.random.default_rng(3).normal(size=(200, 8)).astype(np.float32)
+    together = LayerCodebooks(2, 4, seed=5).fit(descriptors)
+    assert together.centers.shape == (2, 4, 4)
+    for number in range(2):
+        own = np.ascontiguousarray(descriptors[:, 4 * number : 4 * number + 4])
+        np.testing.assert_array_equal(together.centers[number], Codebook(4, seed=5).fit(own).centers)
+
+
+# ---- the code that GPUs run, here on the CPU
+
+
+@pytest.mark.parametrize(("count", "n", "m"), [(1, 1, 1), (7, 3, 7), (500, 2, 20), (5000, 16, 64)])
+def test_torch_kmeans_is_as_good_as_scikit_learns(rng: np.random.Generator, count: int, n: int, m: int) -> None:
+    descriptors = rng.standard_normal((count, n)).astype(np.float32)
+    centers, inertia = kmeans_torch(torch.from_numpy(descriptors), m, seed=1)
+    _, expected = reference.kmeans(descriptors, m, seed=1)
+    distances = np.square(descriptors[:, None].astype(np.float64) - centers.numpy()).sum(axis=2)
+    assert inertia == pytest.approx(distances.min(axis=1).sum(), rel=1e-5, abs=1e-9)
+    assert inertia <= 1.08 * expected + 1e-9
+    again, _ = kmeans_torch(torch.from_numpy(descriptors), m, seed=1)
+    assert torch.equal(centers, again)
+
+
+def test_torch_kmeans_finds_clusters_far_apart(rng: np.random.Generator) -> None:
+    truth = rng.permutation(np.arange(40, dtype=np.float32))[:, None] * 1000
+    descriptors = np.repeat(truth, 25, axis=0) + rng.standard_normal((1000, 1)).astype(np.float32)
+    centers, _ = kmeans_torch(torch.from_numpy(descriptors), 40)
+    found = np.sort(np.round(centers.numpy().ravel() / 1000))
+    assert len(np.unique(found)) >= 38  # k-means++ may merge a pair, hardly more; a random start finds about 26
+
+
+def test_too_few_distinct_descriptors_are_refused() -> None:
+    _check_sample(torch.arange(8.0)[:, None], 8)
+    with pytest.raises(ValueError, match="only 2 distinct values for 3 centres"):
+        _check_sample(torch.tensor([[0.0], [1.0]]).repeat(500, 1), 3)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        _check_sample(torch.tensor([[0.0], [float("nan")]]), 1)

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from gpuannot.errors import NotFittedError
-from gpuannot.method.descriptors import GaussianPCA
+from gpuannot.method.descriptors import DeviceTransform, GaussianPCA, LayerTransforms
 from gpuannot.method.trunk import Trunk
 from gpuannot.reference import descriptors as reference
 
@@ -304,3 +304,56 @@ def test_before_fit() -> None:
     ):
         with pytest.raises(NotFittedError, match="call fit, or accumulate and finish, first"):
             use()
+
+
+# ---- several layers side by side
+
+
+def drawn_features(images: int = 7, patches: int = 5) -> NDArray[np.float32]:
+    return np.random.default_rng(2).gamma(1.0, size=(images, patches, 9 + 5)).astype(np.float32)
+
+
+def test_each_layer_has_its_own_normalisation_and_pca() -> None:
+    features = drawn_features()
+    together = LayerTransforms(3, (9, 5))
+    for block in np.array_split(features, 3):
+        together.accumulate(block)
+    together.finish()
+    parts = [GaussianPCA(3).fit(features[..., :9]).transform(features[..., :9])]
+    parts.append(GaussianPCA(3).fit(features[..., 9:]).transform(features[..., 9:]))
+    np.testing.assert_allclose(together.transform(features), np.concatenate(parts, axis=-1), atol=1e-5)
+    on_device = together.on(torch.device("cpu"), torch.float32)(torch.from_numpy(features))
+    np.testing.assert_allclose(on_device.numpy(), together.transform(features), atol=1e-5)
+
+
+def test_other_channels_than_the_layers_have() -> None:
+    with pytest.raises(ValueError, match="features have 13 channels, these layers have 14"):
+        LayerTransforms(3, (9, 5)).accumulate(drawn_features()[..., 1:])
+
+
+# ---- the code that GPUs run, here on the CPU
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [1, 3, 64])
+def test_split_matrix_keeps_what_16_bits_would_lose(rng: np.random.Generator, dtype: torch.dtype, n: int) -> None:
+    features = torch.from_numpy(rng.random((2, 33, 512)).astype(np.float32)).to(dtype)
+    matrix, offset = (rng.standard_normal(shape).astype(np.float32) for shape in ((512, n), (n,)))
+    exact = features.double().numpy() @ matrix.astype(np.float64) + offset
+    ours = DeviceTransform(matrix, offset, CPU, dtype)(features)
+    assert ours.shape == (2, 33, n)
+    assert ours.dtype == torch.float32
+    assert np.abs(ours.numpy() - exact).max() <= 2e-5 * np.abs(exact).max()
+    if dtype == torch.bfloat16:  # what the split is for
+        rounded = features.double().numpy() @ torch.from_numpy(matrix).to(dtype).double().numpy() + offset
+        assert np.abs(rounded - exact).max() > 20 * np.abs(ours.numpy() - exact).max()
+
+
+def test_sums_of_tensors_are_those_of_arrays(rng: np.random.Generator) -> None:
+    features = rng.standard_normal((90, 12)).astype(np.float32) + 2
+    host, device = GaussianPCA(5).fit(features), GaussianPCA(5)
+    for part in (features[:1], features[1:50], features[50:]):
+        device.accumulate(torch.from_numpy(part))
+    np.testing.assert_allclose(device.finish().matrix_, host.matrix_, rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="11 channels"):
+        device.accumulate(torch.zeros(2, 11))

@@ -26,11 +26,6 @@ pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def random_images(count: int, size: int = 224) -> torch.Tensor:
     generator = torch.Generator().manual_seed(count)
     return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
@@ -45,8 +40,10 @@ def test_trunk_is_as_exact_as_its_arithmetic_allows(layer: str, dtype: str) -> N
     exact = Trunk(weights, layer, dtype="float32")(images)
     trunk = Trunk(weights, layer, dtype=dtype, device=CUDA)
     features = trunk(images.to(CUDA))
-    trunk._fused = None
-    plain = trunk(images.to(CUDA))
+    pixels = torch.addcmul(trunk.pixel_offset, images.to(CUDA).float(), trunk.pixel_scale)  # type: ignore[arg-type]
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        modules = trunk.features(pixels.to(trunk.dtype).contiguous(memory_format=torch.channels_last))
+    plain = modules.permute(0, 2, 3, 1).flatten(1, 2)
     scale = exact.norm()
     error, allowed = ((part.float().cpu() - exact).norm() / scale for part in (features, plain))
     assert error <= 2 * allowed + 1e-6
@@ -175,9 +172,7 @@ def test_heads(rng: np.random.Generator, head: str) -> None:
         given = torch.from_numpy(vectors).to(device) if device != "cpu" else vectors
         for start in range(0, 280, 77):
             part = slice(start, min(start + 77, 280))
-            bank.partial_fit(given[part], labels[part])
-            if bank.sample is not None:
-                bank.sample.add(np.arange(300)[part], given[part], labels[part])
+            bank.partial_fit(given[part], labels[part], np.arange(300)[part])
         made.settle(bank)
         made.ranking(bank)
         bank.partial_fit(given[280:], labels[280:])

@@ -7,10 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gpuannot.method.ranking import WordRanking
+from gpuannot.method.ranking import DeviceRanking, WordRanking
 from gpuannot.reference import ranking as reference
 from gpuannot.reference.ranking import nearest_words
 
+CPU = torch.device("cpu")
 EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -250,3 +251,32 @@ def test_non_finite_word_vectors(metric: str, value: float) -> None:
 def test_unknown_metric(metric: str) -> None:
     with pytest.raises(ValueError, match=f"metric '{metric}' is unknown; choose one of l2, cosine"):
         WordRanking(normal(7, 4), metric)
+
+
+# ---- the code that GPUs run, here on the CPU
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize(("images", "words", "k"), [(0, 3, 2), (1, 1, 1), (33, 260, 5), (100, 37, 37)])
+def test_tensors_are_ranked_like_arrays(rng: np.random.Generator, metric: str, images: int, words: int, k: int) -> None:
+    vectors, word_vectors = rng.standard_normal((images, 96)).astype(np.float32), rng.standard_normal((words, 96))
+    word_vectors[words // 2] = word_vectors[0]
+    if images > 1:
+        vectors[1] = 0
+    ranking = WordRanking(word_vectors, metric)
+    index, distance = ranking.nearest(vectors, k)
+    numbers = np.arange(words) * 3  # the words that have images are not all words
+    device_index, device_distance = ranking.on(CPU, numbers).nearest(torch.from_numpy(vectors), k)
+    assert device_index.dtype == torch.int64
+    assert np.array_equal(device_index.numpy(), index * 3)
+    np.testing.assert_allclose(device_distance.numpy(), distance, rtol=1e-5, atol=1e-6)
+
+
+def test_ranking_in_blocks_is_ranking_at_once(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.from_numpy(rng.standard_normal((50, 8)).astype(np.float32))
+    ranking = WordRanking(rng.standard_normal((20, 8))).on(CPU, np.arange(20))
+    whole = ranking.nearest(vectors, 4)
+    monkeypatch.setattr(DeviceRanking, "_BLOCK_BYTES", 1)  # one image a block
+    assert torch.equal(ranking.nearest(vectors, 4)[0], whole[0])
+    with pytest.raises(ValueError, match="k = 21"):
+        ranking.nearest(vectors, 21)

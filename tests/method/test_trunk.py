@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small import embedded
 from torch import Tensor
 from torch.nn import functional
 
 from gpuannot.errors import DeviceError
-from gpuannot.method.trunk import Trunk, layer_names, resolve_dtype
+from gpuannot.method.trunk import Trunk, layer_names, resolve_dtype, split_layers
 from gpuannot.method.weights import EMBEDDED_FILE, TrunkWeights, load_weights
 from gpuannot.system.device import cpu_has_bfloat16
 
@@ -94,7 +95,7 @@ def stored() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def weights() -> TrunkWeights:
-    return load_weights()
+    return embedded()
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +318,36 @@ def test_bfloat16_without_its_instructions(weights: TrunkWeights, tmp_path: Path
     assert rms(torch.load(target).float() - expected) < 0.02 * rms(expected)
 
 
+# ---- several layers side by side
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 32, 32), (5, 36, 64)])
+def test_each_layer_is_what_a_trunk_of_its_own_gives(
+    weights: TrunkWeights, dtype: str, fused: bool, batch: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fused:  # as of a torch that was built without oneDNN
+        monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    layers = ("pool2", "conv3_1", "conv3_3")
+    trunk = Trunk(weights, "+".join(layers), dtype=dtype)
+    together = trunk(images)
+    assert together.shape == (batch, (height // 4) * (width // 4), 128 + 256 + 256)
+    assert trunk.layer_channels == (128, 256, 256) and trunk.channels == 640
+    start = 0
+    for layer in layers:
+        alone = Trunk(weights, layer, dtype=dtype)
+        expected = alone(images)
+        assert torch.equal(together[..., start : start + alone.channels], expected)
+        start += alone.channels
+
+
+def test_layers_come_in_the_order_of_the_network(weights: TrunkWeights) -> None:
+    assert split_layers("conv5_3+pool4+conv5_1") == ("pool4", "conv5_1", "conv5_3")
+    assert Trunk(weights, "conv2_2+conv2_1").layer == "conv2_1+conv2_2"
+
+
 # ---- wrong input
 
 
@@ -354,3 +385,22 @@ def test_too_small_an_image(weights: TrunkWeights, layer: str, height: int, widt
 def test_images_on_another_device(weights: TrunkWeights) -> None:
     with pytest.raises(ValueError, match="images are on meta, the trunk is on cpu; move one of them"):
         Trunk(weights, "conv1_1", dtype="float32")(torch.zeros(1, 3, 4, 4, dtype=torch.uint8, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("pool4+conv6_1", "layer 'conv6_1' is unknown"),
+        ("pool4+", "layer '' is unknown"),
+        ("conv5_1+conv5_1", "names a layer twice"),
+        ("conv4_3+conv5_1", "different ones: conv4_3 8, conv5_1 16"),
+    ],
+)
+def test_layers_that_do_not_go_together(weights: TrunkWeights, layer: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trunk(weights, layer)
+
+
+def test_several_layers_are_taken_after_their_relu(weights: TrunkWeights) -> None:
+    with pytest.raises(ValueError, match="after their ReLU"):
+        Trunk(weights, "conv5_1+conv5_2", relu=False)

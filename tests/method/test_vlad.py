@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpuannot.method.vlad import Vlad
+from gpuannot.method.vlad import LayerVlad, Vlad
 from gpuannot.reference import vlad as reference
 from gpuannot.reference.vlad import nearest_center, residual_sums
 
@@ -298,3 +298,25 @@ def test_input_is_left_as_it_was() -> None:
 
 def test_no_step_by_default() -> None:
     assert Vlad() == Vlad(mass=False, intra=False, signed_sqrt=False, l2=False)
+
+
+# ---- several layers side by side
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_vlad_of_layers_by_plain_loops(batch: int) -> None:
+    rng = np.random.default_rng(4)
+    descriptors, centers = rng.normal(size=(batch, 11, 6)).astype(np.float32), rng.normal(size=(2, 5, 3)).astype(np.float32)
+    expected = np.zeros((batch, 2 * 5 * 3))
+    for image in range(batch):
+        for layer in range(2):
+            sums = np.zeros((5, 3))
+            for patch in range(11):
+                x = descriptors[image, patch, 3 * layer : 3 * layer + 3].astype(np.float64)
+                nearest = min(range(5), key=lambda j: float(np.square(x - centers[layer, j]).sum()))
+                sums[nearest] += x - centers[layer, nearest]
+            root = np.sign(sums) * np.sqrt(np.abs(sums))
+            expected[image, 15 * layer : 15 * layer + 15] = (root / np.linalg.norm(root)).ravel()
+    found = LayerVlad(Vlad(signed_sqrt=True, l2=True)).encode(descriptors, centers)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)

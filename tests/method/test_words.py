@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from gpuannot.method.words import WordBank
+from gpuannot.method.words import WordBank, _word_sums_cuda
 from gpuannot.reference.words import word_sums
 
 WORDS = ("sea", "sky", "sun", "tree", "boat", "bird")
@@ -260,3 +260,16 @@ def test_tensors_stream_like_arrays() -> None:
     other.partial_fit(torch.from_numpy(vectors), sparse.csr_array(np.ones((57, 7))))
     expected = np.vstack([bank_of(vectors, labels).sums, np.zeros((1, 9))]) + vectors.astype(np.float64).sum(axis=0)
     np.testing.assert_allclose(mixed.merge(other).sums, expected, rtol=1e-12)
+
+
+# ---- the code that GPUs run, here on the CPU
+
+
+@pytest.mark.parametrize(("images", "words"), [(0, 3), (1, 1), (33, 40)])
+def test_word_sums_of_tensors(rng: np.random.Generator, images: int, words: int) -> None:
+    vectors = rng.standard_normal((images, 50)).astype(np.float32)
+    labels = sparse.csr_array((rng.random((images, words)) < 0.3).astype(np.float32))
+    sums, counts = word_sums(vectors, labels)
+    device_sums, device_counts = _word_sums_cuda(torch.from_numpy(vectors), labels)
+    np.testing.assert_allclose(device_sums.numpy(), sums, rtol=1e-13, atol=1e-13)
+    assert np.array_equal(device_counts, counts)

@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from gpuannot import Annotations, Annotator, __version__
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.errors import ModelFileError, NotFittedError, WeightsError
 from gpuannot.model.file import ModelFile
 
@@ -378,3 +378,23 @@ def test_weights_that_moved_and_other_weights(drawn_scenes: Path, tmp_path: Path
 
 def test_weights_given_as_a_path_can_be_saved(tmp_path: Path) -> None:
     assert Annotator(**SMALL, weights=tmp_path / "w.safetensors").config.weights == str(tmp_path / "w.safetensors")
+
+
+# ---- several layers
+
+
+def test_a_saved_model_of_several_layers_is_the_same_model(layered: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
+    loaded = Annotator.load(layered.save(tmp_path / "model.safetensors"), device="cpu")
+    before, after = (one.annotate(scenes.paths, k=4) for one in (layered, loaded))
+    np.testing.assert_array_equal(before.index, after.index)
+    np.testing.assert_array_equal(before.distance, after.distance)
+    assert loaded.to_model_file().sha256 == layered.to_model_file().sha256
+
+
+@pytest.mark.parametrize(("name", "axis"), [("centers", 0), ("offset", 0), ("matrix", 1)])
+def test_a_file_whose_layers_do_not_fit(layered: Annotator, tmp_path: Path, name: str, axis: int) -> None:
+    content = layered.to_model_file()
+    cut = np.take(content.tensors[name], range(content.tensors[name].shape[axis] - 1), axis=axis)
+    path = ModelFile({**content.tensors, name: cut}, content.metadata).write(tmp_path / "cut.safetensors")
+    with pytest.raises(ModelFileError, match="expected"):
+        ModelFile.read(path)

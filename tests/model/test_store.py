@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gpuannot.errors import DataError
-from gpuannot.model.store import FeatureStore
+from gpuannot.model.store import DeviceStore, DiskStore, new_store
 
 PATCHES, CHANNELS = 6, 5
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -35,14 +35,14 @@ def bits(tensor: torch.Tensor) -> bytes:
 def committed(folder: Path, count: int = 10, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Write a committed store of positions 0, 3, 6, … and return what it holds."""
     values = features(count, dtype, seed)
-    with FeatureStore.create(folder, PATCHES, CHANNELS, dtype) as store:
+    with DiskStore.create(folder, PATCHES, CHANNELS, dtype) as store:
         store.append(np.arange(count) * 3, values)
         store.commit()
     return values
 
 
 def content(folder: Path) -> tuple[list[int], bytes]:
-    store = FeatureStore.open(folder)
+    store = DiskStore.open(folder)
     assert store is not None
     with store:
         return store.positions.tolist(), b"".join(bits(block) for _, block in store.blocks())
@@ -63,13 +63,13 @@ def files_of_at_most(size: int) -> Iterator[None]:
 @pytest.mark.parametrize("size", [1, 3, 10, 64])
 def test_blocks_give_back_every_bit_in_order(tmp_path: Path, dtype: torch.dtype, size: int) -> None:
     values, positions = features(10, dtype), np.array([0, 2, 3, 7, 8, 9, 20, 21, 22, 1000], dtype=np.int64)
-    with FeatureStore.create(tmp_path / "new" / "folder", PATCHES, CHANNELS, dtype) as store:
+    with DiskStore.create(tmp_path / "new" / "folder", PATCHES, CHANNELS, dtype) as store:
         assert len(store) == 0 and list(store.blocks()) == []
         for part in np.split(np.arange(10), [1, 1, 5]):  # one, none, four and five images
             store.append(positions[part], values[part])
         assert len(store) == 10 and store.record_bytes == PATCHES * CHANNELS * dtype.itemsize
         store.commit()
-        reopened = FeatureStore.open(tmp_path / "new" / "folder")
+        reopened = DiskStore.open(tmp_path / "new" / "folder")
         assert reopened is not None
         for whole in (store, reopened, reopened):  # before closing, after opening, and a second time
             blocks = list(whole.blocks(size))
@@ -83,7 +83,7 @@ def test_blocks_give_back_every_bit_in_order(tmp_path: Path, dtype: torch.dtype,
 
 def test_a_view_of_other_memory_layout_and_dtype_is_stored_right() -> None:
     wide = torch.randn((4, CHANNELS, PATCHES), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with FeatureStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
+    with DiskStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.arange(2), wide.transpose(1, 2)[::2])
         [(_, block)] = store.blocks()
     assert torch.equal(block, wide.transpose(1, 2)[::2].float())
@@ -91,7 +91,7 @@ def test_a_view_of_other_memory_layout_and_dtype_is_stored_right() -> None:
 
 def test_blocks_before_commit_include_what_was_just_appended() -> None:
     values = features(3)
-    with FeatureStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
+    with DiskStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.array([0]), values[:1])
         assert [part.tolist() for part, _ in store.blocks()] == [[0]]
         store.append(np.array([1, 2]), values[1:])
@@ -101,7 +101,7 @@ def test_blocks_before_commit_include_what_was_just_appended() -> None:
 
 def test_appending_after_half_a_reading_overwrites_nothing() -> None:
     values = features(4)
-    with FeatureStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
+    with DiskStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.arange(3), values[:3])
         next(store.blocks(1))
         store.append(np.array([3]), values[3:])
@@ -111,7 +111,7 @@ def test_appending_after_half_a_reading_overwrites_nothing() -> None:
 
 def test_two_readings_at_once_do_not_disturb_each_other() -> None:
     values = features(5)
-    with FeatureStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
+    with DiskStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.arange(5), values)
         for number, ((_, left), (_, right)) in enumerate(zip(store.blocks(1), store.blocks(1), strict=True)):
             assert bits(left) == bits(right) == bits(values[number])
@@ -121,17 +121,17 @@ def test_two_readings_at_once_do_not_disturb_each_other() -> None:
 
 
 def test_uncommitted_is_not_found_and_leaves_no_file(tmp_path: Path) -> None:
-    with FeatureStore.create(tmp_path, PATCHES, CHANNELS, torch.float32) as store:
+    with DiskStore.create(tmp_path, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.arange(2), features(2))
-        assert FeatureStore.open(tmp_path) is None
-    assert FeatureStore.open(tmp_path) is None and list(tmp_path.iterdir()) == []
-    assert FeatureStore.open(tmp_path / "nowhere") is None
+        assert DiskStore.open(tmp_path) is None
+    assert DiskStore.open(tmp_path) is None and list(tmp_path.iterdir()) == []
+    assert DiskStore.open(tmp_path / "nowhere") is None
 
 
 def test_an_error_inside_the_block_leaves_the_earlier_store(tmp_path: Path) -> None:
     committed(tmp_path, seed=1)
     before = content(tmp_path)
-    with pytest.raises(RuntimeError), FeatureStore.create(tmp_path, PATCHES, CHANNELS, torch.float32) as store:
+    with pytest.raises(RuntimeError), DiskStore.create(tmp_path, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.arange(2), features(2, seed=2))
         raise RuntimeError
     assert content(tmp_path) == before
@@ -152,7 +152,7 @@ def test_a_file_of_another_size_is_not_opened(tmp_path: Path, change: int | None
         path.unlink()
     else:
         path.write_bytes((path.read_bytes() + b"\0")[: path.stat().st_size + change])
-    assert FeatureStore.open(tmp_path) is None
+    assert DiskStore.open(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_a_corrupt_header_is_not_opened(tmp_path: Path, header: str) -> None:
     good = json.loads((tmp_path / "features.json").read_text())
     assert good == {"patches": 6, "channels": 5, "dtype": "float32", "positions": [0]}
     (tmp_path / "features.json").write_bytes(header.encode("latin-1"))
-    assert FeatureStore.open(tmp_path) is None
+    assert DiskStore.open(tmp_path) is None
 
 
 def test_a_file_cut_after_opening_is_an_error(tmp_path: Path) -> None:
     committed(tmp_path, count=10)
-    store = FeatureStore.open(tmp_path)
+    store = DiskStore.open(tmp_path)
     assert store is not None
     with store:
         with open(tmp_path / "features.bin", "r+b") as file:
@@ -198,17 +198,17 @@ def test_a_file_cut_after_opening_is_an_error(tmp_path: Path) -> None:
 
 def test_a_temporary_store_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with FeatureStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
+    with DiskStore.create(None, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.arange(2), features(2))
         assert [path.name.startswith("gpuannot-") for path in tmp_path.iterdir()] == [True]
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RuntimeError), FeatureStore.create(None, PATCHES, CHANNELS, torch.float32):
+    with pytest.raises(RuntimeError), DiskStore.create(None, PATCHES, CHANNELS, torch.float32):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_closing_twice_is_harmless(tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path, PATCHES, CHANNELS, torch.float32)
+    store = DiskStore.create(tmp_path, PATCHES, CHANNELS, torch.float32)
     store.close()
     store.close()
     assert list(tmp_path.iterdir()) == []
@@ -221,9 +221,27 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path, monkeyp
     with (
         files_of_at_most(4096),
         pytest.raises(DataError, match=wanted),
-        FeatureStore.create(None, PATCHES, CHANNELS, torch.float32) as store,
+        DiskStore.create(None, PATCHES, CHANNELS, torch.float32) as store,
     ):
         for start in range(0, count, 50):
             store.append(np.arange(start, start + 50), features(50))
         list(store.blocks())
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- the one on a device, here on the CPU
+
+
+def test_device_store_has_the_interface_of_the_one_on_disk(rng: np.random.Generator) -> None:
+    blocks = [(np.array([0, 2]), torch.rand(2, 3, 4)), (np.array([5]), torch.rand(1, 3, 4))]
+    with DeviceStore(3, 4, torch.float32) as device, DiskStore.create(None, 3, 4, torch.float32) as disk:
+        for store in (device, disk):
+            for positions, features in blocks:
+                store.append(positions, features)
+            assert len(store) == 3
+            assert store.positions.tolist() == [0, 2, 5]
+            read = torch.cat([block for _, block in store.blocks()])
+            assert torch.equal(read, torch.cat([features for _, features in blocks]))
+    assert len(device) == 0
+    with new_store(torch.device("cpu"), 10, 3, 4, torch.float32) as store:
+        assert isinstance(store, DiskStore)

@@ -1,11 +1,9 @@
-"""Words of a fitted annotator that come, change and go, and what it says of its own certainty; and why it gave them."""
+"""Words of a fitted annotator that come, change and go, and what it says of its own certainty."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +11,31 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from small import LAYERED, RIDGE, SMALL, fit_stored, small_annotator
 from typer.testing import CliRunner
 
 from gpuannot import Annotations, Annotator
 from gpuannot.cli.main import app
-from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.errors import DataError, ModelFileError, NotFittedError
+from gpuannot.heads.moments import Moments
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.jobs.writers import AnnotationWriter
-from gpuannot.method.weights import TrunkWeights, load_weights
-from gpuannot.model.encoder import Store
 from gpuannot.model.file import ModelFile
-
-SMALL: dict[str, Any] = {"layer": "pool2", "input_size": 32, "n_components": 8, "n_centers": 4}
-RIDGE: dict[str, Any] = {"head": "ridge", "calibration": "odds", "balance": 0.5, "signed_sqrt": True, "l2": True}
-
-
-@cache
-def embedded() -> TrunkWeights:
-    return load_weights()
+from gpuannot.model.store import FeatureStore
 
 
 def annotator(**changes: Any) -> Annotator:
-    made = Annotator(**{"device": "cpu", **SMALL, **changes})
-    made._weights = embedded()
-    return made
-
-
-@pytest.fixture(scope="module")
-def scenes(drawn_scenes: Path) -> LabelledImages:
-    return load_labelled_images(drawn_scenes)
-
-
-@pytest.fixture(scope="module")
-def features(scenes: LabelledImages) -> Iterator[Store]:
-    """Of all scenes: the trunk has no part in what differs here."""
-    made = annotator()
-    with made.new_store(len(scenes)) as store:
-        yield made.extract(scenes.paths, store, progress=False)
-
-
-@pytest.fixture(scope="module")
-def model(scenes: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ridge annotator of all scenes, as a file."""
-    made = annotator(**RIDGE).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
-    return made.save(tmp_path_factory.mktemp("model") / "ridge.safetensors")
-
-
-@pytest.fixture
-def fitted(model: Path) -> Annotator:
-    return Annotator.load(model, device="cpu")
+    return small_annotator(**SMALL, **changes)
 
 
 def refit(made: Annotator, scenes: LabelledImages, words: list[list[str]], rows: list[int]) -> Annotator:
     """An annotator that learnt these words of these scenes alone, with codebook, PCA and λ of ``made``."""
     other = annotator(**{name: getattr(made.config, name) for name in RIDGE})
-    other.transform_, other.codebook_ = made.transform_, made.codebook_
-    other.bank_ = new_bank(other.config, made.vocabulary, other.dimension, "cpu")
-    other._head = WordHead(other.config)
-    other._head.penalty, other._head.logistic = made._head.penalty, made._head.logistic
+    other.encoder.transform_, other.encoder.codebook_ = made.encoder.transform_, made.encoder.codebook_
+    other.words.restore(new_bank(other.config, made.vocabulary, other.encoder.dimension, "cpu"))
+    other.words.head = WordHead(other.config)
+    other.words.head.penalty, other.words.head.logistic = made.words.head.penalty, made.words.head.logistic
     return other.partial_fit([scenes.paths[row] for row in rows], [words[row] for row in rows])
 
 
@@ -98,7 +61,7 @@ def test_an_added_word_is_as_if_learnt_with_the_others(fitted: Annotator, scenes
     new = [3, 8]
     fitted.forget([scenes.paths[row] for row in new], [words[row] for row in new])
     fitted.annotate(scenes.paths[:1])  # so that what follows is an update, and not a solution from scratch
-    vectors = fitted.encode([scenes.paths[row] for row in new])[1]
+    vectors = fitted.encoder.encode([scenes.paths[row] for row in new])[1]
     forms: dict[str, Any] = {
         "images": [scenes.paths[row] for row in new],
         "vectors": vectors,
@@ -148,9 +111,17 @@ def test_forgotten_images_were_never_seen(fitted: Annotator, scenes: LabelledIma
 def test_the_fit_is_one_of_all_images(scenes: LabelledImages) -> None:
     """λ and the logistic curve are settled once all images are in, also those beyond the ones that PCA was learnt from."""
     parts = annotator(**RIDGE, statistics_images=10).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
-    moments = parts.bank_.moments
+    moments = parts.bank_.extra(Moments)
     assert moments is not None and moments.images == len(scenes)
-    assert parts._head.penalty == pytest.approx(float(moments.total_variance()) / moments.dimension)
+    assert parts.words.head.penalty == pytest.approx(float(moments.total_variance()) / moments.dimension)
+
+
+def test_images_that_come_and_go_leave_the_sums_of_several_layers(scenes: LabelledImages) -> None:
+    half = small_annotator(**LAYERED, head="ridge").fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    before = half.bank_.sums.copy()
+    half.partial_fit(scenes.paths[:5], [[scenes.vocabulary[w] for w in scenes.labels[[row]].indices] for row in range(5)])
+    half.forget(scenes.paths[:5], [[scenes.vocabulary[w] for w in scenes.labels[[row]].indices] for row in range(5)])
+    np.testing.assert_allclose(half.bank_.sums, before, atol=1e-9)
 
 
 def test_before_fit() -> None:
@@ -161,8 +132,8 @@ def test_before_fit() -> None:
 
 
 @pytest.mark.parametrize("head", ["mean", "demixed", "ridge"])
-def test_files_of_every_head(head: str, scenes: LabelledImages, features: Store, tmp_path: Path) -> None:
-    made = annotator(head=head).fit_features(features, scenes.labels, scenes.vocabulary)
+def test_files_of_every_head(head: str, scenes: LabelledImages, features: FeatureStore, tmp_path: Path) -> None:
+    made = fit_stored(annotator(head=head), features, scenes)
     loaded = Annotator.load(made.save(tmp_path / "m"), device="cpu")
     expected = made.annotate(scenes.paths)
     again = loaded.annotate(scenes.paths)
@@ -213,7 +184,7 @@ def test_confidences_in_annotations_and_tensors(fitted: Annotator, scenes: Label
     found = fitted.annotate(scenes.paths)
     confidence = found.confidence
     assert confidence is not None and confidence.shape == found.index.shape and confidence.dtype == np.float32
-    assert 0 < confidence.min() < confidence.max() < 1 and fitted.has_confidence
+    assert 0 < confidence.min() < confidence.max() < 1 and fitted.words.has_confidence
     tensors = torch.from_numpy(found.index), torch.from_numpy(found.distance)
     np.testing.assert_allclose(fitted.confidence(*tensors).numpy(), confidence, rtol=1e-5)
     truth = np.take_along_axis(scenes.labels.toarray(), found.index, axis=1)
@@ -287,105 +258,6 @@ def test_confidences_in_batches(fitted: Annotator, scenes: LabelledImages, tmp_p
         fitted.batch(folder, tmp_path / "out", k=6, part_size=10, resume=True)
 
 
-# ---- why
-
-
-HEADS: list[dict[str, Any]] = [{}, {"metric": "cosine"}, {"head": "demixed"}, RIDGE]
-NORMALISATIONS = [(), ("signed_sqrt", "l2"), ("mass", "intra"), ("mass", "intra", "signed_sqrt", "l2")]
-
-
-@pytest.mark.parametrize("steps", NORMALISATIONS, ids=str)
-@pytest.mark.parametrize("head", HEADS, ids=str)
-def test_contributions_add_up_to_the_score(
-    scenes: LabelledImages, features: Store, head: dict[str, Any], steps: tuple[str, ...]
-) -> None:
-    config = {**head, **{step: step in steps for step in ("mass", "intra", "signed_sqrt", "l2")}}
-    made = annotator(**config).fit_features(features, scenes.labels, scenes.vocabulary)
-    vectors = made.encode(scenes.paths[:4])[1].astype(np.float64)
-    result = made.annotate(scenes.paths[:4], k=3)
-    found = made.explain(scenes.paths[:4], k=3)
-    for row, why in enumerate(found):
-        assert why.words == result.words[row] and why.index.tolist() == result.index[row].tolist()
-        assert why.name == str(scenes.paths[row]) and why.grid == (8, 8) and why.contributions.shape == (3, 64)
-        total = why.contributions.sum(axis=1, dtype=np.float64) + why.bias
-        assert np.abs(total - why.scores).max() <= 1e-5 * np.abs(why.contributions).sum(axis=1).max()
-        x, distance = vectors[row], result.distance[row].astype(np.float64)
-        if made.config.head == "ridge":
-            expected = -distance
-        elif made.config.metric == "cosine":
-            expected = 1 - distance
-        else:
-            expected = (x @ x - distance**2) / 2
-        np.testing.assert_allclose(why.scores, expected, rtol=1e-3, atol=2e-3 * np.abs(expected).max())
-
-
-def test_a_patch_that_is_grey_and_one_that_matters(fitted: Annotator) -> None:
-    """VLAD before its norms is a sum over patches: what a patch adds is what the score loses without it."""
-    made = fitted
-    features = torch.randn(64, made.trunk.channels, generator=torch.Generator().manual_seed(0))
-    weights = np.random.default_rng(0).standard_normal((2, made.dimension))
-    from gpuannot.reference.vlad import patch_contributions, vlad
-
-    descriptors = made.transform_.transform(features.numpy())
-    vector, split = patch_contributions(descriptors, made.codebook_.centers, weights)
-    for patch in (0, 17, 63):
-        without = vlad(np.delete(descriptors, patch, axis=0)[None].astype(np.float64), made.codebook_.centers.astype(np.float64))[0]
-        np.testing.assert_allclose(split[:, patch], weights @ (vector - without), rtol=1e-6, atol=1e-6)
-
-
-def test_a_descriptor_without_centre_adds_nothing() -> None:
-    from gpuannot.reference.vlad import patch_contributions, vlad
-
-    descriptors = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
-    descriptors[2, 1] = np.nan
-    centers, weights = np.eye(3, dtype=np.float32), np.ones((1, 9))
-    vector, split = patch_contributions(descriptors, centers, weights, signed_sqrt=True, l2=True)
-    assert split[0, 2] == 0
-    np.testing.assert_allclose(vector, vlad(descriptors[None], centers, signed_sqrt=True, l2=True)[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(split.sum(axis=1), weights @ vector, rtol=1e-12)
-    vector, split = patch_contributions(np.empty((0, 3), np.float32), centers, weights, intra=True, l2=True)
-    assert not vector.any() and split.shape == (1, 0)
-
-
-def test_words_that_are_asked_for(fitted: Annotator, scenes: LabelledImages) -> None:
-    word = fitted.vocabulary[3]
-    by_name, as_list = fitted.explain(scenes.paths[:2], word), fitted.explain(scenes.paths[:2], [word])
-    assert [why.words for why in by_name] == [(word,)] * 2
-    assert np.array_equal(by_name[0].contributions, as_list[0].contributions)
-    with pytest.raises(ValueError, match="the vocabulary lacks 'nothing'"):
-        fitted.explain(scenes.paths[:1], ["nothing"])
-    fitted.bank_.add_words(["nothing"])
-    with pytest.raises(DataError, match="'nothing' has no image"):
-        fitted.explain(scenes.paths[:1], ["nothing"])
-    with pytest.warns(UserWarning, match="1 of 2 images could not be read"):
-        assert [why.name for why in fitted.explain([b"", scenes.paths[0]])] == [str(scenes.paths[0])]
-    assert len(fitted.failures_) == 1
-
-
-def test_heatmaps_and_overlays(fitted: Annotator, scenes: LabelledImages) -> None:
-    why = fitted.explain(scenes.paths[:1], k=2)[0]
-    grid = why.heatmap(word=1)
-    assert np.array_equal(grid, why.contributions[1].reshape(8, 8))
-    grid[:] = 0
-    assert why.contributions[1].any()  # it was a copy
-    heat = why.heatmap((30, 50), why.words[1])
-    assert heat.shape == (30, 50) and heat.dtype == np.float32
-    expected = np.asarray(Image.fromarray(why.heatmap(word=1)).resize((50, 30), Image.Resampling.BICUBIC))
-    assert np.array_equal(heat, expected)
-    with Image.open(scenes.paths[0]) as image:
-        size = image.size
-    picture = np.asarray(why.overlay(scenes.paths[0]), dtype=np.int64)
-    assert picture.shape == (size[1], size[0], 3)
-    warm = picture[..., 0] > picture[..., 2]
-    full = why.heatmap((size[1], size[0]))
-    clear = np.abs(full) > 0.2 * np.abs(full).max()
-    assert np.array_equal(warm[clear], full[clear] > 0)
-    with pytest.raises(ValueError, match="is not explained here"):
-        why.heatmap(word="nothing")
-    with pytest.raises(ValueError, match="word 2 is not one of the 2"):
-        why.overlay(scenes.paths[0], 2)
-
-
 # ---- the command line
 
 
@@ -412,26 +284,6 @@ def test_words_on_the_command_line(model: Path, scenes: LabelledImages, tmp_path
     assert wrong.exit_code == 2 and "lacks 'nothing'" in wrong.stderr
     wrong = run("words", "rename", copy, "horse", "donkey", "-o", other)
     assert wrong.exit_code == 2 and "exists" in wrong.stderr
-
-
-def test_explain_on_the_command_line(model: Path, scenes: LabelledImages, tmp_path: Path) -> None:
-    result = run(
-        "explain", model, scenes.paths[0], tmp_path / "none.jpg", "-k", 2, "-o", tmp_path / "why", "--json", "--no-progress"
-    )
-    assert result.exit_code == 1 and "none.jpg" in result.stderr
-    entries = json.loads((tmp_path / "why" / "explanations.json").read_text())
-    assert json.loads(result.stdout) == entries and len(entries) == 1
-    entry = entries[0]
-    assert entry["path"] == str(scenes.paths[0]) and entry["grid"] == [8, 8] and len(entry["words"]) == 2
-    total = np.sum(entry["contributions"], axis=(1, 2)) + entry["bias"]
-    np.testing.assert_allclose(total, entry["scores"], atol=1e-3)
-    with Image.open(scenes.paths[0]) as image, Image.open(tmp_path / "why" / entry["pictures"][1]) as picture:
-        assert picture.size == image.size
-    again = run("explain", model, scenes.paths[0], "-o", tmp_path / "why")
-    assert again.exit_code == 2 and "exists" in again.stderr
-    assert (
-        run("explain", model, scenes.paths[0], "-o", tmp_path / "why", "--overwrite", "--word", scenes.vocabulary[2]).exit_code == 0
-    )
 
 
 def test_annotate_with_a_threshold_on_the_command_line(model: Path, scenes: LabelledImages, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from report_pages import HOSTILE_NAME, HOSTILE_WORDS, data_of, pictures, write_page
-from test_batch import CHANGES
+from runs import CHANGES
 from typer.testing import CliRunner
 
 from gpuannot import Annotations, Annotator
 from gpuannot.cli.main import app
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.errors import DataError
 from gpuannot.jobs.writers import AnnotationWriter
 from gpuannot.report.build import report_files, report_images
@@ -36,8 +36,7 @@ def warnings_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def annotator(drawn_scenes: Path) -> Annotator:
-    scenes = load_labelled_images(drawn_scenes)
+def annotator(scenes: LabelledImages) -> Annotator:
     return Annotator(device="cpu", **CHANGES).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
 
 
@@ -176,8 +175,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
 # ---- from a model, and from annotations
 
 
-def test_from_a_model(annotator: Annotator, drawn_scenes: Path, tmp_path: Path) -> None:
-    scenes = load_labelled_images(drawn_scenes)
+def test_from_a_model(annotator: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
     failures = report_images(annotator, scenes, tmp_path / "r.html", 3, progress=False)
     data, found = data_of(tmp_path / "r.html"), annotator.annotate(scenes.paths, 3, progress=False)
     assert failures == [] and data["images"]["given"] == found.index.tolist()
@@ -199,20 +197,20 @@ def test_heatmaps_are_what_the_annotator_explains(annotator: Annotator, drawn_sc
         assert words == found.index.tolist() and (rows, columns) == found.grid
         levels = np.frombuffer(base64.b64decode(line), np.uint8).reshape(3, rows * columns)
         for level, contributions in zip(levels, found.contributions, strict=True):
-            assert level.max() == 255 and level.argmax() == contributions.argmax() and not level[contributions <= 0].any()
+            # Of two patches that say nearly as much both levels may round to the highest.
+            assert level[contributions.argmax()] == 255 and not level[contributions <= 0].any()
             assert np.allclose(level / 255, np.clip(contributions, 0, None) / contributions.max(), atol=0.002)
     report_images(annotator, sources, tmp_path / "plain.html", 3, heatmaps=False, progress=False)
     assert data_of(tmp_path / "plain.html")["grid"] is None and 'id="h0"' not in (tmp_path / "plain.html").read_text()
 
 
 @pytest.mark.parametrize(("head", "measure"), [("ridge", "confidence"), ("ridge", "negative score"), ("mean", "distance")])
-def test_values_are_named_for_what_they_are(drawn_scenes: Path, tmp_path: Path, head: str, measure: str) -> None:
-    scenes = load_labelled_images(drawn_scenes)
+def test_values_are_named_for_what_they_are(scenes: LabelledImages, tmp_path: Path, head: str, measure: str) -> None:
     annotator = Annotator(device="cpu", head=head, **CHANGES).fit(
         scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False
     )
     if measure == "negative score":
-        annotator._head.logistic = None  # as where all or none of the words that training images would be given were right
+        annotator.words.head.logistic = None  # as where all or none of the words that training images would be given were right
     report_images(annotator, scenes, tmp_path / "r.html", 3, heatmaps=False, progress=False)
     data, found = data_of(tmp_path / "r.html"), annotator.annotate(scenes.paths, 3, progress=False)
     confidence = annotator.confidence(found.index, found.distance)
@@ -251,8 +249,8 @@ def test_failures_and_words_that_the_model_lacks(annotator: Annotator, drawn_sce
 
 
 @pytest.mark.parametrize("name", ["words.parquet", "words.jsonl", "words.csv", "parts"])
-def test_from_annotations(annotator: Annotator, drawn_scenes: Path, tmp_path: Path, name: str) -> None:
-    scenes, out = load_labelled_images(drawn_scenes), tmp_path / name
+def test_from_annotations(annotator: Annotator, drawn_scenes: Path, scenes: LabelledImages, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
     found = annotator.annotate(scenes.paths, progress=False)
     if name == "parts":
         (tmp_path / "bad.jpg").write_bytes(b"junk")
@@ -276,7 +274,7 @@ def test_from_annotations(annotator: Annotator, drawn_scenes: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("shard", ["s.tar", "s.tar.gz"])
 def test_from_images_of_tar_shards(model: Path, drawn_scenes: Path, tmp_path: Path, shard: str) -> None:
-    from test_inputs import write_tar
+    from tars import write_tar
 
     image = (drawn_scenes / "images" / "scene_00000.jpg").read_bytes()
     write_tar(tmp_path / shard, {"x.jpg": image, "bad.jpg": b"", "y.jpg": image})
@@ -292,12 +290,12 @@ def test_from_images_of_tar_shards(model: Path, drawn_scenes: Path, tmp_path: Pa
     ]
 
 
-def test_annotations_that_do_not_fit(model: Path, annotator: Annotator, drawn_scenes: Path, tmp_path: Path) -> None:
+def test_annotations_that_do_not_fit(model: Path, annotator: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
     path = tmp_path / "words.jsonl"
     row = {"path": "nowhere.jpg", "words": ["sky"], "distances": [1.0], "model": "0" * 64}
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError, match=r"1 of 1 images of .* have no labels in labels \(first: nowhere.jpg\)"):
-        report_files(path, tmp_path / "r.html", labels=load_labelled_images(drawn_scenes))
+        report_files(path, tmp_path / "r.html", labels=scenes)
     with pytest.raises(DataError, match="written with another model"):
         report_files(path, tmp_path / "r.html", annotator=annotator)
     assert not (tmp_path / "r.html").exists()

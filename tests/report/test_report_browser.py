@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from report_pages import HOSTILE_NAME, HOSTILE_WORDS, pictures, write_page
-from test_batch import CHANGES
+from runs import CHANGES
 
 from gpuannot import Annotator
-from gpuannot.datasets.label_files import load_labelled_images
+from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.report.build import report_images
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install gpuannot[test]")
@@ -292,9 +292,8 @@ def test_what_was_given_in_place_of_a_missed_word(read: Any, page: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def heated(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def heated(scenes: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn scenes with heatmaps."""
-    scenes = load_labelled_images(drawn_scenes)
     annotator = Annotator(device="cpu", **CHANGES).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
     path = tmp_path_factory.mktemp("heated") / "report.html"
     report_images(annotator, scenes, path, 3, progress=False)

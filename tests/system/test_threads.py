@@ -7,16 +7,16 @@ import threading
 import numpy as np
 import pytest
 
-from gpuannot.reference import threads
 from gpuannot.reference.ranking import nearest_words
 from gpuannot.reference.vlad import vlad
+from gpuannot.system import threads
 from gpuannot.system.threads import for_blocks
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 17])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_every_row_is_in_one_block(count: int, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "cores", lambda: cores)
+    monkeypatch.setattr(threads, "cpus", lambda: cores)
     seen = np.zeros(count, dtype=int)
     blocks = []
 
@@ -39,7 +39,7 @@ def test_an_error_in_a_block_is_the_callers() -> None:
 
 
 def test_blocks_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(threads, "cpus", lambda: 2)
     threads._pool.cache_clear()
     met = threading.Barrier(2, timeout=10)
     for_blocks(lambda start, stop: met.wait() and None, 2, 1)  # one alone would wait in vain
@@ -52,6 +52,6 @@ def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyP
     vectors, words = (rng.standard_normal((count, 512), dtype=np.float32) for count in (70, 300))
     found = []
     for cores in (1, 2):
-        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "cpus", lambda cores=cores: cores)
         found.append((vlad(descriptors, centers), *nearest_words(vectors, words, 5)))
     assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))

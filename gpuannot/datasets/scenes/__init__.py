@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...errors import DataError
+from ...errors import DataError, InvalidArgumentError
 from ...system.atomic_files import replacing, write_whole
 from ...system.progress import progress_bar
 from .canvas import Canvas, Plan
@@ -105,9 +105,9 @@ def _develop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _check(seed: int, size: tuple[int, int]) -> None:
     if seed < 0:
-        raise ValueError(f"seed is an integer of at least 0, got {seed}")
+        raise InvalidArgumentError(f"seed is an integer of at least 0, got {seed}")
     if min(size) < _FEWEST_PIXELS:
-        raise ValueError(f"size is (width, height) in pixels, each at least {_FEWEST_PIXELS}, got {size}")
+        raise InvalidArgumentError(f"size is (width, height) in pixels, each at least {_FEWEST_PIXELS}, got {size}")
 
 
 def _draw(entropy: int | tuple[int, int], size: tuple[int, int], without: str | None = None) -> tuple[Image.Image, tuple[str, ...]]:
@@ -124,28 +124,42 @@ def _draw(entropy: int | tuple[int, int], size: tuple[int, int], without: str | 
 def draw_scene(seed: int, size: tuple[int, int] = (256, 192)) -> tuple[Image.Image, tuple[str, ...]]:
     """Draw one scene.
 
-    Returns the picture, RGB of ``size`` = (width, height) pixels, and its words, sorted, each from :data:`WORDS`.
-    Raises ``ValueError`` for a negative seed or a side under 32 pixels.
+    Args:
+        size: (width, height) in pixels.
+
+    Returns:
+        the picture, RGB, and its words, sorted, each from :data:`WORDS`.
+
+    Raises:
+        ValueError: a negative seed or a side under 32 pixels.
     """
     _check(seed, size)
     return _draw(seed, size)
 
 
 def write_scenes(
-    folder: str | Path, count: int, *, seed: int = 0, size: tuple[int, int] = (256, 192), progress: bool = False
+    folder: str | Path, count: int, *, seed: int = 0, size: tuple[int, int] = (256, 192), progress: bool | None = False
 ) -> Path:
     """Write ``count`` scenes as ``folder/images/scene_00000.jpg`` … with their words in ``folder/labels.json``.
 
-    Scene i of a seed is the same whatever ``count`` is. The label file, whose path is returned, is written last::
+    Scene i of a seed is the same whatever ``count`` is. The label file is written last::
 
         {"samples": [{"image_name": "scene_00000.jpg", "image_labels": ["sea", "sky"]}, ...], "labels": [all of WORDS]}
 
-    ``progress`` shows a bar. Raises ``ValueError`` for a count under 1 and for what :func:`draw_scene` refuses, and
-    :class:`~gpuannot.errors.DataError` where the folder already holds images or labels: nothing is overwritten.
+    Args:
+        size: (width, height) in pixels.
+        progress: show a bar.
+
+    Returns:
+        the path of the label file.
+
+    Raises:
+        ValueError: a count under 1, or what :func:`draw_scene` refuses.
+        DataError: the folder already holds images or labels: nothing is overwritten.
     """
     _check(seed, size)
     if count < 1:
-        raise ValueError(f"count is a number of scenes, at least 1, got {count}")
+        raise InvalidArgumentError(f"count is a number of scenes, at least 1, got {count}")
     images, labels = Path(folder) / "images", Path(folder) / "labels.json"
     for taken in (images, labels):
         if taken.exists():

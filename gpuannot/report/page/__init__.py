@@ -26,7 +26,9 @@ def render(title: str, data: dict[str, Any], previews: Iterator[str], heatmaps: 
     """The page, piece by piece.
 
     Args:
-        data: what the scripts show; must be ready for JSON. previews, heatmaps: blocks of base64 lines, one line an image.
+        data: what the scripts show; must be ready for JSON.
+        previews: blocks of base64 lines, one line an image.
+        heatmaps: likewise.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from jinja2.utils import htmlsafe_json_dumps

@@ -1,0 +1,71 @@
+"""One part of a batch run on its way to the disk: its rows, its ledger, and last the note that it is whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from types import TracebackType
+
+from ..images.batches import ImageFailure
+from ..model.annotations import Annotations
+from ..system.atomic_files import replacing, write_whole
+from .part_folder import PartDone, PartFolder, check_accounts, sha256_of
+from .writers import AnnotationWriter, failure_lines
+
+
+class PartWriter:
+    """Takes the annotations of the inputs of one part, in order. Nothing of it stays without :meth:`commit`.
+
+    Args:
+        number: of the part.
+        dimension: m·n, the length of a VLAD vector.
+
+    Raises:
+        OSError: it cannot write.
+    """
+
+    def __init__(self, folder: PartFolder, number: int, dimension: int) -> None:
+        settings = folder.settings
+        self._folder, self._number = folder, number
+        self._rows = AnnotationWriter(
+            folder.part_path(number),
+            model_sha256=settings.model_sha256,
+            overwrite=True,
+            vectors=dimension if settings.vectors else None,
+            confidence=settings.confidence,
+        )
+        self._failures: list[ImageFailure] = []
+
+    def write(self, annotations: Annotations) -> None:
+        self._rows.write(annotations)
+        self._failures.extend(annotations.failures)
+
+    def commit(self, inputs: int) -> PartDone:
+        """Make the part whole: its ledger, its rows, and last the note that says so.
+
+        Raises:
+            RuntimeError: rows and failures do not add up to ``inputs``.
+        """
+        folder, part = self._folder, self._folder.part_path(self._number)
+        check_accounts(f"{part}", inputs, self._rows.rows, len(self._failures))
+        files = {part.name: sha256_of(self._rows.finish())}
+        ledger = folder.ledgers / f"part-{self._number:05d}.jsonl"
+        if self._failures:
+            with replacing(ledger) as temporary:
+                temporary.write_text(failure_lines(self._failures), encoding="utf-8")
+                files[f"{ledger.parent.name}/{ledger.name}"] = sha256_of(temporary)
+        else:
+            ledger.unlink(missing_ok=True)
+        self._rows.commit()
+        stages: dict[str, int] = {}
+        for failure in self._failures:
+            stages[failure.stage] = stages.get(failure.stage, 0) + 1
+        done = PartDone(inputs, self._rows.rows, len(self._failures), dict(sorted(stages.items())), files)
+        write_whole(folder.notes / f"{self._number:05d}.json", (json.dumps(asdict(done)) + "\n").encode())
+        return done
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._rows.__exit__(kind, error, trace)

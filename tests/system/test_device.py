@@ -1,0 +1,28 @@
+"""Names of devices: which are refused, and in which words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gpuannot import Annotator
+from gpuannot.errors import DeviceError
+from gpuannot.system.device import resolve_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "mps", ""])
+def test_unknown_devices(name: str) -> None:
+    with pytest.raises(DeviceError, match=r"unknown|no CUDA|without CUDA|CUDA devices"):
+        resolve_device(name)
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="CUDA devices"):
+            resolve_device("cuda:99")
+    else:
+        with pytest.raises(DeviceError, match=r"without CUDA|no CUDA device"):
+            Annotator(device="cuda")
+        assert resolve_device("auto") == CPU
