@@ -23,10 +23,18 @@ _HOMES = {
     "Explanation": "model.explain",
     "Inputs": "images.inputs",
 }
+#: Modules that have names of their own for users.
+_MODULES = ("baselines", "datasets", "errors", "kernels", "metrics", "report")
 
 
 def __getattr__(name: str) -> Any:
     # torch takes a second to import: `gpuannot --help` and `gpuannot.__version__` should not wait for it.
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted((*__all__, *_MODULES))

@@ -77,7 +77,8 @@ def test_public_names() -> None:
     assert gpuannot.Annotator is importlib.import_module("gpuannot.annotator").Annotator
     assert gpuannot.AnnotatorConfig is importlib.import_module("gpuannot.config").AnnotatorConfig
     assert gpuannot.Annotations is importlib.import_module("gpuannot.model.annotations").Annotations
-    for name in gpuannot.__all__:
+    assert set(gpuannot.__all__) < set(dir(gpuannot)) and not {"Any", "importlib", "_HOMES"} & set(dir(gpuannot))
+    for name in dir(gpuannot):
         assert getattr(gpuannot, name) is not None
     with pytest.raises(AttributeError, match="module 'gpuannot' has no attribute 'Anotator'"):
         gpuannot.Anotator  # noqa: B018
