@@ -155,7 +155,8 @@ def _local_cluster(workers: int, device: torch.device) -> Iterator[Any]:
             # No memory limit: one that is too low would have workers killed that the machine has room for.
             with _deaf_threads():
                 local = kind(
-                    n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=":0",
+                    n_workers=workers, threads_per_worker=1, memory_limit=0,
+                    dashboard_address="127.0.0.1:0",  # Dask's own default is every interface of the machine
                     silence_logs=logging.CRITICAL, **options,
                 )  # fmt: skip
         except (RuntimeError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import os
 import random
 import shutil
@@ -287,6 +288,16 @@ def test_wrong_options(fitted: Annotator, pictures: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
     with pytest.raises(ClusterError, match="9 workers need a GPU each, this machine has"), connect(9, None, torch.device("cuda")):
         pass
+
+
+def test_own_workers_listen_on_this_machine_alone() -> None:
+    import psutil
+
+    with connect(1, None, CPU) as cluster:
+        assert cluster.threads()
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = [at.laddr.ip for each in processes for at in each.net_connections("inet") if at.status == psutil.CONN_LISTEN]
+    assert len(listening) > 2 and all(ipaddress.ip_address(address).is_loopback for address in listening)
 
 
 @pytest.mark.parametrize(
