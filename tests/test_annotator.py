@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -558,6 +560,18 @@ def test_images_of_a_lazy_sequence_are_loaded_in_turn(fitted: Annotator, scenes:
     first = next(fitted.stream(images))
     assert len(first) == 32 and images.loaded <= 6 * 32
     assert np.array_equal(first.index[:24], fitted.annotate(scenes.paths).index)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["deepcopy", "pickle"])
+def test_copies_of_one_that_was_used(copied: Callable[[Annotator], Annotator], scenes: LabelledImages) -> None:
+    made = annotator(head="ridge", calibration="odds").fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    expected = made.annotate(scenes.paths[:5], k=3)
+    other = copied(made)
+    found = other.annotate(scenes.paths[:5], k=3)
+    assert found.words == expected.words and np.array_equal(found.distance, expected.distance)
+    assert other.to_model_file().sha256 == made.to_model_file().sha256
+    other.remove_words([other.vocabulary[0]])
+    assert made.vocabulary == scenes.vocabulary
 
 
 # ---- before fit, and devices

@@ -127,6 +127,9 @@ class Encoder:
         if not hasattr(self, "codebook_"):
             raise NotFittedError("nothing has been learnt yet; call fit(images, labels), or Annotator.load(path), first")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_stages": None}
+
     # -- learning, step by step; gpuannot.model.fit says in what order -------------------------------------------------------------
 
     def new_transform(self) -> LayerTransforms:

@@ -65,6 +65,10 @@ class FeatureExtractor:
         """Take the trunk and weights of another extractor of the same device and trunk settings."""
         self._weights, self._trunk = other.weights, other.trunk
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A trunk that has run holds oneDNN's packed weights, which can be neither copied nor pickled; the copy builds its own.
+        return {**vars(self), "_trunk": None}
+
     @property
     def patches(self) -> int:
         """P, local features of an image."""
