@@ -150,6 +150,11 @@ class _Header(tarfile.TarInfo):
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"no tar header where one should be ({error})") from error
 
+    def _block(self, count: int) -> int:  # of each size that moves on to the next header, a pax header's too
+        if count < 0:
+            raise tarfile.InvalidHeaderError(f"a size of {count} bytes")  # type: ignore[attr-defined]
+        return super()._block(count)  # type: ignore[misc]
+
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
     """Number and header of each image file of a shard."""

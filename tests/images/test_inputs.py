@@ -9,6 +9,7 @@ import os
 import tarfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,43 @@ def by_path_none() -> str:
 
 
 # ---- tar shards
+
+
+def header_of(name: str, size: int) -> bytes:
+    """A GNU header of a file, whose size may be negative."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (size % 256**12).to_bytes(12, "big") if size < 0 else b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def pax_header_of(name: str, size: str) -> bytes:
+    """A pax header that states another size than the one after it."""
+    record = f" size={size}\n"
+    length = len(record) + 1 + (len(record) + 2 > 9)
+    content = f"{length}{record}".encode()
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(content)
+    return header.tobuf() + content.ljust(512, b"\0") + tarfile.TarInfo(name).tobuf()
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+@pytest.mark.parametrize("size", [-512, -1024, -(2**62)])
+@pytest.mark.parametrize("pax", [False, True])
+def test_a_negative_size_ends_the_listing(tmp_path: Path, suffix: str, size: int, pax: bool) -> None:
+    """Taken as it stands, it would lead back to a header that was read: for ever."""
+    good = picture(0)
+    header = tarfile.TarInfo("good.jpg")
+    header.size = len(good)
+    first = header.tobuf() + good + bytes(-len(good) % 512)
+    content = first + (pax_header_of("bad.jpg", str(size)) if pax else header_of("bad.jpg", size)) + bytes(1024)
+    path = tmp_path / f"s{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".tar.gz" else content)
+    items = list(islice(Inputs(path), 100))
+    assert names(items, tmp_path)[0] == f"s{suffix}/good.jpg" and len(items) == 2
+    found = read_in_order(items)
+    assert found[0] == good and f"a size of {size} bytes" in str(found[1]) and "broken or cut" in str(found[1])
 
 
 SHARD: dict[str, bytes | None] = {
