@@ -60,7 +60,7 @@ def open_place(place: str) -> IO[bytes]:
 
 
 def _kind(place: str) -> str | None:
-    name = (place.partition("::")[0] if "::" in place else place).lower()
+    name = (place.partition("::")[0] if is_url(place) else place).lower()
     return next((suffix for suffix in _EXPANDERS if name.endswith(suffix)), None)
 
 

@@ -80,8 +80,8 @@ def image_name(source: object, default: str) -> str:
 
 
 def is_url(place: str) -> bool:
-    """Whether fsspec opens it; everything else is a local path."""
-    return "://" in place or "::" in place
+    """Whether fsspec opens it; everything else is a local path, which may hold ``::`` but no ``//``."""
+    return "://" in place
 
 
 def file_system(url: str) -> tuple[Any, str]:

@@ -256,6 +256,19 @@ def by_path_none() -> str:
 # ---- tar shards
 
 
+@pytest.mark.parametrize("name", ["a::b.jpg", "::.jpg", "http::x.jpg", "d::e/f.jpg"])
+def test_colons_in_the_names_of_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(picture(0))
+    (tmp_path / "list.txt").write_text(f"{name}\n")
+    write_tar(tmp_path / "s::t.tar", {"x.jpg": picture(1)})
+    monkeypatch.chdir(tmp_path)
+    for sources in (".", name, "list.txt", str(path)):
+        assert [outcome(item) for item in Inputs(sources)] == [picture(0)]
+    assert [outcome(item) for item in Inputs("s::t.tar")] == [picture(1)]
+
+
 def header_of(name: str, size: int) -> bytes:
     """A GNU header of a file, whose size may be negative."""
     header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
