@@ -260,8 +260,7 @@ class Encoder:
                 f"images are {images.shape[2]}×{images.shape[3]}, this one was made for {size}×{size}; resize them first, "
                 "for example with torch.nn.functional.interpolate(images, size, mode='bicubic', antialias=True)"
             )
-        vectors = self.vectors(self.extractor.run_trunk(images))
-        return vectors if isinstance(vectors, Tensor) else torch.from_numpy(vectors)
+        return torch.as_tensor(self.vectors(self.extractor.run_trunk(images)))
 
     def encode_images(
         self, sources: Any, positions: NDArray[np.int64] | None = None, *, advance: Callable[[int], object] | None = None
