@@ -290,14 +290,21 @@ def test_wrong_options(fitted: Annotator, pictures: Path, tmp_path: Path) -> Non
         pass
 
 
-def test_own_workers_listen_on_this_machine_alone() -> None:
+def listening() -> set[tuple[str, int]]:
+    """Addresses at which this process and those that it started wait for connections."""
     import psutil
 
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [at for each in processes for at in each.net_connections("inet") if at.status == psutil.CONN_LISTEN]
+    return {(at.laddr.ip, at.laddr.port) for at in found}
+
+
+def test_own_workers_listen_on_this_machine_alone() -> None:
+    before = listening()
     with connect(1, None, CPU) as cluster:
         assert cluster.threads()
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        listening = [at.laddr.ip for each in processes for at in each.net_connections("inet") if at.status == psutil.CONN_LISTEN]
-    assert len(listening) > 2 and all(ipaddress.ip_address(address).is_loopback for address in listening)
+        new = listening() - before
+    assert len(new) > 2 and all(ipaddress.ip_address(address).is_loopback for address, _ in new)
 
 
 @pytest.mark.parametrize(
