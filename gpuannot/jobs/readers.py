@@ -1,4 +1,4 @@
-"""Annotation files, read back: what `output` and batch runs have written, and what others wrote in the same forms."""
+"""Annotation files, read back: what `writers` and batch runs have written, and what others wrote in the same forms."""
 
 from __future__ import annotations
 

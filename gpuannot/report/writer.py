@@ -1,7 +1,7 @@
 """Annotated images as one HTML page: pictures, words, where each word was seen, precision and recall.
 
 The page needs no network and no other file. Pictures and heatmaps wait in a temporary file while images go by, so memory grows with
-a few numbers an image. `report_page` holds the page's template, style and scripts.
+a few numbers an image. `page` holds the page's template, style and scripts.
 """
 
 from __future__ import annotations
