@@ -10,8 +10,10 @@ import numpy as np
 from ..errors import ImageError, Stage
 from ..system.timing import StageTimer
 from .decode import ImageSource, decode_image
-from .input import Input, Loaded
+from .input import Input, Loaded, utf8
 from .jpeg_header import read_jpeg_header
+
+_MAX_REASON = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,18 @@ class ImageFailure:
         path: names the image.
         stage: where it failed. ``find``: there is no readable file of that name; ``read``: it could not be read; ``decode``: its
             content is not a usable image.
-        reason: why.
+        reason: why, as text that every format takes, of bounded length.
     """
 
     path: str
     stage: Stage
     reason: str
+
+    def __post_init__(self) -> None:
+        reason = utf8(self.reason)
+        if len(reason) > _MAX_REASON:
+            reason = reason[: _MAX_REASON - 1] + "…"
+        object.__setattr__(self, "reason", reason)
 
 
 class JpegForGpu(NamedTuple):

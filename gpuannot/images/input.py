@@ -16,8 +16,8 @@ class Input:
 
     Attributes:
         name: what rows and the ledger call it: a path or URL as given, ``shard.tar/key.jpg``, ``table.parquet#12``.
-        kind: ``file``; ``slice`` of a file, ``at`` and ``size`` in bytes; number ``at`` of the members of a compressed tar
-            (``member``) or of the rows of a Parquet table (``row``), which are read in order; ``failed``.
+        kind: ``file``; ``slice`` of a file, ``at`` and ``size`` in bytes; number ``at`` of the members of a compressed archive
+            (``member``) or of the rows of a Parquet table (``row``), which `containers.Containers` reads; ``failed``.
         place: path or URL of the file that holds it.
         detail: the column of a row; the reason of a failure.
     """
@@ -94,9 +94,12 @@ def file_system(url: str) -> tuple[Any, str]:
 def describe(error: BaseException) -> str:
     """An exception as one line."""
     text = str(error).strip().splitlines()
-    return text[0][:300] if text else type(error).__name__
+    return utf8(text[0][:300]) if text else type(error).__name__
 
 
 def utf8(name: str) -> str:
-    """A file name as text that every format takes: bytes in it that are not UTF-8, which Linux allows, become ``\\udcff``."""
+    """A file name, or what tells of one, as text that every format takes.
+
+    Bytes in it that are not UTF-8, which Linux allows, become ``\\udcff``.
+    """
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""What to annotate: files, folders, lists, tables and tar shards, local or behind any URL that fsspec knows → one `Input` an image.
+"""What to annotate: files, folders, lists, tables and archives, local or behind any URL that fsspec knows → one `Input` an image.
 
 `Inputs` enumerates lazily and in a fixed order: the same arguments over the same files give the same inputs under the same names.
 Nothing that goes wrong here stops the rest: it becomes an input that cannot be read, and says why.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, islice
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 Images: TypeAlias = "Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | Inputs"
 
+Entered: TypeAlias = "dict[str, str | None]"
+"""Folders that were searched: real path → path below the root with a ``/`` at its end, or None where it cannot be listed."""
+
+_REFUSED = (".7z", ".rar", ".tar.lz4", ".tar.lzma", ".tar.z")
 _LOOKED_FOR = f"looked for files ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
 
 
@@ -43,10 +48,12 @@ class Inputs:
       links are followed, but no folder is entered twice, and a link to a file that the search finds anyway is left out;
     * a list, ``.txt``: a path or URL a line, relative to the list's own folder;
     * a table, ``.csv`` or ``.parquet``: a column of such paths, or in Parquet of encoded images (binary, or struct with ``bytes``);
-    * a tar shard, ``.tar``, ``.tar.gz`` or ``.tgz``: its image files, in their order;
+    * a tar shard, ``.tar``, ``.tar.gz``, ``.tar.bz2``, ``.tar.xz`` or ``.tar.zst``, or a ``.zip`` archive: its image files, in
+      their order;
     * a pattern of such paths with ``*``, ``?`` or ``[…]``, ``**`` for any depth.
 
-    A file that two arguments name is taken once; every line of a list, row of a table and file of a shard is an input of its own.
+    A file that an argument names is an input, whatever its suffix and whatever ``exclude`` says; two that name the same one give it
+    once. Every line of a list, row of a table and file of an archive is an input of its own.
 
     Args:
         sources: one or more of these.
@@ -55,6 +62,10 @@ class Inputs:
             below the folder.
         exclude: in folders, leave out files and whole subfolders that match one of these.
         column: the column of tables; None takes the first of the usual names (`containers.USUAL_COLUMNS`).
+
+    Attributes:
+        left_out: how many files of folders and archives the last iteration passed over because of their names, by suffix in lower
+            case, ``""`` for those without; not those that are hidden or excluded.
 
     Raises:
         TypeError: a source that is neither path nor URL.
@@ -72,15 +83,20 @@ class Inputs:
         for source in listed:
             if not isinstance(source, (str, os.PathLike)):
                 raise TypeError(
-                    f"expected paths or URLs of images, folders, lists, tables or tar shards, got {type(source).__name__}"
+                    f"expected paths or URLs of images, folders, lists, tables or archives, got {type(source).__name__}"
                 )
         self.sources = tuple(os.fspath(source) for source in listed)
         self.column = column
+        self.left_out: Counter[str] = Counter()
         self._wanted = _Wanted(tuple(glob), tuple(exclude))
 
     def __iter__(self) -> Iterator[Input]:
+        self.left_out = Counter()
+        return self._search()
+
+    def _search(self) -> Iterator[Input]:
         named: set[str] = set()  # real paths of the files that arguments name
-        entered: set[str] = set()  # real paths of the folders searched
+        entered: Entered = {}
         for source in self.sources:
             if is_url(source):
                 yield from self._from_url(source)
@@ -93,7 +109,7 @@ class Inputs:
                 if not matches:
                     yield Input(source, "failed", detail="no file matches this pattern")
 
-    def _from_path(self, path: str, named: set[str], entered: set[str]) -> Iterator[Input]:
+    def _from_path(self, path: str, named: set[str], entered: Entered) -> Iterator[Input]:
         if not os.path.lexists(path):
             yield Input(path, "failed", detail="no such file or folder")
             return
@@ -102,7 +118,7 @@ class Inputs:
             empty = True
             if real in entered:
                 return
-            for found_real, found, problem in walk(path, entered, self._wanted):
+            for found_real, found, problem in walk(path, entered, self._wanted, self.left_out):
                 empty = False
                 if problem:
                     yield Input(found, "failed", detail=f"this folder cannot be listed: {problem.strerror}")
@@ -110,13 +126,20 @@ class Inputs:
                     yield from self._open(found)
             if empty:
                 yield Input(path, "failed", detail=self._wanted.nothing)
-        elif real not in named and not (os.path.dirname(real) in entered and self._wanted.file(os.path.basename(real))):
+        elif real not in named and not self._found(real, entered):
             named.add(real)
             yield from self._open(path)
 
+    def _found(self, real: str, entered: Entered) -> bool:
+        """Whether the search of a folder has given this file already."""
+        below = entered.get(os.path.dirname(real))
+        return below is not None and self._wanted.file(below + os.path.basename(real))
+
     def _open(self, place: str) -> Iterator[Input]:
         if is_container(place):
-            yield from expand(place, self.column)
+            yield from expand(place, self.column, self.left_out)
+        elif place.lower().endswith(_REFUSED):
+            yield Input(place, "failed", detail="archives of this kind are not read; unpack it, or make it a .tar or .zip")
         else:
             yield Input(place, "file", place)
 
@@ -139,7 +162,7 @@ class Inputs:
 
     def _from_remote_folder(self, files: Any, folder: str, url: str) -> Iterator[Input]:
         empty = True
-        for path in _walk_remote(files, folder, folder, self._wanted):
+        for path in _walk_remote(files, folder, folder, self._wanted, self.left_out):
             empty = False
             yield from self._open(_full_url(files, path, url))
         if empty:
@@ -170,10 +193,14 @@ class _Wanted(NamedTuple):
         looked_for = f"looked for {' '.join(self.glob)}" if self.glob else _LOOKED_FOR
         return f"no image in this folder or below it; {looked_for}" + (", without those excluded" if self.exclude else "")
 
-    def file(self, relative: str) -> bool:
-        if self.folder(relative):
-            return _matches(relative, self.glob) if self.glob else os.path.splitext(relative)[1].lower() in IMAGE_SUFFIXES
-        return False
+    def file(self, relative: str, left_out: Counter[str] | None = None) -> bool:
+        if not self.folder(relative):
+            return False
+        suffix = os.path.splitext(relative)[1].lower()
+        wanted = _matches(relative, self.glob) if self.glob else suffix in IMAGE_SUFFIXES
+        if not wanted and left_out is not None:
+            left_out[suffix] += 1
+        return wanted
 
     def folder(self, relative: str) -> bool:
         return not relative.rpartition("/")[2].startswith(".") and not _matches(relative, self.exclude)
@@ -184,11 +211,12 @@ def _matches(relative: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(relative if "/" in pattern else name, pattern) for pattern in patterns)
 
 
-def walk(root: str, entered: set[str], wanted: _Wanted) -> Iterator[tuple[str, str, OSError | None]]:
+def walk(root: str, entered: Entered, wanted: _Wanted, left_out: Counter[str]) -> Iterator[tuple[str, str, OSError | None]]:
     """(real path, path, None) of each wanted file in ``root`` and below; an error in place of None for a folder not to be listed.
 
     Args:
-        entered: real paths of folders that are not entered again; gets those that were.
+        entered: folders that are not entered again; gets those that were.
+        left_out: counts, by suffix, files that are not wanted because of their names.
     """
     real_root = os.path.realpath(root)
 
@@ -196,11 +224,12 @@ def walk(root: str, entered: set[str], wanted: _Wanted) -> Iterator[tuple[str, s
         real_folder = os.path.realpath(folder)
         if real_folder in entered:
             return
-        entered.add(real_folder)
+        entered[real_folder] = relative
         try:
             with os.scandir(folder) as listing:  # names and flags alone: the entries of a folder of millions weigh five times that
                 entries = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in listing)
         except OSError as error:
+            entered[real_folder] = None
             yield real_folder, folder, error
             return
         for name, is_folder, is_link in entries:
@@ -208,7 +237,7 @@ def walk(root: str, entered: set[str], wanted: _Wanted) -> Iterator[tuple[str, s
             if is_folder:
                 if wanted.folder(below):
                     yield from search(path, f"{below}/")
-            elif wanted.file(below):
+            elif wanted.file(below, left_out):
                 real = os.path.realpath(path) if is_link else os.path.join(real_folder, name)
                 if not (is_link and found_anyway(real)):
                     yield real, path, None
@@ -227,7 +256,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _walk_remote(files: Any, folder: str, root: str, wanted: _Wanted) -> Iterator[str]:
+def _walk_remote(files: Any, folder: str, root: str, wanted: _Wanted, left_out: Counter[str]) -> Iterator[str]:
     for entry in sorted(files.ls(folder, detail=True), key=lambda entry: entry["name"].rstrip("/")):
         path = entry["name"].rstrip("/")
         below = path[len(root.rstrip("/")) :].lstrip("/")
@@ -235,8 +264,8 @@ def _walk_remote(files: Any, folder: str, root: str, wanted: _Wanted) -> Iterato
             continue
         if entry["type"] == "directory":
             if wanted.folder(below):
-                yield from _walk_remote(files, path, root, wanted)
-        elif wanted.file(below):
+                yield from _walk_remote(files, path, root, wanted, left_out)
+        elif wanted.file(below, left_out):
             yield path
 
 
