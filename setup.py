@@ -69,7 +69,8 @@ setup(
         # What the benchmarks compare with, and their charts. cyvlfeat, which compiles against libvlfeat-dev, is a peer where it is.
         "bench": ["faiss-cpu>=1.8", "fastkmeans>=0.5", "matplotlib>=3.8", "opencv-python-headless>=4.9", "simplejpeg>=1.7"],
         "baselines": ["scikit-image>=0.22", "PyWavelets>=1.5"],
-        "dask": ["dask>=2024.8", "distributed>=2024.8"],
+        # cryptography makes the keys by which workers on one machine know each other.
+        "dask": ["cryptography>=42", "dask>=2024.8", "distributed>=2024.8"],
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "latex2mathml>=3.77"],
         "test": [
             "pytest>=8",
@@ -83,8 +84,12 @@ setup(
             "selenium>=4.20",
             "scikit-image>=0.22",
             "PyWavelets>=1.5",
+            "cryptography>=42",
             "dask>=2024.8",
             "distributed>=2024.8",
+            # Readers of what batch runs write.
+            "duckdb>=1",
+            "polars>=1",
             # NVRTC compiles the kernels as CuPy would, without a GPU or a driver.
             "cuda-bindings>=13,<14; sys_platform == 'linux'",
             "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux'",

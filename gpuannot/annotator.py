@@ -121,6 +121,7 @@ class Annotator:
         progress: bool | None = None,
         workers: int | None = None,
         scheduler: str | None = None,
+        dashboard: bool = False,
     ) -> Self:
         """Learn normalisation, PCA, codebook and word vectors.
 
@@ -134,8 +135,8 @@ class Annotator:
             labels: the words of each image, or an (N, W) matrix of 0 and 1.
             vocabulary: all words, in the order in which annotations number them; None takes the words that occur, sorted.
             progress: show a bar; None shows one on terminals.
-            workers: processes on this machine that share the work, as in :meth:`batch`; the model has the same bits for any number.
-            scheduler: address of a Dask scheduler whose workers do it; they must see the images under the same paths.
+            workers, scheduler, dashboard: as in :meth:`batch`: processes that share the work; the model has the same bits for any
+                number. The workers of a scheduler must see the images under the same paths.
 
         Raises:
             ClusterError: as :meth:`batch`.
@@ -151,12 +152,12 @@ class Annotator:
         others = np.setdiff1d(np.arange(len(sources)), learn_from)
         self.encoder.extractor.failures = []
         where: AbstractContextManager[FitSteps]
-        if workers is None and scheduler is None:
+        if workers is None and scheduler is None and not dashboard:
             where = reading(self.words, sources, matrix, all_words, learn_from, others, progress)
         else:
             from .jobs.cluster_fit import on_cluster
 
-            where = on_cluster(self.words, sources, matrix, all_words, learn_from, others, workers, scheduler, progress)
+            where = on_cluster(self.words, sources, matrix, all_words, learn_from, others, workers, scheduler, dashboard, progress)
         with where as steps:
             fit(self.words, all_words, steps)
         warn_of_failures(len(sources), self.failures_)
@@ -198,12 +199,14 @@ class Annotator:
 
     # -- annotating ---------------------------------------------------------------------------------------------------------------
 
-    def annotate(self, images: Images, k: int = 5, *, threshold: float | None = None, progress: bool | None = None) -> Annotations:
+    def annotate(
+        self, images: Images, k: int | None = None, *, threshold: float | None = None, progress: bool | None = None
+    ) -> Annotations:
         """The k nearest words of each image. Images that cannot be read are listed in the result's ``failures``.
 
         Args:
             images: N images.
-            k: words for each.
+            k: words for each; None is 5, or as many as have an image.
             threshold: give of the k words only those with at least this confidence, but one at least
                 (:meth:`Annotations.likely`); None gives k.
             progress: show a bar; None shows one on terminals.
@@ -212,13 +215,14 @@ class Annotator:
             ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
             NotFittedError: before ``fit``.
         """
+        k = self.words.check_k(k, threshold)
         parts = self.stream(as_sequence(images), k, threshold=threshold, progress=progress)
         return Annotations.joined(list(parts), self.vocabulary, k)
 
     def stream(
         self,
         images: Images,
-        k: int = 5,
+        k: int | None = None,
         *,
         threshold: float | None = None,
         decode: str = "cpu",
@@ -228,7 +232,7 @@ class Annotator:
 
         Args:
             images: N images; of a folder, list or table of any length only what is at work is held.
-            k: words for each.
+            k: words for each; None is 5, or as many as have an image.
             threshold: as in :meth:`annotate`.
             decode: ``cpu``, or ``auto`` and ``gpu`` as in :meth:`batch`.
             progress: show a bar; None shows one on terminals.
@@ -240,7 +244,7 @@ class Annotator:
 
     batch = _of_words(annotate_batch)
 
-    def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+    def annotate_tensor(self, images: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
         """The k nearest words of a decoded batch (B, 3, S, S) uint8 on this device: :meth:`WordModel.annotate_tensor`."""
         return self.words.annotate_tensor(images, k)
 
@@ -252,12 +256,12 @@ class Annotator:
         """How likely each word that was given is right, 0…1: :meth:`WordModel.confidence`."""
         return self.words.confidence(index, distance)
 
-    def capture(self, batch_shape: tuple[int, int, int, int], k: int = 5) -> CapturedAnnotation:
+    def capture(self, batch_shape: tuple[int, int, int, int], k: int | None = None) -> CapturedAnnotation:
         """:meth:`annotate_tensor` for batches of one shape (B, 3, S, S) as a CUDA graph.
 
         Args:
             batch_shape: of the batches.
-            k: words for each image.
+            k: words for each image, as in :meth:`annotate`.
 
         Raises:
             DeviceError: not on a CUDA device.
@@ -265,10 +269,10 @@ class Annotator:
         """
         from .model.capture import CapturedAnnotation
 
-        return CapturedAnnotation(self.words, batch_shape, k)
+        return CapturedAnnotation(self.words, batch_shape, self.words.check_k(k))
 
     def explain(
-        self, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
+        self, images: Images, words: Sequence[str] | None = None, k: int | None = None, *, progress: bool | None = None
     ) -> list[Explanation]:
         """Where in the images words were seen: each score as the sum of what the patches add to it.
 
@@ -277,7 +281,7 @@ class Annotator:
         Args:
             images: N images.
             words: these words for every image, given or not; None explains the k words that each is given.
-            k: words for each image.
+            k: words for each image, as in :meth:`annotate`.
             progress: show a bar; None shows one on terminals.
 
         Raises:

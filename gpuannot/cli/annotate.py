@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from rich.console import Console
 
 from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
-from .tables import plain
+from ..system.atomic_files import write_whole, writing_alone
+from .tables import plain, printable
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
@@ -37,8 +38,9 @@ def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: boo
     model = annotator.to_model_file().sha256
     for part in parts:
         for row in rows(part, model):
-            # typer.echo, not rich: a path is printed as it is, whatever characters it has
-            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{row['path']}\t{', '.join(row['words'])}")
+            # typer.echo, not rich, which breaks lines
+            line = printable(row["path"]) + "\t" + printable(", ".join(row["words"]))
+            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else line)
         failures.extend(part.failures)
     return failures
 
@@ -46,28 +48,43 @@ def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: boo
 def to_file(
     annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool, errors: Console
 ) -> list[ImageFailure]:
-    """Write one file, whole or not at all, and a ledger beside it; returns the failures."""
+    """Write one file, whole or not at all, and before it a ledger beside it; returns the failures.
+
+    Raises:
+        OutputError: another run writes it.
+    """
     failures: list[ImageFailure] = []
     model, confidence = annotator.to_model_file().sha256, annotator.words.has_confidence
-    with AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer:
+    ledger = to.with_name(to.name + ".failures.jsonl")
+    with (
+        AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer,
+        writing_alone(to),
+    ):
         with write_in_background(writer.write) as put:
             for part in parts:
                 put(part)
                 failures.extend(part.failures)
+        if failures:
+            write_whole(ledger, failure_lines(failures).encode())
         writer.commit()
+        if not failures:
+            ledger.unlink(missing_ok=True)
     errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
     if as_json:
         typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
-    ledger = to.with_name(to.name + ".failures.jsonl")
-    ledger.unlink(missing_ok=True)
     if failures:
-        ledger.write_text(failure_lines(failures), encoding="utf-8")
         errors.print(f"{plain(ledger)}: the failures and their reasons")
     return failures
 
 
+def tell_left_out(left_out: Mapping[str, int], errors: Console) -> None:
+    """Say what folders and archives hold that is no input."""
+    if counts := ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(left_out.items())):
+        errors.print(f"left out because of their names: {plain(counts)}")
+
+
 def to_folder(
-    annotator: Annotator, inputs: Inputs, k: int, to: str, as_json: bool, errors: Console, **options: Any
+    annotator: Annotator, inputs: Inputs, k: int | None, to: str, as_json: bool, errors: Console, **options: Any
 ) -> tuple[int, int, list[ImageFailure]]:
     """Write a folder of parts; returns how many inputs were done, how many failed, and the first of those."""
     from ..jobs.part_folder import PartFolder
@@ -78,6 +95,7 @@ def to_folder(
         whole, parts = PartFolder(to).progress()
         errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with --resume")
         raise
+    tell_left_out(summary.left_out, errors)
     errors.print(
         f"{plain(to)}: {summary.rows} images annotated, {summary.failures} failed; {summary.parts} parts, "
         f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"
@@ -87,5 +105,5 @@ def to_folder(
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))
     if summary.failures:
-        errors.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons")
+        errors.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons; --retry-failed tries them again")
     return summary.rows, summary.failures, list(islice(PartFolder(to).failures(), _SHOWN))

@@ -20,7 +20,7 @@ from rich.console import Console
 from ..errors import GpuannotError
 from ..system.atomic_files import final_name
 from ..system.version import __version__
-from .tables import plain
+from .tables import plain, printable
 
 if TYPE_CHECKING:
     from ..images.batches import ImageFailure
@@ -31,6 +31,12 @@ SOME_FAILED, UNUSABLE, BUG, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 
 # A machine's trouble that the system reports of an open file, and so without its name.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS}
+
+# What Python and torch raise as RuntimeError when the machine has no more.
+_SHORTAGES = {
+    "can't start new thread": "the system starts no more threads; allow more (ulimit -u), or give fewer --threads or --workers",
+    "can't allocate memory": "not enough memory; a smaller batch_size or input_size needs less",
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,7 +60,7 @@ def errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED) from None
         except Exception as error:
             if _is_no_bug(error):
-                errors.print(f"[bold red]error:[/] {plain(_one_line(error))}")
+                errors.print(f"[bold red]error:[/] {plain(printable(_one_line(error)))}")
                 raise typer.Exit(UNUSABLE) from None
             traceback.print_exception(error, file=sys.stderr)
             errors.print(
@@ -69,16 +75,25 @@ def errors_to_exit_code(command: Callable[P, R]) -> Callable[P, R]:
 def _is_no_bug(error: Exception) -> bool:
     """Whether the user's data, files or machine are to blame."""
     if isinstance(error, OSError):
-        return error.filename is not None or error.errno in _OF_THE_MACHINE
-    return isinstance(error, GpuannotError)
+        return error.filename is not None or error.errno in _OF_THE_MACHINE or _partial_file(error)
+    return isinstance(error, (GpuannotError, MemoryError)) or any(text in str(error) for text in _SHORTAGES)
+
+
+def _partial_file(error: OSError) -> bool:
+    """Whether an error, of Arrow say, tells of an output in its text alone."""
+    return final_name(str(error)) != str(error)
 
 
 def _one_line(error: Exception) -> str:
     """What is wrong; the operating system's errors without their number, and with the name that the user knows."""
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, MemoryError):
+        return "not enough memory; a smaller batch_size or input_size needs less"
+    if shortage := next((meaning for text, meaning in _SHORTAGES.items() if text in str(error)), None):
+        return shortage
+    if isinstance(error, OSError) and error.strerror and (error.filename is not None or error.errno in _OF_THE_MACHINE):
         named = "" if error.filename is None else f"{final_name(os.fsdecode(error.filename))}: "
         return f"{named}{error.strerror}"
-    return str(error)
+    return final_name(str(error))
 
 
 class _Terminated(KeyboardInterrupt):
@@ -108,5 +123,5 @@ def exit_for(failures: Sequence[ImageFailure], *, done: int, failed: int | None 
     counted = "1 input" if count == 1 else f"{count} inputs"
     errors.print(f"[bold yellow]{counted} failed[/]" + (", the first 10:" if count > 10 else ":"))
     for failure in failures[:10]:
-        errors.print(f"  {plain(failure.path)}: {plain(failure.reason)}")
+        errors.print(f"  {plain(printable(failure.path))}: {plain(printable(failure.reason))}")
     raise typer.Exit(SOME_FAILED if done else UNUSABLE)

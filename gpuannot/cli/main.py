@@ -19,9 +19,11 @@ from .options import (
     Column,
     ConfigFile,
     Convention,
+    Dashboard,
     DecodeOption,
     Device,
     Exclude,
+    Extend,
     Glob,
     K,
     MaxFailures,
@@ -34,6 +36,7 @@ from .options import (
     Processes,
     Progress,
     Resume,
+    RetryFailed,
     Scheduler,
     Seed,
     Settings,
@@ -92,6 +95,7 @@ def fit(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    dashboard: Dashboard = False,
     device: Device = "auto",
     progress: Progress = None,
 ) -> None:
@@ -120,8 +124,9 @@ def fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         annotator.fit(
-            images.paths, images.labels, vocabulary=images.vocabulary, progress=progress, workers=workers, scheduler=scheduler
-        )
+            images.paths, images.labels, vocabulary=images.vocabulary, progress=progress, workers=workers, scheduler=scheduler,
+            dashboard=dashboard,
+        )  # fmt: skip
     annotator.save(model)
     failures = [*images.missing, *annotator.failures_]
     used = len(images) - len(annotator.failures_)
@@ -140,7 +145,7 @@ def fit(
 def annotate(
     model: Model,
     inputs: Sources,
-    k: K = 5,
+    k: K = None,
     threshold: Threshold = None,
     to: Annotated[
         str | None,
@@ -152,6 +157,8 @@ def annotate(
         ),
     ] = None,
     resume: Resume = False,
+    retry_failed: RetryFailed = False,
+    extend: Extend = False,
     overwrite: Overwrite = False,
     glob: Glob = None,
     exclude: Exclude = None,
@@ -164,6 +171,7 @@ def annotate(
     threads: Threads = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    dashboard: Dashboard = False,
     processes: Processes = None,
     decode: DecodeOption = None,
     report: ReportTo = None,
@@ -187,17 +195,18 @@ def annotate(
     from . import annotate as annotating
 
     of_folders = {
-        "resume": resume, "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
+        "resume": resume, "retry_failed": retry_failed, "extend": extend,
+        "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
         "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
-        "workers": workers, "scheduler": scheduler,
+        "workers": workers, "scheduler": scheduler, "dashboard": dashboard,
         "processes": processes, "decode": decode and decode.value,
     }  # fmt: skip
     given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and annotating.is_folder(to)
     if given and not folder:
         raise InvalidArgumentError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
-    if resume and overwrite:
-        raise InvalidArgumentError("--resume goes on with what is there, --overwrite replaces it: choose one")
+    if overwrite and (resume or retry_failed or extend):
+        raise InvalidArgumentError("--resume, --retry-failed and --extend go on with a run, --overwrite replaces it: choose one")
     if report is not None:
         check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
@@ -219,6 +228,7 @@ def annotate(
             failures = annotating.to_terminal(annotator, parts, as_json)
         else:
             failures = annotating.to_file(annotator, parts, Path(to), overwrite, as_json, errors)
+    annotating.tell_left_out(search.left_out, errors)
     exit_for(failures, done=len(sources) - len(failures))
 
 
@@ -226,7 +236,7 @@ def annotate(
 def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
-    k: K = 5,
+    k: K = None,
     threshold: Threshold = None,
     report: ReportTo = None,
     as_json: AsJson = False,
@@ -250,7 +260,7 @@ def evaluate(
     images = load_labelled_images(data)
     with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
         parts = list(passing(annotator.stream(images.paths, k, threshold=threshold, progress=progress)))
-    annotations = Annotations.joined(parts, annotator.vocabulary, k)
+    annotations = Annotations.joined(parts, annotator.vocabulary, annotator.words.check_k(k))
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
         exit_for(failures, done=0)

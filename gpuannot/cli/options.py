@@ -29,7 +29,11 @@ class Decode(StrEnum):
 
 
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
-K = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
+K = Annotated[
+    int | None,
+    typer.Option("-k", "--words", min=1, help="Words to give each image; by default 5, or as many as the model can give."),
+]
+ScoredK = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
 Threshold = Annotated[
     float | None,
     typer.Option(
@@ -71,6 +75,7 @@ Scheduler = Annotated[
         help="Dask scheduler (tcp://host:8786) whose workers do it; all must see the same files under the same paths.",
     ),
 ]
+Dashboard = Annotated[bool, typer.Option("--dashboard", help="With --workers: Dask's page of what they do, on this machine alone.")]
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
@@ -79,8 +84,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Image files, folders to search, lists of paths (.txt), tables (.csv, .parquet), tar shards (.tar, .tar.gz), quoted "
-        "patterns ('shards/*.tar'); local, or URLs that fsspec opens (s3://…).",
+        help="Image files, folders to search, lists of paths (.txt), tables (.csv, .parquet), archives (.tar, .tar.gz, .bz2, .xz, "
+        ".zst, .zip), quoted patterns ('shards/*.tar'); local, or URLs that fsspec opens (s3://…).",
         show_default=False,
     ),
 ]
@@ -104,6 +109,12 @@ Column = Annotated[
 PartFormat = Annotated[Format | None, typer.Option("--format", help="Folder only: form of the parts (default: parquet).")]
 PartSize = Annotated[int | None, typer.Option(min=1, help="Folder only: inputs of a part (default: 4096).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Folder only: go on where an earlier run stopped, whatever stopped it.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Folder only: resume, and try again what failed; rows that are there stay.")
+]
+Extend = Annotated[
+    bool, typer.Option("--extend", help="Folder only: resume, and take in inputs that are new; rows that are there stay.")
+]
 OnErrorOption = Annotated[
     OnError | None, typer.Option("--on-error", help="Folder only: 'stop' at the first input that fails (default: skip).")
 ]

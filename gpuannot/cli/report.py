@@ -43,7 +43,7 @@ def report(
         ),
     ] = None,
     to: Annotated[Path, typer.Option("-o", "--output", help="The page to write (.html).")] = Path("report.html"),
-    k: K = 5,
+    k: K = None,
     threshold: Threshold = None,
     labels: Annotated[
         Path | None,

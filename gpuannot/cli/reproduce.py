@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InvalidArgumentError
 from .exit import errors_to_exit_code
-from .options import AsJson, ConfigFile, Convention, Device, K, Preset, Progress, Seed, Settings, Weights, check_folder_of
+from .options import AsJson, ConfigFile, Convention, Device, Preset, Progress, ScoredK, Seed, Settings, Weights, check_folder_of
 from .report import ReportTo
 from .tables import comparison_report, output, reproduction_table
 
@@ -35,7 +35,7 @@ def reproduce(
     preset: Preset = None,
     config_file: ConfigFile = None,
     seeds: Annotated[int, typer.Option(min=1, help="Codebook seeds to run; several give mean ± standard deviation.")] = 1,
-    k: K = 5,
+    k: ScoredK = 5,
     weights: Weights = None,
     weights_convention: Convention = None,
     seed: Seed = None,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..metrics import Scores
 
 # A table sent to a file or a pipe has no terminal to fit.
-output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 160)
+output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
 
 
 def scores_table(scores: Scores, others: dict[str, Scores] | None = None) -> Table:
@@ -80,6 +80,13 @@ def comparison_report(result: dict[str, Any]) -> Iterator[Table | str]:
 
 def some(words: Sequence[str]) -> str:
     return ", ".join(words[:10]) + (" …" if len(words) > 10 else "")
+
+
+def printable(text: str) -> str:
+    """Text that stays on its line, moves no cursor and colours nothing: control characters become ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign == " " else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def plain(text: object) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InvalidArgumentError
 from .exit import errors, errors_to_exit_code
-from .options import AsJson, ConfigFile, Convention, Device, K, Overwrite, Preset, Progress, Seed, Settings, Weights
+from .options import AsJson, ConfigFile, Convention, Device, Overwrite, Preset, Progress, ScoredK, Seed, Settings, Weights
 from .tables import plain
 
 
@@ -33,7 +33,7 @@ def tune(
     ] = None,
     holdout: Annotated[int | None, typer.Option(min=1, help="Images held out in each split; by default a ninth of them.")] = None,
     splits: Annotated[int, typer.Option(min=1, help="Random splits whose scores are averaged.")] = 3,
-    k: K = 5,
+    k: ScoredK = 5,
     preset: Preset = None,
     config_file: ConfigFile = None,
     weights: Weights = None,

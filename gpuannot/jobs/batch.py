@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,10 @@ from ..system.environment import peak_memory
 from ..system.progress import progress_bar
 from ..system.threads import cpus
 from ..system.timing import StageTimer
-from .part_folder import PartFolder, RunSettings, check_format
-from .pipeline import RunUsage, annotate_parts, limiting_stage
+from .part_folder import PartFolder
+from .pipeline import BatchDone, RunUsage, annotate_parts, limiting_stage
+from .retry import retry_parts
+from .run_record import RunSettings, check_format
 
 STAGES = ("find", "read", "decode", "trunk", "write")
 
@@ -35,6 +37,7 @@ class BatchSummary:
 
     Attributes:
         inputs: of the whole run; rows + failures = inputs. failures_by_stage: ``find``, ``read``, ``decode``.
+        left_out: files of folders and archives that are no inputs because of their names, by suffix.
         parts: of the whole run. parts_before: those that an earlier run had made whole.
         seconds, images_per_second: of this run. stages: seconds of work by stage, added up over ``workers`` processes; read and
             decode also over their ``threads`` threads in all. 0 workers: nothing was left for them to do.
@@ -47,6 +50,7 @@ class BatchSummary:
     output: str
     model: str
     inputs: int
+    left_out: dict[str, int]
     rows: int
     failures: int
     failures_by_stage: dict[str, int]
@@ -71,13 +75,15 @@ def annotate_batch(
     model: WordModel,
     source: Inputs | str | Path | Iterable[str | Path],
     sink: str | Path,
-    k: int = 5,
+    k: int | None = None,
     *,
     format: str = "parquet",
     part_size: int = 4096,
     vectors: bool = False,
     threshold: float | None = None,
     resume: bool = False,
+    retry_failed: bool = False,
+    extend: bool = False,
     overwrite: bool = False,
     on_error: Literal["skip", "stop"] = "skip",
     max_failures: int | None = None,
@@ -87,6 +93,7 @@ def annotate_batch(
     progress: bool | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    dashboard: bool = False,
 ) -> BatchSummary:
     """``annotate`` for any number of images, into parts in the folder ``sink``.
 
@@ -94,10 +101,13 @@ def annotate_batch(
     absent; ``resume`` goes on after any stop and ends with the same bytes as an undisturbed run on this machine.
 
     Args:
-        source: :class:`~gpuannot.Inputs`, or what it takes as sources. part_size: inputs of a part, what a stop may cost.
+        source: :class:`~gpuannot.Inputs`, or what it takes as sources. k: words for each, as in :meth:`Annotator.annotate`.
+        part_size: inputs of a part, what a stop may cost.
         format: ``parquet``, ``jsonl`` or ``csv``. vectors: also write the VLAD vectors.
         threshold: as in :meth:`Annotator.annotate`.
-        resume: go on where an earlier run stopped; starts where there is none. overwrite: replace an earlier run.
+        resume: go on where an earlier run stopped; starts where there is none. retry_failed: do so, and try what failed again, a
+            file that was mended or was not there. extend: do so, and take in inputs that are new, in parts of their own; inputs
+            are told apart by their names. Rows that are there stay. overwrite: replace an earlier run.
         on_error: ``stop`` at the first input that fails. max_failures: stop when more inputs than this have failed.
         threads: that read and decode, of each worker; None is one a CPU. More pays where reading waits for a network.
         processes: decode in so many processes in place of threads, to the same bytes; 0 is threads, None is processes, one a
@@ -106,6 +116,7 @@ def annotate_batch(
             a decoder (nvImageCodec, torchvision) are there. A resumed run goes on as it was begun.
         workers: processes on this machine that share the parts, and its CPUs or a GPU each; needs the extra ``dask``, and in a
             script ``if __name__ == "__main__":``. The bytes are those of one process; a worker that dies costs its parts' time.
+            They listen on loopback, to each other alone. dashboard: with Dask's page of what they do, on loopback too.
         scheduler: address of a Dask scheduler whose workers do it. Inputs, weights and ``sink`` must be where all of them see them.
 
     Raises:
@@ -115,13 +126,13 @@ def annotate_batch(
         TooManyFailuresError: by ``on_error`` or ``max_failures``. ClusterError: no Dask, no answer from the scheduler, no workers,
             files that they do not share, or a part that several workers died of.
     """
-    model.check_k(k, threshold)
+    k = model.check_k(k, threshold)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
     clustered = workers is not None or scheduler is not None
-    if clustered:
+    if clustered or dashboard:
         from .cluster import check_options
 
-        check_options(workers, scheduler)
+        check_options(workers, scheduler, dashboard)
         if processes:
             raise InvalidArgumentError("decode processes are for a run in one process; with workers or a scheduler leave them out")
     if processes is None:
@@ -138,11 +149,12 @@ def annotate_batch(
         raise InvalidArgumentError(f"max_failures is {max_failures}; expected at least 0")
     if on_error not in ("skip", "stop"):
         raise InvalidArgumentError(f"on_error is {on_error!r}; expected 'skip' or 'stop'")
-    if resume and overwrite:
-        raise InvalidArgumentError("resume goes on with what is there, overwrite replaces it: choose one")
+    again = resume or retry_failed or extend
+    if again and overwrite:
+        raise InvalidArgumentError("resume, retry_failed and extend go on with what is there, overwrite replaces it: choose one")
     allowed = 0 if on_error == "stop" else sys.maxsize if max_failures is None else max_failures
     folder = PartFolder(sink)
-    recorded = folder.recorded() if resume else None
+    recorded = folder.recorded() if again else None
     decoder, cpu_share = choose_decoder(
         decode, model.device, model.config.input_size, model.config.interpolation, decoders,
         (recorded.decoder, recorded.cpu_share) if recorded else None,
@@ -164,18 +176,22 @@ def annotate_batch(
     timer, start = StageTimer(), time.perf_counter()
     with folder.lock():
         with timer.measure("find"):
-            folder.begin(inputs, settings, resume=resume, overwrite=overwrite)
-            pending, before, failed = _pending(folder)
+            folder.begin(inputs, settings, resume=resume, overwrite=overwrite, retry_failed=retry_failed, extend=extend)
+            pending, retried, before, failed = _pending(folder, retry_failed)
         if clustered:
             from .cluster_batch import annotate_on_cluster
 
             usage = RunUsage(0, 0, None)
             work = annotate_on_cluster(
-                model, folder, pending, workers=workers, scheduler=scheduler, threads=threads, timer=timer, usage=usage
-            )
+                model, folder, pending, retried, workers=workers, scheduler=scheduler, dashboard=dashboard, threads=threads,
+                timer=timer, usage=usage,
+            )  # fmt: skip
         else:
             usage = RunUsage(1, decoders, None)
-            work = annotate_parts(model, folder, pending, threads=decoders, processes=bool(processes), timer=timer)
+            work = _in_turn(
+                annotate_parts(model, folder, pending, threads=decoders, processes=bool(processes), timer=timer),
+                retry_parts(model, folder, retried, threads=decoders, processes=bool(processes), timer=timer),
+            )
         total = folder.inputs.count
         with progress_bar("annotate", total, progress, initial=before) as bar, closing(work):
             if failed > allowed:
@@ -194,6 +210,7 @@ def annotate_batch(
             output=str(folder.path),
             model=settings.model_sha256,
             inputs=done.inputs,
+            left_out=dict(sorted(inputs.left_out.items())),
             rows=done.rows,
             failures=done.failures,
             failures_by_stage=dict(done.stages),
@@ -201,7 +218,7 @@ def annotate_batch(
             parts_before=folder.inputs.parts - len(pending),
             seconds=round(seconds, 3),
             images_per_second=round((total - before) / seconds, 2),
-            limited_by=limiting_stage(timer) if pending else None,
+            limited_by=limiting_stage(timer) if pending or retried else None,
             stages={stage: round(timer.seconds(stage), 3) for stage in STAGES},
             workers=usage.workers,
             threads=usage.threads,
@@ -213,16 +230,27 @@ def annotate_batch(
     return summary
 
 
-def _pending(folder: PartFolder) -> tuple[list[int], int, int]:
-    """Parts that are still to be done, and the inputs and failures of those that are whole."""
-    pending, inputs, failures = [], 0, 0
+def _pending(folder: PartFolder, retry_failed: bool) -> tuple[list[int], list[int], int, int]:
+    """Parts that are still to be done, those of which what failed is tried again, and the inputs and failures of all others."""
+    pending, retried, inputs, failures = list[int](), list[int](), 0, 0
     for number in range(folder.inputs.parts):
         done = folder.done(number, verify=True)
         if done is None:
             pending.append(number)
+        elif done.failed and retry_failed:
+            retried.append(number)
+            inputs += done.rows
         else:
-            inputs, failures = inputs + done.inputs, failures + done.failures
-    return pending, inputs, failures
+            inputs, failures = inputs + done.inputs, failures + len(done.failed)
+    return pending, retried, inputs, failures
+
+
+def _in_turn(*work: Generator[BatchDone]) -> Generator[BatchDone]:
+    with ExitStack() as stack:
+        for each in work:
+            stack.callback(each.close)
+        for each in work:
+            yield from each
 
 
 def _too_many(failed: int, allowed: int, first: ImageFailure, folder: PartFolder) -> TooManyFailuresError:

@@ -6,25 +6,21 @@ Dask does a task again whose worker died, and what was computed there with it; a
 from __future__ import annotations
 
 import asyncio
-import logging
 import operator
-import os
 import queue
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
 
 from ..errors import ClusterError, InvalidArgumentError
-from ..system.threads import cpus
 from ..system.version import __version__
+from .local_cluster import first_line, local_cluster
 
 _CONNECT_SECONDS = 5.0  # to a scheduler that answers at all
 _WORKER_SECONDS = 60.0  # without a single worker until it is an error
@@ -52,29 +48,32 @@ class ClusterTask:
     future: Any = field(default=None, repr=False)
 
 
-def check_options(workers: int | None, scheduler: str | None) -> None:
+def check_options(workers: int | None, scheduler: str | None, dashboard: bool = False) -> None:
     """Raise ValueError or ClusterError for what no cluster can be made of: before the work, not after its first half."""
+    if dashboard and workers is None:
+        raise InvalidArgumentError("the dashboard is that of workers on this machine; a scheduler has its own")
     if workers is not None and scheduler is not None:
         raise InvalidArgumentError("workers are started on this machine, a scheduler has its own: choose one")
     if workers is not None and not 1 <= operator.index(workers) <= 4096:
         raise InvalidArgumentError(f"workers is {workers}; expected 1 to 4096")
     try:
+        import cryptography  # noqa: F401 - of the keys that local workers know each other by
         import distributed  # noqa: F401
     except ImportError as error:
         raise ClusterError(f"several workers need Dask ({error}); install gpuannot[dask]") from error
 
 
 @contextmanager
-def connect(workers: int | None, scheduler: str | None, device: torch.device) -> Iterator[Cluster]:
+def connect(workers: int | None, scheduler: str | None, device: torch.device, *, dashboard: bool = False) -> Iterator[Cluster]:
     """``workers`` new processes on this machine, gone at the end of the ``with`` block, or those of a running scheduler.
 
-    Processes on a CPU share its cores; on CUDA each has a GPU of its own (dask-cuda).
+    Processes on a CPU share its cores; on CUDA each has a GPU of its own (dask-cuda). ``dashboard``: those of this machine have
+    Dask's page of what they do, on loopback.
 
     Raises:
         ClusterError: they cannot be started, or no scheduler with workers answers at that address.
     """
     import dask.config
-    from distributed import Client
 
     # Pixels that a caller holds in memory have to be sent: there is nothing to be done about what Dask would warn of.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": 1024 * _LARGE}):
@@ -91,7 +90,7 @@ def connect(workers: int | None, scheduler: str | None, device: torch.device) ->
             finally:
                 client.close()
             return
-        with _local_cluster(workers or 1, device) as local, Client(local, set_as_default=False) as client:
+        with local_cluster(workers or 1, device, dashboard=dashboard) as client:
             yield Cluster(client, own=True)
 
 
@@ -107,7 +106,7 @@ def _client(scheduler: str) -> Any:
         client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False, name="gpuannot")
     except (OSError, ValueError, TypeError) as error:  # no answer, an address that is none
         raise ClusterError(
-            f"no Dask scheduler answers at {scheduler!r} ({_first_line(error)}); start one with 'dask scheduler' and its "
+            f"no Dask scheduler answers at {scheduler!r} ({first_line(error)}); start one with 'dask scheduler' and its "
             "workers with 'dask worker', or use workers of this machine with --workers"
         ) from error
     try:
@@ -133,86 +132,6 @@ def _knock(scheduler: str) -> None:
 
     with ThreadPoolExecutor(1) as thread:  # the caller may be inside an event loop
         thread.submit(lambda: asyncio.run(greet_in_time())).result()
-
-
-@contextmanager
-def _local_cluster(workers: int, device: torch.device) -> Iterator[Any]:
-    from distributed import LocalCluster
-
-    kind, options = LocalCluster, {"processes": True}
-    if device.type == "cuda":
-        if workers > torch.cuda.device_count():
-            raise ClusterError(
-                f"{workers} workers need a GPU each, this machine has {torch.cuda.device_count()}; give fewer workers"
-            )
-        try:
-            from dask_cuda import LocalCUDACluster
-        except ImportError as error:
-            raise ClusterError(f"workers on GPUs need dask-cuda ({error}); install it, or use --device cpu") from error
-        kind, options = LocalCUDACluster, {}
-    with _restored_log_level(), _environment(max(1, cpus() // workers)):
-        try:
-            # No memory limit: one that is too low would have workers killed that the machine has room for.
-            with _deaf_threads():
-                local = kind(
-                    n_workers=workers, threads_per_worker=1, memory_limit=0,
-                    dashboard_address="127.0.0.1:0",  # Dask's own default is every interface of the machine
-                    silence_logs=logging.CRITICAL, **options,
-                )  # fmt: skip
-        except (RuntimeError, OSError) as error:
-            raise ClusterError(
-                f"{workers} workers cannot be started ({_first_line(error)}); a script that starts workers does its work under "
-                'if __name__ == "__main__":'
-            ) from error
-        with local:
-            yield local
-
-
-@contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Workers get ``threads`` threads each for torch and BLAS, unless the user's environment says how many.
-
-    Dask's own way, a setting, yields to the environment, and leaves what it says in this process's.
-    """
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in (*names, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")}
-    for name in names:
-        os.environ.setdefault(name, str(threads))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-@contextmanager
-def _deaf_threads() -> Iterator[None]:
-    """Threads that start in the ``with`` block, and the processes that those start, get no Ctrl-C, which goes to all of a terminal.
-
-    Workers end when this process ends them; one that comes meanwhile is met at the end of the block.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # or the first process to be started starts it, and undoes what follows
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _restored_log_level() -> Iterator[None]:
-    """Workers that are killed and started again are no news, and errors are raised."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 class Cluster:
@@ -305,7 +224,7 @@ class Cluster:
                 "memory too small? Fewer workers, a smaller batch_size or fewer --threads need less"
             ) from error
         if isinstance(error, OSError):
-            raise ClusterError(f"{task.title()}: {_first_line(error)}") from error
+            raise ClusterError(f"{task.title()}: {first_line(error)}") from error
         error.add_note(f"This was raised on a worker: {task.title()}.")
         raise error
 
@@ -327,8 +246,3 @@ class _Watch:
             self.seen()
         elif time.monotonic() - self._seen > _WORKER_SECONDS:
             raise ClusterError(f"no worker has been there for {_WORKER_SECONDS:.0f} s; start workers, and start again")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

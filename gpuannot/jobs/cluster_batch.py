@@ -29,6 +29,7 @@ from ..system.timing import StageTimer
 from .cluster import Cluster, ClusterTask, connect
 from .part_folder import PartFolder
 from .pipeline import BatchDone, RunUsage, annotate_parts
+from .retry import retry_parts
 
 _SHARED_SECONDS = 10.0  # for a file to be seen on another machine: network file systems remember for a while what was not there
 _STOP_SECONDS = 60.0  # for workers to notice that the run has ended
@@ -60,14 +61,18 @@ def annotate_on_cluster(
     model: WordModel,
     folder: PartFolder,
     numbers: Sequence[int],
+    retried: Sequence[int],
     *,
     workers: int | None,
     scheduler: str | None,
+    dashboard: bool,
     threads: int | None,
     timer: StageTimer,
     usage: RunUsage,
 ) -> Generator[BatchDone]:
-    """:func:`~gpuannot.jobs.pipeline.annotate_parts` on a cluster; one result for each part, as they get done.
+    """:func:`~gpuannot.jobs.pipeline.annotate_parts` on a cluster, then :func:`~gpuannot.jobs.retry.retry_parts`.
+
+    One result for each part, as they get done.
 
     ``timer`` and ``usage`` get the workers' seconds, number, threads and peak memory.
 
@@ -75,15 +80,19 @@ def annotate_on_cluster(
         ClusterError: no such cluster, one that does not share the folder or the inputs, or workers that keep dying of a part.
         OutputError: a part cannot be written.
     """
-    if not numbers:
+    if not numbers and not retried:
         return
-    with _ticket(model, folder) as ticket, connect(workers, scheduler, model.device) as cluster:
+    with _ticket(model, folder) as ticket, connect(workers, scheduler, model.device, dashboard=dashboard) as cluster:
         job = BatchJob(
             os.path.abspath(folder.path), str(ticket), os.getcwd(), folder.settings.model_sha256, model.device.type, threads
         )
         try:
-            _check_shared(cluster, job, folder, numbers[0])
-            tasks = (ClusterTask(_title(folder, number), annotate_part, (job, number)) for number in numbers)
+            _check_shared(cluster, job, folder, [*numbers, *retried][0])
+            tasks = (
+                ClusterTask(_title(folder, number), annotate_part, (job, number, again))
+                for again, those in ((False, numbers), (True, retried))
+                for number in those
+            )
             with closing(cluster.results(tasks)) as results:
                 for _, part in results:
                     timer.merge(part.seconds)
@@ -185,8 +194,8 @@ def at_work(job: BatchJob) -> bool:
     return _at_work[job.ticket] > 0
 
 
-def annotate_part(job: BatchJob, number: int) -> PartResult:
-    """Annotate and write one part.
+def annotate_part(job: BatchJob, number: int, again: bool) -> PartResult:
+    """Annotate and write one part, or ``again`` those of its inputs that failed.
 
     Raises:
         ClusterError: the run has ended, or this machine computes otherwise than the one that started it. OutputError: the part
@@ -205,7 +214,8 @@ def annotate_part(job: BatchJob, number: int) -> PartResult:
         threads = job.threads or torch.get_num_threads()
         timer, inputs = StageTimer(), 0
         failures: list[ImageFailure] = []
-        with closing(annotate_parts(model, folder, [number], threads=threads, timer=timer)) as work:
+        do = retry_parts if again else annotate_parts
+        with closing(do(model, folder, [number], threads=threads, timer=timer)) as work:
             for batch in work:
                 inputs += batch.inputs
                 failures += batch.failures

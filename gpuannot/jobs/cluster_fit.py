@@ -63,6 +63,7 @@ def on_cluster(
     others: NDArray[np.int64],
     workers: int | None,
     scheduler: str | None,
+    dashboard: bool,
     progress: bool | None,
 ) -> Iterator[OnCluster]:
     """:class:`~gpuannot.model.fit.FitSteps` over the workers of a cluster; arguments as :func:`gpuannot.model.fit.reading`.
@@ -70,10 +71,10 @@ def on_cluster(
     Raises:
         ClusterError: no such cluster, or workers that keep dying of a partition.
     """
-    check_options(workers, scheduler)
+    check_options(workers, scheduler, dashboard)
     weights, trunk = model.encoder.weights, model.encoder.trunk
     job = FitJob(secrets.token_hex(8), model.config, model.device.type, str(trunk.dtype), weights.sha256)
-    with connect(workers, scheduler, model.device) as cluster:
+    with connect(workers, scheduler, model.device, dashboard=dashboard) as cluster:
         try:
             yield OnCluster(model, cluster, job, _Images(sources, labels, tuple(vocabulary), learn_from, others), progress)
         finally:

@@ -5,12 +5,13 @@
     part-00000.parquet …      rows (or .jsonl, .csv)
     _failures/part-00000.jsonl …   inputs of that part that got no row; only where there are some
     _summary.json             the last run's counts and timings
-    _gpuannot/run.json        settings; written last of what precedes the first part
-    _gpuannot/inputs.parquet  the inputs, part by part
-    _gpuannot/done/00000.json …    a part that is whole: its counts, and the checksums of its files
+    _gpuannot/run.json        settings, and which list of inputs holds; written last of what precedes the first part
+    _gpuannot/inputs-0.list   the inputs, part by part; another number once there were more
+    _gpuannot/done/00000.json …    a part that is whole: what is in it, and the checksums of its files
 
-Names that start with ``_`` are skipped by pyarrow, Dask and Spark when they read the folder as one table. A part depends on its
-inputs and the settings alone, so an interrupted run, resumed, ends with the same bytes as an undisturbed one.
+Names that start with ``_`` are skipped by pyarrow, Dask and Spark when they read the folder as one table; DuckDB and Polars read
+``part-*.parquet``. A part depends on its inputs and the settings alone, so an interrupted run, resumed, ends with the same bytes as
+an undisturbed one.
 """
 
 from __future__ import annotations
@@ -19,71 +20,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from hashlib import file_digest
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ..errors import DataError, InvalidArgumentError, OutputError
+from ..errors import DataError, OutputError
 from ..images.batches import ImageFailure
 from ..images.input import Input
-from ..system.atomic_files import remove_temporary_files, write_whole
-from .input_list import InputList
-from .writers import FORMATS
+from ..system.atomic_files import exclusive, remove_temporary_files, write_whole
+from .input_list import InputList, in_parts
+from .run_record import PartDone, RunCounts, RunSettings, check_accounts, sha256_of
 
-SCHEMA = "gpuannot.batch/1"
+SCHEMA = "gpuannot.batch/2"
 _PART = re.compile(r"part-\d{5,}(\.parquet|\.jsonl|\.csv)")
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """All that decides the content of the parts, beside the inputs.
-
-    Attributes:
-        model_sha256: the model's.
-        k: words an image, or with a ``threshold`` of confidence the most.
-        format: of the parts, ``parquet``, ``jsonl`` or ``csv``.
-        part_size: inputs of a part.
-        vectors: VLAD vectors are written too.
-        decoder: of JPEGs: ``pillow``, or one on the GPU, whose pixels are others.
-        cpu_share: share of the JPEGs that stays with Pillow beside a decoder on the GPU.
-        confidence: confidences are written too.
-        threshold: confidence that a word needs to be given; None gives k words to every image.
-    """
-
-    model_sha256: str
-    k: int
-    format: str
-    part_size: int
-    vectors: bool
-    device: str
-    trunk_dtype: str
-    batch_size: int
-    decoder: str = "pillow"
-    cpu_share: float = 0.0
-    confidence: bool = False
-    threshold: float | None = None
-
-
-@dataclass(frozen=True)
-class PartDone:
-    """A part that is whole.
-
-    Attributes:
-        inputs: number of them.
-        rows: number of them.
-        failures: number of inputs without a row.
-        stages: failures by stage.
-        files: SHA-256 of its files, by name.
-    """
-
-    inputs: int
-    rows: int
-    failures: int
-    stages: Mapping[str, int]
-    files: Mapping[str, str]
 
 
 class PartFolder:
@@ -122,76 +73,138 @@ class PartFolder:
             raise DataError(f"{self.path} holds other files; choose a new or empty folder for the parts")
         with self.telling():
             self._state.mkdir(parents=True, exist_ok=True)
-            file = open(self._state / "lock", "w")  # noqa: SIM115 - closed below
-        with file:
-            _lock(file, self.path)
+        with exclusive(self._state / "lock", self.path):
             yield
 
-    def begin(self, inputs: Iterable[Input], settings: RunSettings, *, resume: bool, overwrite: bool) -> None:
-        """Start a run, or take up one that was stopped.
+    def begin(
+        self,
+        inputs: Iterable[Input],
+        settings: RunSettings,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        extend: bool = False,
+    ) -> None:
+        """Start a run, or take up one that is there.
+
+        Args:
+            resume: the inputs are those that the run was begun with.
+            retry_failed: the same, but what could not be found or listed may be there now.
+            extend: there may be others, which get parts of their own behind those of the run.
+            overwrite: replace a run that is there.
 
         Raises:
-            DataError: results are there and neither ``resume`` nor ``overwrite`` was asked for; what is to be resumed had another
-                model, other settings or other inputs; or there are no inputs.
+            DataError: results are there and none of these was asked for; what is to be resumed had another model, other settings
+                or other inputs; or there are no inputs.
             OutputError: the folder cannot be written.
         """
         started = self._run.exists()
+        resume = resume or retry_failed or extend
         if started and not (resume or overwrite):
             raise DataError(
                 f"{self.path} has results; go on with --resume, replace them with --overwrite, or choose another folder"
             )
         if started and resume:
-            self.open()
-            self._check_same(inputs, settings)
+            self.open(check=True)
+            self._check_same(settings)
             with self.telling():
+                self._make_folders()
                 self.remove_temporary_files()
+                if retry_failed or extend:
+                    self._extend(inputs, may_grow=extend)
+            if not (retry_failed or extend) and (difference := self.inputs.difference(inputs)):
+                raise self._begun_otherwise(difference)
             return
         with self.telling():
             self._clear()
-            for folder in (self.ledgers, self.notes):
-                folder.mkdir(exist_ok=True)
-            self.settings, self.inputs = settings, InputList.write(self._state / "inputs.parquet", inputs, settings.part_size)
-            if not self.inputs.count:
-                raise DataError("there are no inputs: the lists, tables and shards that were given are empty")
-            content = {"schema": SCHEMA, "settings": asdict(settings), "inputs": self.inputs.count}
-            write_whole(self._run, (json.dumps(content, indent=2) + "\n").encode())
+            self._make_folders()
+            self.settings = settings
+            self._note(InputList.write(self._list(0), in_parts(inputs, settings.part_size)), 0)
+
+    def _make_folders(self) -> None:  # a copy through an object store drops empty ones
+        for folder in (self.ledgers, self.notes):
+            folder.mkdir(exist_ok=True)
+
+    def _list(self, number: int) -> Path:
+        return self._state / f"inputs-{number}.list"
+
+    def _note(self, inputs: InputList, number: int) -> None:
+        """Make a list of inputs the run's."""
+        if not inputs.count:
+            inputs.path.unlink()
+            raise DataError("there are no inputs: the lists, tables and archives that were given are empty")
+        content = {
+            "schema": SCHEMA, "settings": asdict(self.settings), "inputs": inputs.count, "list": number,
+            "list_sha256": sha256_of(inputs.path),
+        }  # fmt: skip
+        write_whole(self._run, (json.dumps(content, indent=2) + "\n").encode())
+        self.inputs, self._number = inputs, number
+        for other in self._state.glob("inputs-*.list"):
+            if other != inputs.path:
+                other.unlink()
+
+    def _extend(self, inputs: Iterable[Input], *, may_grow: bool) -> None:
+        failed = (
+            self.inputs.starts[part] + place
+            for part in range(self.inputs.parts)
+            if (done := self.done(part)) is not None
+            for place in done.failed
+        )
+        longer = self.inputs.extended(self._list(self._number + 1), inputs, self.settings.part_size, failed)
+        if longer.count > self.inputs.count and not may_grow:
+            first = longer.part(self.inputs.parts)[0].name
+            count = longer.count - self.inputs.count
+            longer.path.unlink()
+            raise self._begun_otherwise(f"{count} inputs are new, the first {first!r}")
+        if sha256_of(longer.path) == sha256_of(self.inputs.path):
+            longer.path.unlink()
+        else:
+            self._note(longer, self._number + 1)
 
     def recorded(self) -> RunSettings | None:
         """The settings of a run that is there; None without one, or where :meth:`open` would refuse it."""
         try:
-            return self.open().settings
+            return self.open(check=True).settings
         except DataError:
             return None
 
-    def open(self, base: str = "") -> PartFolder:
+    def open(self, base: str = "", *, check: bool = False) -> PartFolder:
         """Read what :meth:`begin` wrote: on a worker, or to resume.
 
         Args:
             base: the folder that relative paths of inputs start from; by default this process's own.
+            check: hold the list of inputs against its checksum.
 
         Raises:
-            DataError: there is no run, or one that this version cannot read.
+            DataError: there is no run, it is damaged, or this version cannot read it.
         """
         try:
             content = json.loads(self._run.read_text())
             if content["schema"] != SCHEMA:
-                raise ValueError(f"schema {content['schema']!r}, expected {SCHEMA!r}")
-            self.settings = RunSettings(**content["settings"])
-            self.inputs = InputList(self._state / "inputs.parquet", base)
+                raise ValueError(f"schema {content['schema']!r}, expected {SCHEMA!r}: another version of gpuannot wrote it")
+            self.settings, self._number = RunSettings(**content["settings"]), int(content["list"])
+            path = self._list(self._number)
+            if check and sha256_of(path) != content["list_sha256"]:
+                raise ValueError(f"{path.name} was changed or damaged: its SHA-256 is another")
+            self.inputs = InputList(path, base)
+            if self.inputs.count != content["inputs"]:
+                raise ValueError(f"{path.name} has {self.inputs.count} inputs, expected {content['inputs']}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self._run} cannot be used ({error}); start again with --overwrite") from error
         return self
 
-    def _check_same(self, inputs: Iterable[Input], settings: RunSettings) -> None:
+    def _check_same(self, settings: RunSettings) -> None:
         there, now = asdict(self.settings), asdict(settings)
         changed = [f"{name} was {there[name]}, now it is {now[name]}" for name in now if there[name] != now[name]]
-        if not changed and (difference := self.inputs.difference(inputs)):
-            changed = [difference]
         if changed:
-            raise DataError(
-                f"{self.path} cannot be resumed, it was begun otherwise: {'; '.join(changed)}. Give what it was begun with, or "
-                "start again with --overwrite"
-            )
+            raise self._begun_otherwise("; ".join(changed))
+
+    def _begun_otherwise(self, what: str) -> DataError:
+        return DataError(
+            f"{self.path} cannot be resumed, it was begun otherwise: {what}. Give what it was begun with, take in more inputs with "
+            "--extend, or start again with --overwrite"
+        )
 
     def _clear(self) -> None:
         """Remove the files of an earlier run, and nothing else; its settings last, so that it counts as a run to the end."""
@@ -199,7 +212,8 @@ class PartFolder:
             shutil.rmtree(folder, ignore_errors=True)
         for path in [path for path in self.path.iterdir() if _PART.fullmatch(path.name)]:
             path.unlink()
-        for path in (self.path / "_summary.json", self._state / "inputs.parquet", self._run):
+        lists = [*self._state.glob("inputs-*.list"), self._state / "inputs.parquet"]  # the latter from before schema 2
+        for path in (self.path / "_summary.json", *lists, self._run):
             path.unlink(missing_ok=True)
         self.remove_temporary_files()
 
@@ -217,11 +231,13 @@ class PartFolder:
         """What is known of a part that is whole; None if it is not.
 
         Args:
-            verify: also None if a file of it is not what was written.
+            verify: also None if a file of it is not what was written, or the note is that of other inputs.
         """
         try:
             found = PartDone(**json.loads((self.notes / f"{number:05d}.json").read_text()))
         except (OSError, ValueError, TypeError):
+            return None
+        if found.part != number or (verify and found.names != self.inputs.digest(number)):
             return None
         for name, expected in found.files.items() if verify else ():
             try:
@@ -231,7 +247,7 @@ class PartFolder:
                 return None
         return found
 
-    def finish(self) -> PartDone:
+    def finish(self) -> RunCounts:
         """The whole run's counts, once every part is whole.
 
         Raises:
@@ -244,11 +260,11 @@ class PartFolder:
             part = self.done(number)
             if part is None or not all((self.path / name).is_file() for name in part.files):
                 raise OutputError(f"{self.part_path(number)} is missing or incomplete; run again with --resume")
-            inputs, rows, failures = inputs + part.inputs, rows + part.rows, failures + part.failures
+            inputs, rows, failures = inputs + part.inputs, rows + part.rows, failures + len(part.failed)
             for stage, count in part.stages.items():
                 stages[stage] = stages.get(stage, 0) + count
         check_accounts(f"{self.path}", self.inputs.count, rows, failures)
-        return PartDone(inputs, rows, failures, stages, {})
+        return RunCounts(inputs, rows, failures, stages)
 
     def progress(self) -> tuple[int, int | None]:
         """How many parts are whole, and of how many; None while the inputs are being found."""
@@ -276,47 +292,3 @@ class PartFolder:
             raise OutputError(
                 f"cannot write to {self.path} ({text}); parts that were whole stay so: when that is mended, go on with --resume"
             ) from error
-
-
-def check_format(name: str) -> str:
-    """The name of a format, checked.
-
-    Raises:
-        ValueError: parts cannot have that format.
-    """
-    formats: Sequence[str] = [suffix.removeprefix(".") for suffix in FORMATS]
-    if name not in formats:
-        raise InvalidArgumentError(f"format {name!r} is unknown; choose one of {', '.join(formats)}")
-    return name
-
-
-def check_accounts(what: str, inputs: int, rows: int, failures: int) -> None:
-    """Refuse counts by which an input has neither a row nor an entry in the ledger.
-
-    Args:
-        what: the counts are of, for the error.
-
-    Raises:
-        RuntimeError: rows and failures do not add up to the inputs.
-    """
-    if rows + failures != inputs:
-        raise RuntimeError(
-            f"{what}: {rows} rows + {failures} failures ≠ {inputs} inputs. This is a bug in gpuannot: please report it with the "
-            "folder _gpuannot"
-        )
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock of that kind; two runs at once then write the same bytes twice
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"another run is writing to {folder}; wait for it, or choose another folder") from error

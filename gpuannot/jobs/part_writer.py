@@ -9,7 +9,8 @@ from types import TracebackType
 from ..images.batches import ImageFailure
 from ..model.annotations import Annotations
 from ..system.atomic_files import replacing, write_whole
-from .part_folder import PartDone, PartFolder, check_accounts, sha256_of
+from .part_folder import PartFolder
+from .run_record import PartDone, check_accounts, sha256_of
 from .writers import AnnotationWriter, failure_lines
 
 
@@ -35,19 +36,32 @@ class PartWriter:
             confidence=settings.confidence,
         )
         self._failures: list[ImageFailure] = []
+        self._failed: list[int] = []
+        self._inputs = 0
 
-    def write(self, annotations: Annotations) -> None:
+    def write(self, annotations: Annotations, start: int, inputs: int) -> None:
+        """Add what became of some inputs.
+
+        Args:
+            annotations: with ``positions`` in the part.
+            start: place of the first of them in the part.
+            inputs: how many they are.
+        """
         self._rows.write(annotations)
         self._failures.extend(annotations.failures)
+        self._failed += sorted(set(range(start, start + inputs)) - set(annotations.positions.tolist()))
+        self._inputs += inputs
 
-    def commit(self, inputs: int) -> PartDone:
+    def commit(self) -> PartDone:
         """Make the part whole: its ledger, its rows, and last the note that says so.
 
         Raises:
-            RuntimeError: rows and failures do not add up to ``inputs``.
+            RuntimeError: rows and failures do not add up to its inputs.
         """
         folder, part = self._folder, self._folder.part_path(self._number)
-        check_accounts(f"{part}", inputs, self._rows.rows, len(self._failures))
+        starts = folder.inputs.starts
+        check_accounts(f"{part}", starts[self._number + 1] - starts[self._number], self._rows.rows, len(self._failures))
+        check_accounts(f"{part}", self._inputs, self._rows.rows, len(self._failed))
         files = {part.name: sha256_of(self._rows.finish())}
         ledger = folder.ledgers / f"part-{self._number:05d}.jsonl"
         if self._failures:
@@ -60,7 +74,8 @@ class PartWriter:
         stages: dict[str, int] = {}
         for failure in self._failures:
             stages[failure.stage] = stages.get(failure.stage, 0) + 1
-        done = PartDone(inputs, self._rows.rows, len(self._failures), dict(sorted(stages.items())), files)
+        names = folder.inputs.digest(self._number)
+        done = PartDone(self._number, names, self._inputs, self._rows.rows, self._failed, dict(sorted(stages.items())), files)
         write_whole(folder.notes / f"{self._number:05d}.json", (json.dumps(asdict(done)) + "\n").encode())
         return done
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -246,11 +246,11 @@ def annotate_parts(
 
 def _batches_of(folder: PartFolder, numbers: Iterable[int]) -> Iterator[Batch]:
     """The inputs of some parts. A batch never holds inputs of two parts, so each part has the same batches always."""
-    settings = folder.settings
+    size = folder.settings.batch_size
     for number in numbers:
-        first, inputs = number * settings.part_size, folder.inputs.part(number)
-        for start in range(0, len(inputs), settings.batch_size):
-            yield first + start, [(item.name, item) for item in inputs[start : start + settings.batch_size]]
+        first, inputs = folder.inputs.starts[number], folder.inputs.part(number)
+        for start in range(0, len(inputs), size):
+            yield first + start, [(item.name, item) for item in inputs[start : start + size]]
 
 
 class _PartSink:
@@ -264,16 +264,15 @@ class _PartSink:
         folder, settings = self._folder, self._folder.settings
         annotations = batch.annotations(self._model, settings.threshold, self._timer)
         with self._timer.measure("write"), folder.telling():
-            number = batch.start // settings.part_size
+            number = folder.inputs.part_of(batch.start)
             if self._part is None:
                 self._part = PartWriter(folder, number, self._model.encoder.dimension)
-            self._part.write(annotations)
-            first = number * settings.part_size
-            end = min(first + settings.part_size, folder.inputs.count)
+            first, end = folder.inputs.starts[number : number + 2]
+            self._part.write(replace(annotations, positions=annotations.positions - first), batch.start - first, batch.inputs)
             if batch.start + batch.inputs == end:
                 part, self._part = self._part, None
                 with part:
-                    part.commit(end - first)
+                    part.commit()
 
     def __enter__(self) -> _PartSink:
         return self

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from ..images.batches import ImageFailure
 from ..images.input import Input, describe, utf8
 from ..model.annotations import Annotations
 from .part_folder import PartFolder
-from .writers import FORMATS
+from .writers import FORMATS, FORMULA
 
 _ROWS_AT_A_TIME = 512
 _VALUES = ("distances", "confidences")
+_COLUMNS = ("path", "words", *_VALUES, "model")
 
 
 class AnnotationFiles:
@@ -80,29 +82,15 @@ class AnnotationFiles:
         failures = tuple(self.failures())
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             sources = [self._input(row["path"], inputs) for row in some]
-            yield self._annotations(some, start, failures), sources
+            names = [row["path"] for row in some]
+            found = annotations_of(some, names, self._column, self.vocabulary, self._k, confident=self._confident)
+            yield replace(found, positions=start + found.positions, failures=failures), sources
             start, failures = start + len(some), ()
 
     def failures(self) -> Iterator[ImageFailure]:
         """What a batch run could not read, from its ledger."""
         if self._run is not None:
             yield from self._run.failures()
-
-    def _annotations(self, rows: list[dict[str, Any]], start: int, failures: tuple[ImageFailure, ...]) -> Annotations:
-        index = np.full((len(rows), self._k), -1, np.int64)
-        for number, row in enumerate(rows):
-            index[number, : len(row["words"])] = [self._column[word] for word in row["words"]]
-        names = tuple(row["path"] for row in rows)
-        positions = np.arange(start, start + len(rows))
-        distance = self._filled(rows, "distances", np.inf)
-        confidence = self._filled(rows, "confidences", 0) if self._confident else None
-        return Annotations(names, positions, index, distance, self.vocabulary, failures, confidence=confidence)
-
-    def _filled(self, rows: list[dict[str, Any]], name: str, beyond: float) -> NDArray[np.float32]:
-        values = np.full((len(rows), self._k), beyond, np.float32)
-        for number, row in enumerate(rows):
-            values[number, : len(row["words"])] = row[name] or np.nan
-        return values
 
     def _input(self, path: str, inputs: Iterator[Input] | None) -> Input:
         """The input that a row is about. A batch run lists its inputs in the order of its rows, which lack those that failed."""
@@ -113,8 +101,61 @@ class AnnotationFiles:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for file in self._files:
-            for number, row in enumerate(_READERS[file.suffix](file)):
-                yield _checked(row, file, number)
+            yield from rows_of(file)
+
+
+def rows_of(path: Path, *, vectors: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of an annotation file as plain Python values: ``path``, ``words``, ``distances``, ``confidences``, maybe ``model``.
+
+    Args:
+        vectors: read ``vector`` too.
+
+    Raises:
+        DataError: it cannot be read, or a row lacks something.
+    """
+    for number, row in enumerate(_READERS[path.suffix](path, (*_COLUMNS, *(("vector",) if vectors else ())))):
+        yield _checked(row, path, number)
+
+
+def annotations_of(
+    rows: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    columns: Mapping[str, int],
+    vocabulary: tuple[str, ...],
+    k: int,
+    *,
+    confident: bool,
+    vectors: int | None = None,
+) -> Annotations:
+    """Rows as annotations, with positions that count them. Distances that rows lack are NaN.
+
+    Args:
+        rows: T of them, as :func:`rows_of` gives them.
+        names: what they are of.
+        columns: number of each word in ``vocabulary``.
+        k: words of a row, at most.
+        confident: take their confidences.
+        vectors: length of their vectors; None takes none.
+    """
+
+    def filled(name: str, beyond: float) -> NDArray[np.float32]:
+        values = np.full((len(rows), k), beyond, np.float32)
+        for number, row in enumerate(rows):
+            values[number, : len(row["words"])] = row[name] or np.nan
+        return values
+
+    index = np.full((len(rows), k), -1, np.int64)
+    for number, row in enumerate(rows):
+        index[number, : len(row["words"])] = [columns[word] for word in row["words"]]
+    return Annotations(
+        names=tuple(names),
+        positions=np.arange(len(rows)),
+        index=index,
+        distance=filled("distances", np.inf),
+        vocabulary=vocabulary,
+        confidence=filled("confidences", 0) if confident else None,
+        vectors=None if vectors is None else np.array([row["vector"] for row in rows], np.float32).reshape(-1, vectors),
+    )
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -149,20 +190,20 @@ def _checked(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
     return {**row, **values}
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            wanted = [name for name in file.schema_arrow.names if name in ("path", "words", "model", *_VALUES)]
+            wanted = [name for name in file.schema_arrow.names if name in columns]
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {describe(error)}") from error
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -174,7 +215,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         for number in count():
@@ -182,16 +223,18 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                 if (row := next(rows, None)) is None:
                     return
                 read: dict[str, Any] = dict(row)
+                if str(row.get("path")).startswith(tuple(f"./{sign}" for sign in FORMULA)):
+                    read["path"] = row["path"][2:]
                 if row.get("words") is not None:
                     read["words"] = split_cell(row["words"])
-                for name in _VALUES:
+                for name in (*_VALUES, *(("vector",) if "vector" in columns else ())):
                     read[name] = [float(value) for value in (row.get(name) or "").split(";") if value]
             except (ValueError, csv.Error) as error:  # no number, not UTF-8, no CSV
                 raise DataError(f"{path}, row {number}: {describe(error)}") from error
             yield read
 
 
-_READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[dict[str, Any]]]] = {
     ".parquet": _parquet_rows,
     ".jsonl": _json_rows,
     ".csv": _csv_rows,

@@ -17,10 +17,10 @@ from .pipeline import Batch, Decoding, annotated, in_memory
 
 
 def annotate_stream(
-    model: WordModel, images: Images, k: int, *, threshold: float | None, decode: str, progress: bool | None
+    model: WordModel, images: Images, k: int | None, *, threshold: float | None, decode: str, progress: bool | None
 ) -> Iterator[Annotations]:
     """:meth:`gpuannot.Annotator.stream`, which says what the arguments mean."""
-    model.check_k(k, threshold)
+    k = model.check_k(k, threshold)
     config, threads = model.config, cpus()
     decoding = Decoding(threads, False, *choose_decoder(decode, model.device, config.input_size, config.interpolation, threads))
     if isinstance(images, (str, Path, Inputs)):

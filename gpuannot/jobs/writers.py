@@ -2,7 +2,8 @@
 
 One row an image: ``path``, ``words`` (nearest first), ``distances``, where the model says ``confidences`` (0…1, how likely each
 word is right), ``model`` (the model's SHA-256) and, where asked for, ``vector``, its VLAD vector. CSV has no lists: there they
-are joined with ``;``, and a ``;`` or ``\\`` within a word has a ``\\`` before it.
+are joined with ``;``, and a ``;`` or ``\\`` within a word has a ``\\`` before it. What a spreadsheet would take for a formula has
+``\\`` before it too, in a path ``./``.
 """
 
 from __future__ import annotations
@@ -224,7 +225,11 @@ def _given(annotations: Annotations, values: NDArray[np.float32] | None) -> Iter
         yield row[index >= 0]
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+
+
 def _cell(value: str | list[Any]) -> str:
     if isinstance(value, str):
-        return value
-    return ";".join(str(item) if isinstance(item, float) else re.sub(r"([;\\])", r"\\\1", item) for item in value)
+        return f"./{value}" if value.startswith(FORMULA) else value
+    cell = ";".join(str(item) if isinstance(item, float) else re.sub(r"([;\\])", r"\\\1", item) for item in value)
+    return f"\\{cell}" if cell.startswith(FORMULA) and isinstance(value[0], str) else cell

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ..errors import InvalidArgumentError
 from ..images.batches import ImageFailure
 
+DEFAULT_K = 5  # words of an image, as the field counts them
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -49,7 +51,8 @@ class Annotations:
             distance=np.concatenate([np.empty((0, k), np.float32), *(part.distance for part in parts)]),
             vocabulary=vocabulary,
             failures=tuple(failure for part in parts for failure in part.failures),
-            confidence=_joined_confidence(parts, k),
+            confidence=_joined([part.confidence for part in parts], k),
+            vectors=_joined([part.vectors for part in parts]),
         )
 
     def __len__(self) -> int:
@@ -87,9 +90,12 @@ class Annotations:
         return [tuple(self.vocabulary[word] for word in row if word >= 0) for row in self.index]
 
 
-def _joined_confidence(parts: Sequence[Annotations], k: int) -> NDArray[np.float32] | None:
-    found = [part.confidence for part in parts if part.confidence is not None]
-    return np.concatenate([np.empty((0, k), np.float32), *found]) if parts and len(found) == len(parts) else None
+def _joined(parts: Sequence[NDArray[np.float32] | None], width: int | None = None) -> NDArray[np.float32] | None:
+    """The rows of all; None where some have none."""
+    found = [part for part in parts if part is not None]
+    if not parts or len(found) < len(parts):
+        return None
+    return np.concatenate([*([np.empty((0, width), np.float32)] if width is not None else ()), *found])
 
 
 def check_threshold(threshold: float | None) -> None:

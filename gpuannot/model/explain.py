@@ -106,10 +106,10 @@ class Explanation:
 
 
 def explain(
-    model: WordModel, images: Images, words: Sequence[str] | None = None, k: int = 5, *, progress: bool | None = None
+    model: WordModel, images: Images, words: Sequence[str] | None = None, k: int | None = None, *, progress: bool | None = None
 ) -> list[Explanation]:
     """:meth:`gpuannot.Annotator.explain`, which says what the arguments mean."""
-    model.check_k(k)
+    k = model.check_k(k)
     bank, encoder = model.bank_, model.encoder
     sources = as_sequence(images)
     asked = None if words is None else [bank.number(word) for word in ([words] if isinstance(words, str) else words)]

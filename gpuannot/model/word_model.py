@@ -20,7 +20,7 @@ from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import WordBank
 from ..system.progress import progress_bar
 from ..system.threads import one_blas_thread
-from .annotations import check_threshold
+from .annotations import DEFAULT_K, check_threshold
 from .encoder import Encoder, Vectors, to_host
 from .ranker import WordRanker
 
@@ -224,27 +224,29 @@ class WordModel:
 
     # -- ranking ------------------------------------------------------------------------------------------------------------------
 
-    def check_k(self, k: int, threshold: float | None = None) -> None:
-        """Raise ValueError unless k words can be given to every image: 1…number of words that have at least one image.
+    def check_k(self, k: int | None, threshold: float | None = None) -> int:
+        """How many words every image is given: k, or for None 5, where as many have an image.
 
-        With a threshold, also unless it is one that this model's confidences can be compared with.
+        Raises:
+            ValueError: not 1…number of words that have at least one image; a threshold that confidences cannot be compared with.
         """
         self.require_fit()
         check_threshold(threshold)
         if threshold is not None and not self.has_confidence:
             raise InvalidArgumentError("this model gives no confidences to compare with a threshold; the head 'ridge' does")
-        known = len(self.bank_.known)
+        known, without = len(self.bank_.known), len(self.vocabulary) - len(self.bank_.known)
+        k = min(DEFAULT_K, known) if k is None else k
         if not 1 <= k <= known:
-            without = len(self.vocabulary) - known
             detail = f"; {without} words of the vocabulary have no image" if without else ""
             raise InvalidArgumentError(f"k = {k} must lie in 1…{known}, the number of words that can be given{detail}")
+        return k
 
-    def annotate_tensor(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+    def annotate_tensor(self, images: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
         """The k nearest words of a decoded batch, without a wait for the GPU.
 
         Args:
             images: (B, 3, S, S) uint8, RGB, S = ``config.input_size``, on this model's device.
-            k: words for each.
+            k: words for each; None is 5, or as many as have an image.
 
         Returns:
             index (B, k) int64 into ``vocabulary`` and distance (B, k) float32, nearest first.
@@ -253,10 +255,9 @@ class WordModel:
             TypeError: not uint8.
             ValueError: another shape or size, or k outside 1…number of words with an image.
         """
-        self.check_k(k)
-        return self.nearest_words(self.encoder.encode_tensor(images), k)
+        return self.nearest_words(self.encoder.encode_tensor(images), self.check_k(k))
 
-    def nearest_words(self, vectors: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+    def nearest_words(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k nearest words of image vectors (B, D) float32 on this model's device; returns as :meth:`annotate_tensor`."""
         index, distance = self.rank(vectors if self.encoder.extractor.on_gpu else vectors.numpy(), k)
         return torch.as_tensor(index), torch.as_tensor(distance)

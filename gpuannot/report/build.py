@@ -26,7 +26,7 @@ def report_images(
     annotator: Annotator,
     images: Sequence[Any] | LabelledImages,
     path: str | Path,
-    k: int = 5,
+    k: int | None = None,
     *,
     threshold: float | None = None,
     heatmaps: bool = True,
@@ -40,7 +40,7 @@ def report_images(
     Args:
         annotator: gives the words.
         images: a sequence of sources, or `LabelledImages`, whose labels are then the truth.
-        k: words an image, or with a ``threshold`` the most.
+        k: words an image, or with a ``threshold`` the most; None is 5, or as many as have an image.
         threshold: confidence that a word needs to be given; None gives k words to every image.
         progress: show a bar; None shows one on terminals.
 

@@ -240,7 +240,10 @@ def test_info() -> None:
         (["annotate", "none.safetensors", "{scenes}"], "no such model file"),
         (["annotate", "{scenes}/labels.json", "{scenes}"], "not a whole safetensors file"),
         (["annotate", "{scenes}", "{model}"], "no such model file, but a folder; the model comes first, then images"),
-        (["annotate", "{model}", "{scenes}", "-o", "{tmp}/new/", "--resume", "--overwrite"], "--resume goes on with what is there"),
+        (
+            ["annotate", "{model}", "{scenes}", "-o", "{tmp}/new/", "--resume", "--overwrite"],
+            "--resume, --retry-failed and --extend go on",
+        ),
         (["annotate", "{model}", "nowhere"], "nowhere"),
         (["annotate", "{model}", "{tmp}"], "no image"),
         (["annotate", "{model}", "{scenes}", "-k", "1000"], "k = 1000 must lie in 1…"),
@@ -526,10 +529,8 @@ def test_a_model_s_life_in_processes_of_their_own(drawn_scenes: Path, tmp_path: 
     fitted = process("fit", "my photos", *SMALL, "--progress", cwd=tmp_path)
     assert fitted.returncode == 0 and fitted.stdout == "" and "model.safetensors: " in fitted.stderr
     annotated = process("annotate", "model.safetensors", "my photos", "-o", "out.parquet", cwd=tmp_path)
-    assert (annotated.returncode, annotated.stdout) == (
-        0,
-        "",
-    ) and annotated.stderr == "out.parquet: 24 images annotated, 0 failed\n"
+    assert (annotated.returncode, annotated.stdout) == (0, "")
+    assert annotated.stderr == "out.parquet: 24 images annotated, 0 failed\nleft out because of their names: 1 .json\n"
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 24
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "my photos", "out.parquet"]
     evaluated = process("evaluate", "model.safetensors", "my photos", "--json", cwd=tmp_path)

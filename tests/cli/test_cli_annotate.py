@@ -58,7 +58,8 @@ def test_a_folder_of_parts(model: Path, pictures: Path, tmp_path: Path) -> None:
     assert (summary["inputs"], summary["rows"], summary["failures"], summary["parts"]) == (26, 24, 2, 3)
     assert summary["failures_by_stage"] == {"decode": 1, "find": 1} and summary["threads"] == 3
     assert f"{out}: 24 images annotated, 2 failed; 3 parts, 0 of them from before; " in result.stderr
-    assert f"{out}/_failures: the failures and their reasons\n2 inputs failed:\n  {tmp_path}/bad.jpg: not an image" in result.stderr
+    assert f"{out}/_failures: the failures and their reasons; --retry-failed tries them again\n2 inputs failed:\n" in result.stderr
+    assert f"  {tmp_path}/bad.jpg: not an image" in result.stderr
     assert "  nowhere.jpg: no such file or folder\n" in result.stderr
     assert [len(row["words"]) for row in read(out)] == [2] * 24 and len(ledger(out)) == 2
 

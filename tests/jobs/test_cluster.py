@@ -6,9 +6,11 @@ import gc
 import ipaddress
 import os
 import random
+import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -27,7 +29,7 @@ from workers import SMALL, beside, processes, wait_until
 from gpuannot import Annotator
 from gpuannot.cli.main import app
 from gpuannot.errors import ClusterError, DataError, OutputError, TooManyFailuresError, WeightsError
-from gpuannot.jobs.cluster import Cluster, ClusterTask, connect
+from gpuannot.jobs.cluster import Cluster, ClusterTask, check_options, connect
 from gpuannot.method.weights import load_weights
 
 distributed = pytest.importorskip("distributed")
@@ -300,11 +302,33 @@ def listening() -> set[tuple[str, int]]:
 
 
 def test_own_workers_listen_on_this_machine_alone() -> None:
+    """And only to those that have the run's key: a stranger is shown the door before it can say anything. Nothing speaks HTTP."""
     before = listening()
     with connect(1, None, CPU) as cluster:
+        assert cluster.on_each(os.getpid)
+        new = sorted(listening() - before)
+        assert len(new) == 3 and all(ipaddress.ip_address(address).is_loopback for address, _ in new)  # scheduler, nanny, worker
+        stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+        for address in new:
+            with (
+                pytest.raises(OSError),
+                socket.create_connection(address, timeout=10) as plain,
+                stranger.wrap_socket(plain) as secure,
+            ):
+                secure.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                if not secure.recv(1):
+                    raise ConnectionError
+
+
+def test_the_dashboard_is_on_this_machine_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    before = listening()
+    with connect(1, None, CPU, dashboard=True) as cluster:
         assert cluster.threads()
-        new = listening() - before
-    assert len(new) > 2 and all(ipaddress.ip_address(address).is_loopback for address, _ in new)
+        assert all(ipaddress.ip_address(address).is_loopback for address, _ in listening() - before)
+    assert re.fullmatch(r"dashboard: http://127\.0\.0\.1:\d+/status\n", capfd.readouterr().err)
+    with pytest.raises(ValueError, match="the dashboard is that of workers on this machine"):
+        check_options(None, "tcp://127.0.0.1:1", dashboard=True)
 
 
 @pytest.mark.parametrize(
