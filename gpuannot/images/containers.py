@@ -32,6 +32,8 @@ USUAL_COLUMNS = (
     "path", "image_path", "file_path", "filepath", "file", "filename", "file_name", "image", "image_bytes", "bytes", "jpg", "url",
 )  # fmt: skip
 
+_LONGEST_PATH = 2**15  # characters; no system has longer ones
+
 
 def is_container(place: str) -> bool:
     return _kind(place) is not None
@@ -79,9 +81,18 @@ def _kind(place: str) -> str | None:
 
 
 def _expand_list(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
+    if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+        raise ImageError(place, "is UTF-16 text; save it as UTF-8", "find")
+    file.seek(0)
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=None) as lines:
-        for line in lines:
-            if named := line.rstrip("\n"):
+        number = 0
+        while line := lines.readline(_LONGEST_PATH):
+            number += 1
+            if len(line) == _LONGEST_PATH and not line.endswith("\n"):
+                while (rest := lines.readline(_LONGEST_PATH)) and not rest.endswith("\n"):
+                    pass
+                yield Input(f"{place}#{number}", "failed", detail=f"a line of more than {_LONGEST_PATH} characters is no path")
+            elif named := line.rstrip("\n"):
                 yield Input(named, "file", _beside(place, named))
 
 

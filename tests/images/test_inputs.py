@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import os
+import shutil
 import tarfile
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -251,6 +253,56 @@ def test_columns_of_parquet(tmp_path: Path) -> None:
 
 def by_path_none() -> str:
     return "find: no path in column 'file_name'"
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes("a.jpg\n".encode("utf-16"))
+    assert [outcome(item) for item in Inputs(listed)] == ["find: is UTF-16 text; save it as UTF-8"]
+    (tmp_path / "a.jpg").write_bytes(picture(0))
+    for length in (2**15 - 1, 2**15, 2**15 + 1, 2**16, 10**6):
+        listed.write_text(f"a.jpg\n{'x' * length}\na.jpg\n")
+        first, long, last = Inputs(listed)
+        assert outcome(first) == outcome(last) == picture(0)
+        assert length < 2**15 or outcome(long) == "find: a line of more than 32768 characters is no path"
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder that the user of the test may enter, but not list; for root, as a user without rights."""
+    folder = Path(tempfile.mkdtemp())
+    root = os.geteuid() == 0
+    (folder / "a.jpg").write_bytes(picture(0))
+    folder.chmod(0o711 if root else 0o311)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="without users")
+def test_a_file_in_a_folder_that_may_be_entered_and_not_listed(as_nobody: Path) -> None:
+    image = as_nobody / "a.jpg"
+    items = list(Inputs([as_nobody, image]))
+    assert [item.kind for item in items] == ["failed", "file"] and outcome(items[1]) == picture(0)
+    assert "this folder cannot be listed: Permission denied" in items[0].detail
+    assert names(Inputs([image, as_nobody])) == [str(image), str(as_nobody)]
+
+
+@pytest.mark.parametrize("exclude", [["sub/*"], ["sub"], ["b.jpg"], ["*"]])
+def test_what_is_named_is_an_input_in_any_order(tmp_path: Path, exclude: list[str]) -> None:
+    touch(tmp_path, "a.jpg", "sub/b.jpg", "sub/c.jpg", "notes.md")
+    named = [str(tmp_path / "sub" / "b.jpg"), str(tmp_path / "notes.md")]
+    one, other = ({item.name for item in Inputs(sources, exclude=exclude)} for sources in ([tmp_path, *named], [*named, tmp_path]))
+    assert one == other and set(named) <= one
+    for sources in ([tmp_path, *named], [*named, tmp_path]):
+        found = names(Inputs(sources, exclude=exclude))
+        assert len(found) == len(set(found))
 
 
 # ---- tar shards
