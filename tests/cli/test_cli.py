@@ -596,3 +596,25 @@ def test_a_reader_that_leaves_early_is_no_error(model: Path, drawn_scenes: Path)
     assert running.stderr.read() == ""
     running.stderr.close()
     running.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "not enough memory; a smaller batch_size or input_size needs less"),
+        (RuntimeError("can't start new thread"), "the system starts no more threads; allow more (ulimit -u)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "not enough memory"),
+        (
+            OSError("Cannot write '/x/.words.parquet.123-0123abcd.part'. Detail: disk"),
+            "Cannot write '/x/words.parquet'. Detail: disk",
+        ),
+    ],
+)
+def test_what_the_machine_lacks_is_no_bug(
+    model: Path, drawn_scenes: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def short(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Annotator, "load", short)
+    assert message in one_line_error(run("annotate", model, drawn_scenes))

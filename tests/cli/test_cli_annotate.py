@@ -23,6 +23,8 @@ from gpuannot import Annotator
 from gpuannot.cli.annotate import is_folder
 from gpuannot.cli.main import app
 from gpuannot.datasets.label_files import LabelledImages
+from gpuannot.jobs.writers import AnnotationWriter
+from gpuannot.system.atomic_files import writing_alone
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +178,70 @@ def test_stopped_and_resumed(model: Path, pictures: Path, tmp_path: Path, number
     assert resumed.exit_code == 1 and f"40 parts, {whole} of them from before" in resumed.stderr
     assert "400 inputs failed, the first 10:" in resumed.stderr
     assert pq.read_table(tmp_path / "out").num_rows == len(ledger(tmp_path / "out")) == 400
+
+
+def test_the_ledger_of_a_file_is_there_before_its_rows(
+    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop between the two must not leave rows without the failures that complete them. Its reasons may hold any bytes."""
+    (tmp_path / "latin.csv").write_bytes("Gr\xf6\xdfe;Datei\n3;x.jpg\n".encode("latin-1"))
+    out, ledger_path = tmp_path / "o.jsonl", tmp_path / "o.jsonl.failures.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(AnnotationWriter, "commit", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(model, pictures, tmp_path / "latin.csv", "-o", out).exit_code == 130
+    assert not out.exists() and len(ledger_path.read_text("utf-8").splitlines()) == 1
+    assert run(model, pictures, tmp_path / "latin.csv", "-o", out).exit_code == 1
+    [entry] = [json.loads(line) for line in ledger_path.read_text("utf-8").splitlines()]
+    assert "\\udcf6" in entry["reason"] and len(out.read_text().splitlines()) == 24
+    assert run(model, pictures, "-o", out, "--overwrite").exit_code == 0 and not ledger_path.exists()
+
+
+def test_reasons_of_any_bytes_in_a_folder(model: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("Gr\xf6\xdfe;Datei\n3;x.jpg\n".encode("latin-1"))
+    result = run(model, pictures, tmp_path / "latin.csv", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and len(read(tmp_path / "out")) == 24
+    assert "\\udcf6" in ledger(tmp_path / "out")[0]["reason"]
+    assert run(model, pictures, tmp_path / "latin.csv", "-o", tmp_path / "out", "--resume").exit_code == 1
+
+
+def test_one_run_at_a_time_writes_a_file(model: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "words.csv"
+    with writing_alone(out):
+        refused = run(model, pictures, "-o", out)
+    assert refused.exit_code == 2 and f"error: another run is writing to {out}; wait for it" in refused.stderr
+    assert not list(tmp_path.iterdir())
+    assert run(model, pictures, "-o", out).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["words.csv"]
+
+
+def test_names_and_words_move_no_cursor(model: Path, pictures: Path, tmp_path: Path) -> None:
+    name = "a\x1b[2Jb\n\tc.jpg"
+    (tmp_path / name).write_bytes(next(pictures.iterdir()).read_bytes())
+    (tmp_path / "bad\x07.jpg").write_bytes(b"junk")
+    result = run(model, tmp_path, "-k", "1")
+    assert result.stdout.startswith(f"{tmp_path}/a\\x1b[2Jb\\n\\tc.jpg\t") and result.stdout.count("\n") == 1
+    assert "bad\\x07.jpg: not an image" in result.stderr and "\x07" not in result.stderr
+    assert json.loads(run(model, tmp_path, "-k", "1", "--json").stdout)["path"] == f"{tmp_path}/{name}"
+
+
+@pytest.mark.parametrize("output", [[], ["--json"], ["-o", "words.csv"], ["-o", "words.csv", "--json"], ["-o", "words/", "--json"]])
+def test_a_closed_standard_output(model: Path, pictures: Path, tmp_path: Path, output: list[str]) -> None:
+    command = [sys.executable, "-m", "gpuannot", "annotate", str(model), str(next(pictures.iterdir())), *output]
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert result.returncode == 0 and "Traceback" not in result.stderr
+
+
+def test_fewer_words_than_the_default(scenes: LabelledImages, pictures: Path, tmp_path: Path) -> None:
+    labels = [["one"] if number % 2 else ["two"] for number in range(len(scenes))]
+    annotator = Annotator(device="cpu", **CHANGES).fit(scenes.paths, labels, progress=False)
+    model = annotator.save(tmp_path / "two.safetensors")
+    result = run(model, pictures)
+    assert result.exit_code == 0 and {line.count(",") for line in result.stdout.splitlines()} == {1}
+    assert run(model, pictures, "-o", tmp_path / "out/").exit_code == 0
+    assert {len(row["words"]) for row in read(tmp_path / "out")} == {2}
+    refused = run(model, pictures, "-k", "5")
+    assert refused.exit_code == 2 and "k = 5 must lie in 1…2" in refused.stderr
+    assert annotator.annotate([next(pictures.iterdir())]).index.shape == (1, 2)
+    assert len(annotator.explain([next(pictures.iterdir())])[0].words) == 2

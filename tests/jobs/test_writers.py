@@ -16,6 +16,7 @@ import pytest
 
 from gpuannot.errors import DataError
 from gpuannot.images.batches import ImageFailure
+from gpuannot.jobs.readers import rows_of
 from gpuannot.jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from gpuannot.model.annotations import Annotations
 
@@ -249,3 +250,19 @@ def test_vectors_do_not_wait_in_memory(tmp_path: Path) -> None:
 def test_same_rows_same_bytes(tmp_path: Path, suffix: str) -> None:
     first, second = (write(tmp_path / f"{name}{suffix}", annotations()).read_bytes() for name in ("a", "b"))
     assert first == second
+
+
+FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\ttab", "\rreturn", "a=b", "\\=x")
+
+
+def test_no_cell_of_csv_is_a_formula(tmp_path: Path) -> None:
+    """As a spreadsheet reads it; gpuannot reads back what was given."""
+    count = len(FORMULAS)
+    index = (np.arange(count)[:, None] + np.arange(2)) % count
+    given = Annotations(FORMULAS, np.arange(count), index, -np.ones((count, 2), np.float32), FORMULAS)
+    path = write(tmp_path / "words.csv", given)
+    with open(path, encoding="utf-8", newline="") as file:
+        cells = [cell for row in csv.DictReader(file) for cell in (row["path"], row["words"])]
+    assert not [cell for cell in cells if cell[0] in "=+-@\t\r"] and len(cells) == 2 * count
+    assert [row["words"] for row in rows_of(path)] == [list(words) for words in given.words]
+    assert [row["path"] for row in rows_of(path)] == list(FORMULAS)
