@@ -74,13 +74,13 @@ def test_an_added_word_is_as_if_learnt_with_the_others(fitted: Annotator, scenes
     assert_same(fitted, refit(fitted, scenes, words, list(range(len(scenes)))), scenes)
     assert fitted.annotate([scenes.paths[3]], k=1).words == [("zebra",)]
     for spelling in ("zebra", "zebra "):
-        with pytest.raises(ValueError, match="the vocabulary has 'zebra ?' already; give it more images with partial_fit"):
+        with pytest.raises(ValueError, match=r"the vocabulary has 'zebra ?' already; give it more images with partial_fit"):
             fitted.add_word(spelling, vectors)
     assert fitted.add_word(" cafe\u0301", vectors).vocabulary[-1] == "caf\u00e9"
 
 
 def test_a_model_whose_words_are_spelled_oddly_loads_as_it_is(fitted: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
-    first, second, *others = fitted.vocabulary
+    first, _, *others = fitted.vocabulary
     fitted.bank_.vocabulary = (f"{first} ", first, *others)
     loaded = Annotator.load(fitted.save(tmp_path / "odd.safetensors"), device="cpu")
     assert loaded.vocabulary == fitted.vocabulary
