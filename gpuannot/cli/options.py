@@ -79,8 +79,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Image files, folders to search, lists of paths (.txt), tables (.csv, .tsv, .jsonl, .parquet), tar shards (.tar, .tar.gz), "
-        "quoted patterns ('shards/*.tar'); local, or URLs that fsspec opens (s3://…).",
+        help="Image files, folders to search, lists of paths (.txt), tables (.csv, .tsv, .jsonl, .parquet), tar shards (.tar, "
+        ".tar.gz), quoted patterns ('shards/*.tar'); local, or URLs that fsspec opens (s3://…).",
         show_default=False,
     ),
 ]

@@ -122,8 +122,8 @@ def training_images(source: str | Path) -> LabelledImages:
         shared = sorted(own & set(map(os.path.realpath, named_images(file))))
         if shared:
             raise DataError(
-                f"{len(shared)} images of {path} are test images by {file} (the first: {os.path.basename(shared[0])}); settings chosen "
-                "by test images would make every number measured on them worthless: give training images alone"
+                f"{len(shared)} images of {path} are test images by {file} (the first: {os.path.basename(shared[0])}); settings "
+                "chosen by test images would make every number measured on them worthless: give training images alone"
             )
     return images
 
