@@ -101,10 +101,10 @@ class Table:
         line = self._lines.number
         if _too_long(first):
             return line, [], f"a row of more than {MAX_SIGNS} signs"
-        cells, fault = _cells(first, self.delimiter)
+        cells, fault, open_at = _cells(first, self.delimiter)
         if fault is not _OPEN:
             return line, cells, fault
-        text = first
+        text, whole = first, cells
         for count in range(MAX_LINES):
             following = self._lines.peek(count)
             if following is None or len(text) + len(following) > MAX_SIGNS:
@@ -112,8 +112,9 @@ class Table:
             text += following
             if '"' not in following:
                 continue
-            whole, going_on = _cells(text, self.delimiter)
-            if going_on is _OPEN:
+            more, going_on, open_at = _cells(text, self.delimiter, open_at)
+            whole = whole + more
+            if going_on is _OPEN and (width is None or len(whole) < width):
                 continue
             if going_on or (width is not None and len(whole) != width):
                 break
@@ -161,13 +162,15 @@ def _too_long(line: str) -> bool:
     return len(line) > MAX_SIGNS and len(line.rstrip("\r\n")) > MAX_SIGNS
 
 
-def _cells(text: str, delimiter: str) -> tuple[list[str], str]:
-    """The cells of a row, up to a fault, and the fault; of a quote left open the fault is the object ``_OPEN``."""
+def _cells(text: str, delimiter: str, start: int = 0) -> tuple[list[str], str, int]:
+    """The cells of a row from that which begins at ``start``, up to a fault; the fault; and where the cell with the fault begins.
+
+    Of a quote left open the fault is the object ``_OPEN``.
+    """
     text = text.removesuffix("\n").removesuffix("\r")
     if '"' not in text:
-        return text.split(delimiter), ""
+        return text.split(delimiter), "", 0
     cells: list[str] = []
-    start = 0
     while True:
         quoted = start
         while text[quoted : quoted + 1] == " ":
@@ -186,12 +189,12 @@ def _cells(text: str, delimiter: str) -> tuple[list[str], str]:
             else:
                 cells.append(text[quoted + 1 : close].replace('""', '"'))
             if fault and quoted == start:
-                return cells, fault
+                return cells, fault, start
         if fault or text[quoted : quoted + 1] != '"':  # a quote behind a space opens a cell only where that comes out even
             end = text.find(delimiter, start)
             cells.append(text[start:] if end < 0 else text[start:end])
         if end < 0:
-            return cells, ""
+            return cells, "", 0
         start = end + 1
 
 
