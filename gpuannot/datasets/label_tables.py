@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError, shown
-from ..images.tables import WORD_COLUMNS, Table, image_column, json_rows, plain_name, word_column
+from ..images.tables import IMAGE_COLUMNS, WORD_COLUMNS, Table, image_column, json_rows, plain_name, word_column
 from .label_text import Sample, read_text, words_of_cells
 
 _NO, _YES = ("0", "0.0", "false", "-1", "-1.0"), ("1", "1.0", "true")
 _NO_WORDS = {"", "id", "index", "confidence"} | {f"unnamed:{number}" for number in range(2)}  # the last as pandas calls an index
+_READ = set(map(plain_name, (*IMAGE_COLUMNS, *WORD_COLUMNS, "name", "confidence")))
 _NUMBER = re.compile(r"-?\d+(\.0+)?")
 
 
@@ -98,26 +99,30 @@ def _cells(path: Path) -> _Rows:
 
 
 def _json_lines(path: Path) -> _Rows:
-    number: dict[str, int] = {}
+    number: dict[str, int] = {}  # of the keys that are read: objects may have any others, each its own
+    some: list[str] = []
     lines, objects = [], []
     for row in json_rows(io.StringIO(read_text(path), newline="")):
         if row.fault:
             raise DataError(f"{path}, line {row.line}: {row.fault}")
+        some = some or list(row.content)
         for key in row.content:
-            number.setdefault(key, len(number))
+            if plain_name(key) in _READ:
+                number.setdefault(key, len(number))
         lines.append(row.line)
         objects.append(row.content)
     header = list(number)
-    if objects and (image_column(header) is None or word_column(header) is None):
-        raise _without_columns(path, header)
+    if image_column(header) is None or word_column(header) is None:
+        raise _without_columns(path, some)
     return _Rows(header, lines, [[content.get(key) for key in header] for content in objects], ",")
 
 
 def _without_columns(path: Path, header: Sequence[str]) -> DataError:
-    found = ", ".join(header[:20]) + (" …" if len(header) > 20 else "") if header else "empty"
+    what = "its first object has the keys" if path.suffix.lower() == ".jsonl" else "its header is"
+    found = f"{what} {', '.join(header[:20])[:200]}" + (" …" if len(header) > 20 else "") if header else "it is empty"
     return DataError(
-        f"{path}: its header is {found}; expected a column of image names, called image, path, file_name or the like, and one of "
-        "words, called words, labels, tags or the like, or else one of 0 and 1 for each word"
+        f"{path}: {found}; expected a column of image names, called image, path, file_name or the like, and one of words, called "
+        "words, labels, tags or the like, or else one of 0 and 1 for each word"
     )
 
 

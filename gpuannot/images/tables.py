@@ -226,7 +226,7 @@ def required_image_column(header: Sequence[str], column: str | None) -> int:
     """
     chosen = image_column(header, column)
     if chosen is None:
-        there = utf8(", ".join(header[:20])) + (" …" if len(header) > 20 else "") if header else "none"
+        there = utf8(", ".join(header[:20]))[:200] + (" …" if len(header) > 20 else "") if header else "none"
         if column is None:
             raise ImageError("", f"no column of a usual name among {there}; name it with --column", "find")
         raise ImageError("", f"no column {column!r}, only {there}", "find")
@@ -300,7 +300,7 @@ def _named_in_cells(lines: IO[str], tabs: bool, column: str | None) -> Iterator[
     table = Table(lines, tabs=tabs, column=column)
     chosen = required_image_column(table.header, column)
     for row in table:
-        yield row, row.cells[chosen] if chosen < len(row.cells) else None, f"no path in column {table.header[chosen]!r}"
+        yield row, row.cells[chosen] if chosen < len(row.cells) else None, f"no path in column {shown(table.header[chosen])}"
 
 
 def _named_in_json(lines: IO[str], tabs: bool, column: str | None) -> Iterator[tuple[JsonRow, object, str]]:

@@ -214,8 +214,8 @@ def test_words_with_commas_between_are_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (b"", "its header is empty; expected a column of image names"),
-        (b"\n\n", "its header is empty"),
+        (b"", "it is empty; expected a column of image names"),
+        (b"\n\n", "it is empty"),
         (b"image,words\n", "names no image"),
         (b"a.png,sky\n", r"its header is a\.png, sky; expected"),
         (

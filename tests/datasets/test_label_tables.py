@@ -71,6 +71,14 @@ def test_class_folders_of_one_word(tmp_path: Path) -> None:
     assert images.vocabulary == (COMPOSED, "sky") and images.labels.sum(axis=0).tolist() == [2, 2]
 
 
+def test_class_folders_that_differ_in_capitals_alone(tmp_path: Path) -> None:
+    for folder in ("sky", "Sky"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.jpg")
+    with pytest.warns(UserWarning, match=r"words that differ in capitals alone .*: 'Sky' and 'sky'; "):
+        assert load_labelled_images(tmp_path).vocabulary == ("Sky", "sky")
+
+
 def test_words_that_differ_in_capitals_alone(tmp_path: Path) -> None:
     with pytest.warns(
         UserWarning, match=r"labels\.csv: words that differ in capitals .*: 'SEA' and 'sea', 'Sky' and 'sky'; .* alike"
@@ -256,9 +264,10 @@ def test_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", ": its header is empty"),
-        ("{}\n", ": its header is empty"),
-        ('{"path": "a.jpg"}\n', ": its header is path; expected"),
+        ("", ": it is empty"),
+        ("{}\n", ": it is empty"),
+        ('{"path": "a.jpg"}\n', ": its first object has the keys path; expected"),
+        ("".join(f'{{"{"x" * 1000}{number}": 1}}\n' for number in range(9)), ": its first object has the keys x{200}; expected"),
         ('{"path": "a.jpg", "words": ["sky"]}\n{"path": \n', ", line 2: is not valid JSON"),
         ('{"path": "a.jpg", "words": ["sky"]}\n\n[3]\n', r", line 3: \[3\], expected an object"),
         ('{"path": "a.jpg", "words": ["sky"]}\n{"words": []}\n', r", line 2: expected an image name and words, got \{'path': None"),
