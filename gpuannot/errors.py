@@ -12,6 +12,14 @@ from typing import Literal, TypeAlias
 Stage: TypeAlias = Literal["find", "read", "decode"]
 
 
+def shown(value: object, length: int = 80) -> str:
+    """A value as messages quote it: its ``repr``, cut to ``length`` signs, with ``…`` where something is left out."""
+    text = repr(value[: length + 1] if isinstance(value, (str, bytes)) else value)
+    if len(text) <= length:
+        return text
+    return f"{text[: length - 2]}…{text[0]}" if isinstance(value, str) else f"{text[: length - 1]}…"
+
+
 class GpuannotError(Exception):
     """Base of every error about the user's data, files or machine."""
 

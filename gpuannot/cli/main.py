@@ -80,8 +80,8 @@ def fit(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A label file (.json or .csv), a folder with labels.json or labels.csv, or a folder with a subfolder of images "
-            "for each word.",
+            help="A label file (.json, .csv, .tsv, .jsonl), a folder with labels.json or labels.csv, or a folder with a subfolder "
+            "of images for each word.",
             show_default=False,
         ),
     ],
@@ -101,8 +101,9 @@ def fit(
 ) -> None:
     """Learn words from labelled images and write a model.
 
-    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}. CSV: columns 'image' and
-    'words', several words separated by ';'. Image names are paths relative to the label file or to its subfolder 'images'.
+    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, or COCO annotations. CSV, TSV and
+    JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
+    word. Image names are paths relative to the label file or to its subfolder 'images'.
 
     Then: gpuannot annotate model.safetensors IMAGES
     """

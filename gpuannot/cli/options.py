@@ -84,8 +84,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Image files, folders to search, lists of paths (.txt), tables (.csv, .parquet), archives (.tar, .tar.gz, .bz2, .xz, "
-        ".zst, .zip), quoted patterns ('shards/*.tar'); local, or URLs that fsspec opens (s3://…).",
+        help="Image files, folders to search, lists of paths (.txt), tables (.csv, .tsv, .jsonl, .parquet), archives (.tar, "
+        ".tar.gz, .bz2, .xz, .zst, .zip), quoted patterns ('shards/*.tar'); local, or URLs that fsspec opens (s3://…).",
         show_default=False,
     ),
 ]

@@ -10,6 +10,8 @@ from ..errors import DataError
 from ..images.batches import ImageFailure
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.inputs import Inputs
+from ..method.labels import spelled
+from .label_text import LABEL_SUFFIXES
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -18,7 +20,7 @@ class ClassFolders(NamedTuple):
     """What the subfolders of a folder hold.
 
     Attributes:
-        words: the subfolders' names, sorted.
+        words: the subfolders' names as words (:func:`~gpuannot.method.labels.spelled`), sorted.
         images: for each image its path below the folder and its words.
         failures: what could not be listed or followed.
         beside: number of images in none of the subfolders.
@@ -39,31 +41,32 @@ def find_class_folders(root: Path) -> ClassFolders | None:
     Raises:
         DataError: the subfolders are no words: the splits of a data set, or one holds a label file.
     """
-    words = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    if words and {word.lower() for word in words} <= _SPLITS:
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if folders and {folder.lower() for folder in folders} <= _SPLITS:
         raise DataError(
-            f"{root} holds {' and '.join(words)}, which are splits of a data set and no words; name one of them: {root / words[0]}"
+            f"{root} holds {' and '.join(folders)}, which are splits of a data set and no words; name one of them: "
+            f"{root / folders[0]}"
         )
-    for word in words:
-        for name in ("labels.json", "labels.csv"):
-            if (root / word / name).is_file():
+    for folder in folders:
+        for suffix in LABEL_SUFFIXES:
+            if (root / folder / f"labels{suffix}").is_file():
                 raise DataError(
-                    f"{root} holds no labels.json or labels.csv, but its subfolder {word} does; name that: {root / word}"
+                    f"{root} holds no labels.json or labels.csv, but its subfolder {folder} does; name that: {root / folder}"
                 )
     images: dict[str, list[str]] = {}
     first_names: dict[str, str] = {}  # by real path, so that links to one image are that image
     failures: list[ImageFailure] = []
     filled = 0
-    for word in words:
-        found = list(Inputs(root / word))
+    for folder in folders:
+        found = list(Inputs(root / folder))
         files = [each.place for each in found if each.kind == "file"]
         filled += bool(files)
         for place in files:
             name = first_names.setdefault(os.path.realpath(place), os.path.relpath(place, root).replace(os.sep, "/"))
-            images.setdefault(name, []).append(word)
-        if files or not os.access(root / word, os.R_OK | os.X_OK):  # else the failure is that the subfolder is empty
+            images.setdefault(name, []).append(spelled(folder))
+        if files or not os.access(root / folder, os.R_OK | os.X_OK):  # else the failure is that the subfolder is empty
             failures += [ImageFailure(each.name, "find", each.detail) for each in found if each.kind == "failed"]
     if filled < 2:
         return None
     beside = sum(entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in os.scandir(root))
-    return ClassFolders(words, images, failures, beside)
+    return ClassFolders(sorted(set(map(spelled, folders))), images, failures, beside)

@@ -4,42 +4,44 @@ Label files:
 
 * JSON, as the benchmarks are distributed: ``{"samples": [{"image_name": "1000.jpeg", "image_labels": ["city", "sky"]}, …],
   "labels": [vocabulary]}``. ``labels`` may be missing.
-* CSV with a header: one column of image names (``image``, ``image_name``, ``path``, ``file`` or ``filename``) and one of words
-  (``words``, ``labels``, ``image_labels``, ``word``, ``label`` or ``tags``), several words separated by ``;``. An image may have
-  several rows; their words are joined. Columns separated by tabs (also ``.tsv``) or, as spreadsheets write them where the comma
-  is the decimal sign, by ``;`` are understood; in the latter the words may be separated by ``,`` too.
+* COCO annotations: ``{"images": [{"id", "file_name"}, …], "annotations": [{"image_id", "category_id"}, …], "categories": [{"id",
+  "name"}, …]}``. An image's words are the categories of its annotations.
+* Tables (``.csv``, ``.tsv``) with a header, and JSON lines (``.jsonl``): a column of image names and one of words, or one of 0 and
+  1 for each word (:mod:`gpuannot.datasets.label_tables`). Several words in a cell are separated by ``;``
+  (:mod:`gpuannot.datasets.label_text`). Names of columns and what separates them are as for `gpuannot annotate`
+  (:mod:`gpuannot.images.tables`); what that writes can be read back.
 
-Image names are paths relative to the label file's folder or to its subfolder ``images``. A folder without a label file may hold
-its images in subfolders (:mod:`gpuannot.datasets.class_folders`), whose names are then their words.
+Image names are paths relative to the label file's folder or to its subfolder ``images``; ``./a.jpg`` is ``a.jpg``. A name without a
+suffix is also looked for with that of an image. A folder without a label file may hold its images in subfolders
+(:mod:`gpuannot.datasets.class_folders`), whose names are then their words. Words lose outer spaces, and are one word in all Unicode
+spellings (:func:`gpuannot.method.labels.spelled`); of those that differ in capitals alone a warning tells.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import os
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
-from typing import Any
 
 from scipy import sparse
 
 from ..errors import DataError
 from ..images.batches import ImageFailure
+from ..images.decode import IMAGE_SUFFIXES
 from ..images.inputs import Inputs
 from ..method.labels import label_matrix
 from .class_folders import find_class_folders
+from .label_json import read_json
+from .label_tables import has_words, read_table
+from .label_text import LABEL_SUFFIXES, Sample, once_spelled, read_text, warn_of_capitals
 
 #: Sizes of the distributed splits: training images, test images, words.
 BENCHMARKS = {"corel5k": (4500, 499, 260), "iaprtc12": (17665, 1962, 291), "espgame": (18689, 2081, 268)}
-
-_NAME_COLUMNS = ("image", "image_name", "path", "file", "filename")
-_WORD_COLUMNS = ("words", "labels", "image_labels", "word", "label", "tags")
-_TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class LabelledImages:
 
     Attributes:
         name: of the data set and split.
-        image_names: as the label file gives them.
+        image_names: as the label file gives them, without ``./``.
         paths: of the N images.
         labels: (N, W) CSR of ones.
         vocabulary: W words.
@@ -107,8 +109,8 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
     """The images that a label file names, or that lie in subfolders, one for each word.
 
     Args:
-        source: a ``.json``, ``.csv`` or ``.tsv`` label file; or a folder with a ``labels.json`` or ``labels.csv``, or with at least
-            two subfolders of images, whose names are the words.
+        source: a ``.json``, ``.csv``, ``.tsv`` or ``.jsonl`` label file; or a folder with one that is called ``labels``, or with at
+            least two subfolders of images, whose names are the words.
 
     Raises:
         DataError: no label file, not in one of the forms, an empty one, or one none of whose images is there.
@@ -116,28 +118,27 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
     path = _label_file(Path(source))
     if path.is_dir():
         return _from_class_folders(path)
-    samples, vocabulary = _read_csv(path) if path.suffix.lower() in _TABLES else _read_json(path)
+    samples, vocabulary = _read(path)
     if not samples:
         raise DataError(f"{path} names no image")
     merged = _merge_duplicates(path, samples)
-    base = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-    located = {name: base / name if isfile(base / name) else path.parent / name for name in merged}
-    there = [name for name in merged if isfile(located[name])]
+    base = _base(path)
+    located = {name: _locate(path, name) for name in merged}
+    there = {name: place for name, place in located.items() if place is not None}
     if not there:
         first = next(iter(merged))
         raise DataError(
-            f"none of the {len(merged)} images that {path} names is in {base} (the first: {first}); names are paths relative to "
-            f"that folder, as they are written there{_almost(base, first)}"
+            f"none of the {len(merged)} images that {path} names is in {base} (the first: {_brief(first)}); names are paths "
+            f"relative to that folder, as they are written there{_almost(base, first)}"
         )
     missing = tuple(
-        ImageFailure(str(base / name), "find", f"no such file, but {path.name} names it")
-        for name in merged
-        if not isfile(located[name])
+        ImageFailure(str(base / name), "find", f"no such file, but {path.name} names it") for name in merged if name not in there
     )
     labels, words = _label_matrix(path, [merged[name] for name in there], vocabulary)
-    beside = {Path(found.place).resolve() for found in Inputs(base) if found.kind == "file"}
-    unlabelled = len(beside - {located[name].resolve() for name in there})
-    return LabelledImages(path.stem, tuple(there), tuple(located[name] for name in there), labels, words, missing, unlabelled)
+    warn_of_capitals(path, words)
+    beside = {os.path.realpath(found.place) for found in Inputs(base) if found.kind == "file"}  # of a link to itself that link
+    unlabelled = len(beside - set(map(os.path.realpath, there.values())))
+    return LabelledImages(path.stem, tuple(there), tuple(there.values()), labels, words, missing, unlabelled)
 
 
 def named_images(source: str | Path) -> list[Path]:
@@ -149,20 +150,20 @@ def named_images(source: str | Path) -> list[Path]:
     path = _label_file(Path(source))
     if path.is_dir():
         return list(_from_class_folders(path).paths)
-    samples = (_read_csv(path) if path.suffix.lower() in _TABLES else _read_json(path))[0]
-    base = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-    return [base / name if isfile(base / name) else path.parent / name for name, _ in samples]
+    names = [_plain_path(name) for name, _ in _read(path)[0]]
+    return [_locate(path, name) or path.parent / name for name in names]
 
 
 def _from_class_folders(folder: Path) -> LabelledImages:
     found = find_class_folders(folder)
     if found is None:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".json", *_TABLES))
+        others = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in LABEL_SUFFIXES)
         raise DataError(
             f"{folder} holds no labels.json or labels.csv, and no two subfolders of images, one for each word; "
             + (f"if {others[0]} is the label file, name it: {folder / others[0]}" if others else "name the label file")
         )
     labels, words = _label_matrix(folder, list(found.images.values()), found.words)
+    warn_of_capitals(folder, words)
     paths = tuple(folder / name for name in found.images)
     return LabelledImages(
         folder.name, tuple(found.images), paths, labels, words, tuple(found.failures), found.beside, subfolders=True
@@ -174,7 +175,7 @@ def _almost(base: Path, name: str) -> str:
     if "\\" in name and isfile(base / name.replace("\\", "/")):
         return f"; write it with / between the folders: {name.replace(chr(92), '/')}"
     wanted = base / name
-    if len(wanted.name) < 256 and wanted.parent.is_dir():
+    if os.path.isdir(wanted.parent):
         for other in wanted.parent.iterdir():
             if other.name.lower() == wanted.name.lower() and other.is_file():
                 return f"; {other.name} is there, and capital letters count"
@@ -189,20 +190,15 @@ def find_label_file(source: str | Path) -> Path | None:
     """
     path = Path(source)
     if path.is_dir():
-        return _label_file(path) if any((path / name).is_file() for name in ("labels.json", "labels.csv")) else None
+        return _label_file(path) if any((path / f"labels{suffix}").is_file() for suffix in LABEL_SUFFIXES) else None
     if path.suffix.lower() == ".json":
         return path
-    if path.suffix.lower() not in _TABLES or not path.is_file():
-        return None
-    text = _read_text(path)
-    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
-    names, words = _columns([name.strip().lower() for name in header])
-    return path if names and words else None
+    return path if path.suffix.lower() in LABEL_SUFFIXES and path.is_file() and has_words(path) else None
 
 
 def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Sequence[str], images: bool) -> LabelledImages:
     path = folder / f"{split}.json"
-    samples, _ = _read_json(path)
+    samples, _ = read_json(path)
     names = tuple(image for image, _ in samples)
     paths = tuple(folder / "images" / image for image in names)
     if images:
@@ -219,117 +215,68 @@ def _read_benchmark_split(name: str, split: str, folder: Path, vocabulary: Seque
 def _label_file(source: Path) -> Path:
     """The label file that ``source`` is or holds; a folder without one is returned as it is."""
     if source.is_file():
-        if source.suffix.lower() not in (".json", *_TABLES):
-            raise DataError(f"{source}: a label file is .json or .csv; or give a folder that holds one")
+        if source.suffix.lower() not in LABEL_SUFFIXES:
+            raise DataError(f"{source}: a label file is .json or .csv, .jsonl or .tsv; or give a folder that holds one")
         return source
     if not source.is_dir():
         raise DataError(f"{source}: no such file or folder")
-    found = [source / name for name in ("labels.json", "labels.csv") if (source / name).is_file()]
-    if len(found) == 2:
-        raise DataError(f"{source} holds both labels.json and labels.csv; name the one to use")
+    found = [source / f"labels{suffix}" for suffix in LABEL_SUFFIXES if (source / f"labels{suffix}").is_file()]
+    if len(found) > 1:
+        raise DataError(f"{source} holds both {found[0].name} and {found[1].name}; name the one to use")
     return found[0] if found else source
 
 
 def _read_vocabulary(path: Path) -> list[str]:
-    words = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    words = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not words:
         raise DataError(f"{path} holds no word, expected one a line")
     return words
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+def _read(path: Path) -> tuple[list[Sample], list[str] | None]:
+    return read_json(path) if path.suffix.lower() == ".json" else read_table(path)
 
 
-def _read_json(path: Path) -> tuple[list[tuple[str, list[str]]], list[str] | None]:
-    try:
-        content = json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
-    expected = 'expected {"samples": [{"image_name": …, "image_labels": […]}, …]}'
-    if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
-        raise DataError(f"{path}: {expected}, found {_outline(content)}")
-    samples = []
-    for number, sample in enumerate(content["samples"]):
-        name, words = (sample.get("image_name"), sample.get("image_labels")) if isinstance(sample, dict) else (None, None)
-        if not isinstance(name, str) or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise DataError(f"{path}: samples[{number}] is {sample!r}; {expected}")
-        samples.append((name, words))
-    vocabulary = content.get("labels")
-    if vocabulary is not None and not isinstance(vocabulary, list):
-        raise DataError(f'{path}: "labels" must be the list of all words')
-    return samples, vocabulary
+# -- names of images --------------------------------------------------------------------------------------------------------------
 
 
-def _outline(content: Any) -> str:
-    if isinstance(content, dict):
-        keys = ", ".join(repr(key) for key in list(content)[:5])
-        return f"an object with the keys {keys}" + (" …" if len(content) > 5 else "") if content else "an empty object"
-    return f"a list of {len(content)}" if isinstance(content, list) else repr(content)[:60]
+def _base(path: Path) -> Path:
+    """The folder that the names in a label file start from, unless they lie beside it."""
+    return path.parent / "images" if os.path.isdir(path.parent / "images") else path.parent
 
 
-def _read_csv(path: Path) -> tuple[list[tuple[str, list[str]]], None]:
-    text = _read_text(path)
-    delimiter = _delimiter(text)
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-        columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
-        names, words = _columns(columns)
-        if not names or not words:
-            raise DataError(
-                f"{path}: its header is {', '.join(columns) or 'empty'}; expected a column of image names "
-                f"({', '.join(_NAME_COLUMNS)}) and one of words ({', '.join(_WORD_COLUMNS)})"
-            )
-        samples, written = [], []
-        for row in reader:
-            name, given = row[columns[names[0]]], row[columns[words[0]]]
-            values = [value for each in row.values() for value in (each if isinstance(each, list) else [each])]
-            if not name or given is None or len(values) != len(columns):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: expected an image name and words with ';' between, in {len(columns)} columns "
-                    f"as in the header, got {values}"
-                )
-            written.append(given)
-            samples.append((name, [word.strip() for word in re.split("[;,]" if delimiter == ";" else ";", given) if word.strip()]))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.reader.line_num}: {error}") from error
-    with_commas = [given for given in written if "," in given]
-    if delimiter != ";" and with_commas and not any(";" in given for given in written):
-        warnings.warn(
-            f"{path}: {with_commas[0]!r} was taken as one word, and {len(with_commas) - 1} more like it; if they are several, "
-            "separate them with ';'",
-            stacklevel=3,
-        )
-    return samples, None
+def _plain_path(name: str) -> str:
+    """``./a//b.jpg`` as ``a/b.jpg``, which is the same file."""
+    return re.sub(r"^(\./+)+", "", re.sub(r"/(\.?/)+", "/", name))
 
 
-def _delimiter(text: str) -> str:
-    """What separates the columns of a table: the first of ``,``, ``;`` and tab that makes the header name those needed."""
-    header = text.partition("\n")[0]
-    return next((each for each in ",;\t" if all(_columns(name.strip(' "\r').lower() for name in header.split(each)))), ",")
+def _locate(path: Path, name: str) -> Path | None:
+    """The file that a label file means: of that very name, or else of one that looks the same or lacks its suffix alone."""
+    spellings = dict.fromkeys((name, name.strip(), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+    suffixed = [] if "." in name or not name else [name + suffix for suffix in sorted(IMAGE_SUFFIXES)]
+    for spelling in (*spellings, *suffixed):
+        for folder in dict.fromkeys((_base(path), path.parent)):
+            if isfile(folder / spelling):
+                return folder / spelling
+    return None
 
 
-def _columns(header: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Which columns of a header, in lower case, are of image names and which of words, the usual ones first."""
-    there = set(header)
-    return [name for name in _NAME_COLUMNS if name in there], [name for name in _WORD_COLUMNS if name in there]
+def _brief(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:79]}…"
 
 
-def _merge_duplicates(path: Path, samples: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
+def _merge_duplicates(path: Path, samples: list[Sample]) -> dict[str, list[str]]:
     merged: dict[str, list[str]] = {}
     conflicting = []
-    for name, words in samples:
+    for given, words in samples:
+        name = _plain_path(given)
         if name in merged and path.suffix.lower() == ".json" and set(words) != set(merged[name]):
             conflicting.append(name)
         merged[name] = merged.get(name, []) + words
     if conflicting:
         warnings.warn(
-            f"{path} names {len(conflicting)} images twice with different words (first: {conflicting[0]}); they were joined",
+            f"{path} names {len(conflicting)} images twice with different words (first: {_brief(conflicting[0])}); they were "
+            "joined",
             stacklevel=3,
         )
     return merged
@@ -337,6 +284,6 @@ def _merge_duplicates(path: Path, samples: list[tuple[str, list[str]]]) -> dict[
 
 def _label_matrix(path: Path, words: list[list[str]], vocabulary: Sequence[str] | None) -> tuple[sparse.csr_array, tuple[str, ...]]:
     try:
-        return label_matrix(words, vocabulary)
+        return label_matrix(words, None if vocabulary is None else once_spelled(vocabulary))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error

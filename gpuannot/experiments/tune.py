@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from scipy import sparse
 
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_labelled_images, named_images
+from ..datasets.label_text import LABEL_SUFFIXES
 from ..errors import DataError, InvalidArgumentError
 from ..heads.word_head import WordHead, new_bank
 from ..method.words import WordBank
@@ -99,7 +101,8 @@ def read_config(path: str | Path) -> AnnotatorConfig:
 
 
 def training_images(source: str | Path) -> LabelledImages:
-    """The images that a label file names, for :func:`tune`; a folder may hold ``train.json`` or ``train.csv``.
+    """The images that a label file names, for :func:`tune`; a folder may hold ``train.json`` or ``train.csv``
+    (``.jsonl``, ``.tsv``).
 
     Raises:
         DataError: these are test images: the file is called ``test``, or names images that a ``test.json`` or ``test.csv`` beside
@@ -107,20 +110,20 @@ def training_images(source: str | Path) -> LabelledImages:
     """
     path = Path(source)
     if path.is_dir():
-        path = next((file for suffix in (".json", ".csv") if (file := path / f"train{suffix}").is_file()), path)
+        path = next((file for suffix in LABEL_SUFFIXES if (file := path / f"train{suffix}").is_file()), path)
     images = load_labelled_images(path)
     folder = path if path.is_dir() else path.parent
     refuse_test_images(images)
-    own = {file.resolve() for file in images.paths}
-    for suffix in (".json", ".csv"):
+    own = set(map(os.path.realpath, images.paths))
+    for suffix in LABEL_SUFFIXES:
         file = folder / f"test{suffix}"
         if not file.is_file():
             continue
-        shared = sorted(own & {named.resolve() for named in named_images(file)})
+        shared = sorted(own & set(map(os.path.realpath, named_images(file))))
         if shared:
             raise DataError(
-                f"{len(shared)} images of {path} are test images by {file} (the first: {shared[0].name}); settings chosen by test "
-                "images would make every number measured on them worthless: give training images alone"
+                f"{len(shared)} images of {path} are test images by {file} (the first: {os.path.basename(shared[0])}); settings "
+                "chosen by test images would make every number measured on them worthless: give training images alone"
             )
     return images
 

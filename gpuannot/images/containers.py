@@ -6,7 +6,6 @@ archives and Parquet rows), one pass each.
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections import Counter
@@ -27,10 +26,7 @@ from .archives import (
 from .decode import open_file
 from .input import Input, Loaded, describe, file_system, is_url
 from .parquet import RowReader, columns, expand_parquet, open_table
-
-USUAL_COLUMNS = (
-    "path", "image_path", "file_path", "filepath", "file", "filename", "file_name", "image", "image_bytes", "bytes", "jpg", "url",
-)  # fmt: skip
+from .tables import named_images, required_image_column
 
 _LONGEST_PATH = 2**15  # characters; no system has longer ones
 
@@ -96,16 +92,13 @@ def _expand_list(place: str, file: IO[bytes], column: str | None) -> Iterator[In
                 yield Input(named, "file", _beside(place, named))
 
 
-def _expand_csv(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
+def _expand_table(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.reader(lines, strict=True)
-        header = next(rows, [])
-        chosen = header.index(_column(header, column))
-        for number, row in enumerate(row for row in rows if row):
-            if len(row) > chosen and row[chosen]:
-                yield Input(row[chosen], "file", _beside(place, row[chosen]))
+        for number, named, reason in named_images(lines, _kind(place) or "", column):
+            if reason:
+                yield Input(f"{place}#{number}", "failed", detail=reason)
             else:
-                yield Input(f"{place}#{number}", "failed", detail=f"no path in column {header[chosen]!r}")
+                yield Input(named, "file", _beside(place, named))
 
 
 def _expand_parquet(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
@@ -115,14 +108,7 @@ def _expand_parquet(place: str, file: IO[bytes], column: str | None) -> Iterator
 
 
 def _column(names: list[str], column: str | None) -> str:
-    if column is None:
-        found = next((name for name in USUAL_COLUMNS if name in names), None)
-        if found is None:
-            raise ImageError("", f"no column of a usual name among {', '.join(names) or 'none'}; name it with --column", "find")
-        return found
-    if column not in names:
-        raise ImageError("", f"no column {column!r}, only {', '.join(names) or 'none'}", "find")
-    return column
+    return names[required_image_column(names, column)]
 
 
 def _beside(place: str, named: str) -> str:
@@ -137,7 +123,9 @@ def _beside(place: str, named: str) -> str:
 
 _TABLES: dict[str, Callable[[str, IO[bytes], str | None], Iterator[Input]]] = {
     ".txt": _expand_list,
-    ".csv": _expand_csv,
+    ".csv": _expand_table,
+    ".tsv": _expand_table,
+    ".jsonl": _expand_table,
     ".parquet": _expand_parquet,
 }
 _ARCHIVES: dict[str, Callable[[str, IO[bytes], Counter[str]], Iterator[Input]]] = {".tar": expand_tar, ".zip": expand_zip}

@@ -47,7 +47,8 @@ class Inputs:
     * a folder, searched recursively for image files, entries in order of their names. Names that start with a dot are skipped;
       links are followed, but no folder is entered twice, and a link to a file that the search finds anyway is left out;
     * a list, ``.txt``: a path or URL a line, relative to the list's own folder;
-    * a table, ``.csv`` or ``.parquet``: a column of such paths, or in Parquet of encoded images (binary, or struct with ``bytes``);
+    * a table, ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``: a column of such paths, or in Parquet of encoded images (binary, or
+      struct with ``bytes``); :mod:`gpuannot.images.tables` says how those of text are read;
     * a tar shard, ``.tar``, ``.tar.gz``, ``.tar.bz2``, ``.tar.xz`` or ``.tar.zst``, or a ``.zip`` archive: its image files, in
       their order;
     * a pattern of such paths with ``*``, ``?`` or ``[…]``, ``**`` for any depth.
@@ -61,7 +62,7 @@ class Inputs:
             is a list, table or shard is opened. A pattern without ``/`` is held against the file's name, else against its path
             below the folder.
         exclude: in folders, leave out files and whole subfolders that match one of these.
-        column: the column of tables; None takes the first of the usual names (`containers.USUAL_COLUMNS`).
+        column: the column of tables; None takes the first of the usual names (`tables.IMAGE_COLUMNS`).
 
     Attributes:
         left_out: how many files of folders and archives the last iteration passed over because of their names, by suffix in lower

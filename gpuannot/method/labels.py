@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from ..errors import DataError
+from ..errors import DataError, shown
 
 
 def label_matrix(
@@ -16,40 +17,56 @@ def label_matrix(
     vocabulary: Sequence[str] | None = None,
     *,
     extend: bool = False,
+    known: bool = False,
 ) -> tuple[sparse.csr_array, tuple[str, ...]]:
-    """Labels as a sparse indicator matrix.
+    """Labels as a sparse indicator matrix, in which every spelling of a word (:func:`spelled`) is that word.
 
     Args:
         labels: for each image its words, or an (N, W) matrix of 0 and 1 (then ``vocabulary`` names the columns).
         vocabulary: the words in column order; None takes every word that occurs, sorted.
-        extend: append words that ``vocabulary`` lacks (in sorted order) instead of refusing them.
+        extend: ``vocabulary`` is ``known``; append words that it lacks (in sorted order) instead of refusing them.
+        known: ``vocabulary`` is a model's, whose words keep the spelling that they were learnt in: a label means the word that is
+            written as it is, or else the one that is spelled so.
 
     Returns:
-        labels (N, W) float32 CSR with entries 1, and the vocabulary.
+        labels (N, W) float32 CSR with entries 1, and the vocabulary, spelled unless ``known``.
 
     Raises:
         DataError: a word outside the vocabulary, a vocabulary with a repeated or empty word, words given as one string or not as a
             list, or a matrix of another width or with other values than 0 and 1.
     """
-    words = _checked_vocabulary(vocabulary) if vocabulary is not None else None
+    words = _checked_vocabulary(vocabulary, known or extend) if vocabulary is not None else None
     if sparse.issparse(labels) or (isinstance(labels, np.ndarray) and labels.ndim == 2):
         return _from_matrix(labels, words)
-    rows = [_checked_words(position, given) for position, given in enumerate(labels)]
-    occurring = sorted(set().union(*rows)) if rows else []
-    if words is None:
-        words = tuple(occurring)
-    elif unknown := sorted(set(occurring) - set(words)):
-        if not extend:
-            shown = ", ".join(repr(word) for word in unknown[:5]) + (" …" if len(unknown) > 5 else "")
-            raise DataError(
-                f"{len(unknown)} words are not in the vocabulary: {shown}; add them to it, or remove them from the labels"
-            )
-        words = (*words, *unknown)
-    column = {word: index for index, word in enumerate(words)}
-    indices = [sorted(column[word] for word in row) for row in rows]
+    column = _columns(words or ())
+    rows = [_checked_words(position, given, column) for position, given in enumerate(labels)]
+    occurring = set().union(*rows) if rows else set()
+    unknown = sorted(word for word in occurring if word not in column)
+    if words is not None and unknown and not extend:
+        some = ", ".join(shown(word) for word in unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        raise DataError(f"{len(unknown)} words are not in the vocabulary: {some}; add them to it, or remove them from the labels")
+    words = (*(words or ()), *unknown)
+    column |= {word: number for number, word in enumerate(words[len(words) - len(unknown) :], len(words) - len(unknown))}
+    indices = [sorted({column[word] for word in row}) for row in rows]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in indices], dtype=np.int64)])
     flat = np.array([index for row in indices for index in row], dtype=np.int64)
     return sparse.csr_array((np.ones(len(flat), np.float32), flat, indptr), shape=(len(rows), len(words))), words
+
+
+def spelled(word: str) -> str:
+    """A word as it is compared and learnt: without outer spaces, and in Unicode's composed form (NFC).
+
+    Two words that look the same on paper, such as ``é`` as one sign and as ``e`` with an accent, are one. Capitals count.
+    """
+    stripped = word.strip()
+    return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
+
+
+def number_of(word: str, vocabulary: Sequence[str]) -> int | None:
+    """The number of a word in a model's vocabulary: of the one written as it is, or else spelled as it is; None without either."""
+    if word in vocabulary:
+        return list(vocabulary).index(word)
+    return _columns(vocabulary).get(spelled(word))
 
 
 def check_lengths(images: int, labels: sparse.csr_array) -> None:
@@ -58,31 +75,42 @@ def check_lengths(images: int, labels: sparse.csr_array) -> None:
         raise DataError(f"{images} images but labels for {labels.shape[0]}; give the labels of each image, in the same order")
 
 
-def _checked_vocabulary(vocabulary: Sequence[str]) -> tuple[str, ...]:
+def _columns(vocabulary: Sequence[str]) -> dict[str, int]:
+    """The number of each word, under its own spelling and, where no other word has that, the usual one."""
+    column: dict[str, int] = {}
+    for number, word in enumerate(vocabulary):
+        column.setdefault(spelled(word), number)
+    return column | {word: number for number, word in enumerate(vocabulary)}
+
+
+def _checked_vocabulary(vocabulary: Sequence[str], known: bool) -> tuple[str, ...]:
     if isinstance(vocabulary, str):
-        raise DataError(f"the vocabulary is the string {vocabulary!r}; give a list of words, such as [{vocabulary!r}]")
-    words = tuple(vocabulary)
-    seen: set[str] = set()
-    for word in words:
-        if not isinstance(word, str) or not word.strip():
-            raise DataError(f"the vocabulary holds {word!r}, expected a non-empty word")
-        if word in seen:
-            raise DataError(f"the vocabulary holds {word!r} twice")
-        seen.add(word)
-    return words
+        raise DataError(f"the vocabulary is the string {shown(vocabulary)}; give a list of words, such as [{shown(vocabulary)}]")
+    words: dict[str, str] = {}
+    for given in vocabulary:
+        if not isinstance(given, str) or not given.strip():
+            raise DataError(f"the vocabulary holds {shown(given)}, expected a non-empty word")
+        word = given if known else spelled(given)
+        if word in words:
+            other = f", as {shown(words[word])} and {shown(given)}" if words[word] != given else ""
+            raise DataError(f"the vocabulary holds {shown(word)} twice{other}")
+        words[word] = given
+    return tuple(words)
 
 
-def _checked_words(position: int, given: Any) -> set[str]:
+def _checked_words(position: int, given: Any, column: dict[str, int]) -> set[str]:
     if isinstance(given, str):
-        raise DataError(f"labels[{position}] is the string {given!r}; give a list of words for each image, such as [{given!r}]")
+        raise DataError(
+            f"labels[{position}] is the string {shown(given)}; give a list of words for each image, such as [{shown(given)}]"
+        )
     try:
         words = list(given)
     except TypeError:
-        raise DataError(f"labels[{position}] is {given!r}, expected a list of words") from None
+        raise DataError(f"labels[{position}] is {shown(given)}, expected a list of words") from None
     for word in words:
         if not isinstance(word, str) or not word.strip():
-            raise DataError(f"labels[{position}] holds {word!r}, expected a non-empty word")
-    return set(words)
+            raise DataError(f"labels[{position}] holds {shown(word)}, expected a non-empty word")
+    return {word if word in column else spelled(word) for word in words}
 
 
 def _from_matrix(labels: Any, words: tuple[str, ...] | None) -> tuple[sparse.csr_array, tuple[str, ...]]:

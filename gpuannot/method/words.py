@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InvalidArgumentError
 from ..reference import words as _reference
+from .labels import number_of, spelled
 
 Vectors: TypeAlias = NDArray[np.floating] | Tensor
 
@@ -197,15 +198,16 @@ class WordBank:
         return self
 
     def number(self, word: str) -> int:
-        """The number of a word of the vocabulary.
+        """The number of a word of the vocabulary, as :func:`~gpuannot.method.labels.number_of` finds it.
 
         Raises:
             ValueError: the vocabulary lacks it.
         """
-        if word not in self.vocabulary:
+        number = number_of(word, self.vocabulary) if isinstance(word, str) else None
+        if number is None:
             close = get_close_matches(word, self.vocabulary, 1)
             raise InvalidArgumentError(f"the vocabulary lacks {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        return self.vocabulary.index(word)
+        return number
 
     def remove_words(self, words: Sequence[str]) -> WordBank:
         """Take words out of the vocabulary, as if no label had named them. Their images stay, with their other words or none.
@@ -219,16 +221,17 @@ class WordBank:
         return self
 
     def rename_word(self, word: str, name: str) -> WordBank:
-        """Give a word another name, with its number and images unchanged.
+        """Give a word another name (:func:`~gpuannot.method.labels.spelled`), with its number and images unchanged.
 
         Raises:
             ValueError: the vocabulary lacks the word, or has the name already.
         """
         number = self.number(word)
-        if name in self.vocabulary and name != word:
-            raise InvalidArgumentError(f"the vocabulary has {name!r} already; to make one word of both, merge them")
         if not isinstance(name, str) or not name.strip():
             raise InvalidArgumentError(f"the new name is {name!r}, expected a non-empty word")
+        name = spelled(name)
+        if name in self.vocabulary and name != self.vocabulary[number]:
+            raise InvalidArgumentError(f"the vocabulary has {name!r} already; to make one word of both, merge them")
         self.vocabulary = (*self.vocabulary[:number], name, *self.vocabulary[number + 1 :])
         return self
 

@@ -15,7 +15,7 @@ from ..config import AnnotatorConfig
 from ..errors import DataError, InvalidArgumentError, NotFittedError
 from ..heads.word_head import WordHead, new_bank
 from ..images.inputs import Images, are_vectors, none_readable, sources_or_vectors, warn_of_failures
-from ..method.labels import check_lengths, label_matrix
+from ..method.labels import check_lengths, label_matrix, number_of
 from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import WordBank
 from ..system.progress import progress_bar
@@ -133,7 +133,8 @@ class WordModel:
             DataError: as :meth:`partial_fit`.
         """
         self._require_sums()
-        if word in self.bank_.vocabulary and self.bank_.counts[self.bank_.number(word)]:
+        number = number_of(word, self.bank_.vocabulary)
+        if number is not None and self.bank_.counts[number]:
             raise InvalidArgumentError(f"the vocabulary has {word!r} already; give it more images with partial_fit")
         sources = sources_or_vectors(images)
         return self.partial_fit(sources, [[word]] * len(sources), progress=progress)
@@ -322,7 +323,7 @@ class WordModel:
         """Vectors (N, D) and labels (N, W) of all of some images."""
         sources = sources_or_vectors(images)
         given = [words or []] * len(sources) if labels is None else labels
-        matrix, _ = label_matrix(given, self.bank_.vocabulary)
+        matrix, _ = label_matrix(given, self.bank_.vocabulary, known=True)
         check_lengths(len(sources), matrix)
         failures = self._start_failures()
         parts = [to_host(vectors) for _, vectors in self._encoded(sources, progress)]

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gpuannot.datasets.label_files import BENCHMARKS, LabelledImages, load_benchmark, load_labelled_images
+from gpuannot.datasets.label_files import (
+    BENCHMARKS,
+    LabelledImages,
+    find_label_file,
+    load_benchmark,
+    load_labelled_images,
+    named_images,
+)
 from gpuannot.errors import DataError
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -207,15 +214,25 @@ def test_words_with_commas_between_are_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (b"", "its header is empty; expected a column of image names"),
-        (b"\n\n", "its header is empty"),
+        (b"", "it is empty; expected a column of image names"),
+        (b"\n\n", "it is empty"),
         (b"image,words\n", "names no image"),
         (b"a.png,sky\n", r"its header is a\.png, sky; expected"),
-        (b"image,colour\na.png,red\n", r"its header is image, colour; .* and one of words \(words, labels"),
-        (b"id,words\n1,red\n", r"its header is id, words; expected a column of image names \(image, image_name"),
-        (b'image,words\n"a.png,sky\n', "line 2: unexpected end of data"),
-        (b'image,words\n"a".png,sky\n', "line 2: "),
-        (b"image,words\na.png\n", r"line 2: expected an image name and words .* got \['a\.png', None\]"),
+        (
+            b"image,colour\na.png,red\n",
+            r"its header is image, colour; .* one of words, called words, labels, .* or else one of 0 and 1 for each",
+        ),
+        (b"id,words\n1,red\n", r"its header is id, words; expected a column of image names, called image, path, file_name or"),
+        (b'image,words\n"a.png,sky\n', r"line 2: a quote \(\"\) is opened and not closed"),
+        (b'image,words\n"a".png,sky\n', r"line 2: '\"a\"\.png' has text behind a closing quote"),
+        (b'"image,words\na.png,sky\n', r"its header: a quote \(\"\) is opened and not closed"),
+        (b"image,words,confidence\na.png,sky,1\na.png,sea,high\n", "line 3: 'confidence' is 'high', expected a number; 0 says"),
+        (b"image,words,confidence\na.png,sky,\n", "line 2: 'confidence' is '', expected a number"),
+        (b"image,sky,sea\na.png,1,0\nb.png,0,1\nc.png,2,0\n", "line 4: 'sky' is '2', expected 0 or 1"),
+        (b"image,sky,sea\na.png,1,0\nb.png,-1,1\n", "line 3: 'sky' is '-1', expected 0 or 1"),
+        (b"image,sky,sea\na.png,1,0\nb.png,,1\n", "line 3: 'sky' is '', expected 0 or 1"),
+        (b"image,words\na.png,sky\nb.png," + b"x" * 3_000_000 + b",sea\n", r"line 3: .*xxx…$"),
+        (b"image,words\na.png\n", r"line 2: expected an image name and words .* got \['a\.png'\]"),
         (b"image,words\na.png,sky\n,sea\n", "line 3: expected an image name and words"),
         (
             b"image,words\na.png,sky,sea\n",
@@ -290,7 +307,7 @@ def test_which_label_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no labels\.json or labels\.csv"):
         load_labelled_images(tmp_path)
     pictures(tmp_path, "a.png")
-    with pytest.raises(DataError, match=r"a\.png: a label file is \.json or \.csv"):
+    with pytest.raises(DataError, match=r"a\.png: a label file is \.json or \.csv, \.jsonl or \.tsv"):
         load_labelled_images(tmp_path / "a.png")
     json_labels(tmp_path / "labels.json", [("a.png", ["json"])])
     (tmp_path / "labels.csv").write_text("image,words\na.png,csv\n")
@@ -300,6 +317,15 @@ def test_which_label_file(tmp_path: Path) -> None:
     assert load_labelled_images(tmp_path / "labels.csv").vocabulary == ("csv",)
     (tmp_path / "UPPER.CSV").write_text("image,words\na.png,upper\n")
     assert load_labelled_images(tmp_path / "UPPER.CSV").vocabulary == ("upper",)
+
+
+def test_label_files_of_a_folder_in_any_form(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    (tmp_path / "labels.tsv").write_text("image\twords\na.png\ttsv\n")
+    assert load_labelled_images(tmp_path).vocabulary == ("tsv",) and find_label_file(tmp_path) == tmp_path / "labels.tsv"
+    (tmp_path / "labels.jsonl").write_text('{"image": "a.png", "words": ["jsonl"]}\n')
+    with pytest.raises(DataError, match=r"holds both labels\.jsonl and labels\.tsv"):
+        load_labelled_images(tmp_path)
 
 
 def test_vocabulary_in_the_file_is_kept_in_its_order(tmp_path: Path) -> None:
@@ -377,6 +403,34 @@ def test_links_to_one_file_are_labelled(tmp_path: Path) -> None:
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
     json_labels(tmp_path / "labels.json", [("b.png", ["sky"])])
     assert load_labelled_images(tmp_path).unlabelled == 0
+
+
+def test_a_link_to_itself_beside_the_label_file(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    path = json_labels(tmp_path / "labels.json", [("a.png", ["sky"]), ("loop.jpg", ["sea"])])
+    images = load_labelled_images(path)
+    assert words_of(images) == {"a.png": {"sky"}} and images.unlabelled == 1
+    assert [failure.path for failure in images.missing] == [str(tmp_path / "loop.jpg")]
+
+
+def test_spellings_of_one_name(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    pictures(tmp_path, "a.png", "sub/b.png", composed, "0a1b.jpg")
+    samples = [
+        ("./a.png", ["x"]),
+        ("a.png", ["y"]),
+        (".//sub/./b.png", ["x"]),
+        ("sub//b.png", ["x"]),
+        (apart, ["x"]),
+        ("0a1b", ["y"]),
+    ]
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps({"image": name, "words": words}) + "\n" for name, words in samples))
+    images = load_labelled_images(path)
+    assert words_of(images) == {"a.png": {"x", "y"}, "sub/b.png": {"x"}, apart: {"x"}, "0a1b": {"y"}}
+    assert images.paths == (tmp_path / "a.png", tmp_path / "sub/b.png", tmp_path / composed, tmp_path / "0a1b.jpg")
+    assert named_images(path) == [images.paths[row] for row in (0, 0, 1, 1, 2, 3)] and images.unlabelled == 0
 
 
 def test_images_without_a_suffix(tmp_path: Path) -> None:

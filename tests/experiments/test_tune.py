@@ -124,13 +124,13 @@ def test_a_test_split_is_refused(benchmark_folder: Path, tmp_path: Path) -> None
         training_images(benchmark_folder / "test.json")
 
 
-@pytest.mark.parametrize("suffix", [".json", ".csv"])
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".tsv"])
 def test_test_images_under_another_name_are_refused(benchmark_folder: Path, suffix: str) -> None:
     test = json.loads((benchmark_folder / "test.json").read_text())
     train = json.loads((benchmark_folder / "train.json").read_text())
-    if suffix == ".csv":
+    if suffix != ".json":
         rows = [f"{sample['image_name']},{';'.join(sample['image_labels'])}" for sample in test["samples"]]
-        (benchmark_folder / "test.csv").write_text("\n".join(["image,words", *rows]) + "\n")
+        (benchmark_folder / f"test{suffix}").write_text("\n".join(["image,words", *rows]) + "\n")
         (benchmark_folder / "test.json").unlink()
     mixed = {**train, "samples": [*train["samples"], test["samples"][2]]}
     (benchmark_folder / "mine.json").write_text(json.dumps(mixed))

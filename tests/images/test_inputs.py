@@ -26,9 +26,10 @@ from tars import write_tar
 from gpuannot import Inputs
 from gpuannot.errors import ImageError
 from gpuannot.images.batches import ImageBatches
-from gpuannot.images.containers import USUAL_COLUMNS, Containers, read
+from gpuannot.images.containers import Containers, read
 from gpuannot.images.decode import IMAGE_SUFFIXES, decode_image
 from gpuannot.images.input import Input
+from gpuannot.images.tables import IMAGE_COLUMNS
 
 not_as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root lists folders of any permission")
 
@@ -206,7 +207,9 @@ def test_a_column_of_a_csv(tmp_path: Path) -> None:
     [
         ("t.csv", b"", "no column of a usual name among none; name it with --column"),
         ("t.csv", b"id,words\n1,sea\n", "no column of a usual name among id, words"),
-        ("t.csv", b'path\n"open', "broken or cut, what follows is lost: unexpected end of data"),
+        ("t.csv", b'path\n"open', 'line 2: a quote (") is opened and not closed'),
+        ("t.tsv", b"id\twords\n1\tsea\n", "no column of a usual name among id, words"),
+        ("t.jsonl", b"[]\n", "line 1: [], expected an object with the image's path"),
         ("t.parquet", b"", "broken or cut"),
         ("t.parquet", b"PAR1 but no more", "broken or cut"),
         ("t.tar", b"", "broken or cut, what follows is lost: empty file"),
@@ -220,6 +223,72 @@ def test_a_container_that_is_none(tmp_path: Path, name: str, content: bytes, rea
     (tmp_path / "good.jpg").write_bytes(picture(0))
     broken, good = Inputs([tmp_path / name, tmp_path / "good.jpg"])
     assert reason in str(outcome(broken)) and outcome(good) == picture(0)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_broken_row_costs_itself_alone(tmp_path: Path, end: str) -> None:
+    """Every form of a broken row, each between good ones; the rows after the last are read too."""
+    touch(tmp_path, "a.jpg", "b,c.jpg", "d e.jpg")
+    faults = {
+        '"a"b.jpg,2': 'line {}: \'"a"b.jpg\' has text behind a closing quote (")',
+        '"a.jpg,3': 'line {}: a quote (") is opened and not closed; ',
+        "nul\0.jpg,4": "line {}: 'nul\\x00.jpg' is no path, it holds a NUL byte",
+        ",5": "no path in column 'image'",
+        '"",6': "no path in column 'image'",
+        '"a.jpg"x"": "",7': 'line {}: \'"a.jpg"x"": ""\' has text behind a closing quote (")',
+    }
+    good = {"a.jpg,1": "a.jpg", '"b,c.jpg",1': "b,c.jpg", f"d e.jpg,{'x' * 200_000}": "d e.jpg", 'a.jpg,say "hi"': "a.jpg"}
+    rows = [row for fault in faults for row in (fault, *good)]
+    table = tmp_path / "t.csv"
+    table.write_bytes("".join(f"{row}{end}" for row in ["image,note", *rows]).encode())
+    expected = [
+        (f"{table}#{number}", faults[row].format(number + 2)) if row in faults else (good[row], "")
+        for number, row in enumerate(rows)
+    ]
+    found = list(Inputs(table))
+    assert [item.name for item in found] == [name for name, _ in expected]
+    for item, (_, reason) in zip(found, expected, strict=True):
+        assert item.detail.startswith(reason) and (item.kind == "failed") == bool(reason)
+    assert [outcome(item) for item in found if item.kind == "file"] == [b""] * 4 * len(faults)
+
+
+def test_a_fault_behind_the_path_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('image,note\na.jpg,"open\nb.jpg,"x"y\nc.jpg\nd.jpg,too,many\n')
+    assert names(Inputs(tmp_path / "t.csv")) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "é.jpg")
+    lines = ['{"path": "a.jpg", "words": ["sky"]}', "", "nonsense", '{"words": []}', '{"Image Name": "\\u00e9.jpg"}', '{"path": 3}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    place = f"{tmp_path}/t.jsonl"
+    found = list(Inputs(place))
+    assert names(found) == ["a.jpg", f"{place}#1", f"{place}#2", "é.jpg", f"{place}#4"]
+    assert [outcome(found[number]) for number in (0, 3)] == [b"", b""]
+    assert (
+        found[1].detail.startswith("line 3: is not valid JSON: ")
+        and found[2].detail == "no path under a usual name in {'words': []}"
+    )
+    assert found[4].detail == "no path under a usual name in {'path': 3}"
+    assert names(Inputs(place, column="Image Name"))[3] == "é.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "image_name,words\na.jpg,sky\n"),
+        ("t.csv", "image;words\na.jpg;sky,sea\n"),
+        ("t.csv", "ImageID\tLabelName\na.jpg\t/m/01\n"),
+        ("t.csv", "id|File Name\n1|a.jpg\n"),
+        ("t.tsv", "id, or so\tIMAGE-PATH\n1\ta.jpg\n"),
+        ("t.csv", "\n\nid , image \n1,a.jpg\n"),
+        ("t.csv", 'id,"file_name"\n1,"a.jpg"\n'),
+        ("t.csv", "words,filename,image_id\nsky,a.jpg,17\n"),
+    ],
+)
+def test_headers_and_separators_that_fit_takes_too(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert names(Inputs(tmp_path / name)) == ["a.jpg"]
 
 
 def test_columns_of_parquet(tmp_path: Path) -> None:
@@ -245,7 +314,7 @@ def test_columns_of_parquet(tmp_path: Path) -> None:
         assert read_in_order(items[33:]) == expected[33:]  # from the middle of a later row group, as when resumed
         assert read_in_order(items[::-7]) == expected[::-7]  # out of order: slow, but right
         assert outcome(items[41]) == expected[41]
-    assert USUAL_COLUMNS.index("file_name") < USUAL_COLUMNS.index("image")
+    assert IMAGE_COLUMNS.index("file_name") < IMAGE_COLUMNS.index("image")
     assert names(Inputs(table)) == names(by_path)
     [wrong] = Inputs(table, column="size")
     assert wrong.detail == "column 'size' holds int64, expected paths (string) or encoded images (binary, or struct with bytes)"

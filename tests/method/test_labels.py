@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 
 from gpuannot.errors import DataError
-from gpuannot.method.labels import label_matrix
+from gpuannot.method.labels import label_matrix, number_of, spelled
 
 WORDS = ("sea", "sky", "tree")
 
@@ -85,6 +85,53 @@ def test_many_images() -> None:
     matrix, vocabulary = label_matrix([[words[j] for j in rng.permutation(np.flatnonzero(row))] for row in dense])
     assert vocabulary == tuple(words)
     assert_matrix(matrix, dense.astype(int).tolist())
+
+
+# ---- spellings of one word
+
+COMPOSED, APART = "caf\u00e9", "cafe\u0301"
+
+
+def test_spellings_of_one_word_are_that_word() -> None:
+    assert spelled(f"\t{APART} ") == spelled(COMPOSED) == COMPOSED and spelled("\u00a0sky\n") == "sky"
+    matrix, words = label_matrix([["sky ", COMPOSED], [" sky", "sky", APART], ["Sky"]])
+    assert words == ("Sky", COMPOSED, "sky")
+    assert_matrix(matrix, [[0, 1, 1], [0, 1, 1], [1, 0, 0]])
+    matrix, words = label_matrix([["sky "], [APART]], [" sky", COMPOSED])
+    assert words == ("sky", COMPOSED)
+    assert_matrix(matrix, [[1, 0], [0, 1]])
+    assert label_matrix(np.eye(2), ["sky ", APART])[1] == ("sky", COMPOSED)
+
+
+def test_two_spellings_of_one_word_in_a_vocabulary() -> None:
+    with pytest.raises(DataError, match=r"the vocabulary holds 'sky' twice, as 'sky' and 'sky '"):
+        label_matrix([["sky"]], ["sky", "sea", "sky "])
+
+
+@pytest.mark.parametrize("options", [{"known": True}, {"extend": True}])
+def test_the_words_of_a_model_keep_their_spelling(options: dict[str, bool]) -> None:
+    """Models from before words were spelled in one way have ``sky `` beside ``sky``, or alone."""
+    odd = ["sky ", "sky", APART, " sea"]
+    matrix, words = label_matrix([["sky "], ["sky"], [" sky"], [COMPOSED, APART], ["sea", "sea "]], odd, **options)
+    assert words == tuple(odd)
+    assert_matrix(matrix, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert [number_of(word, odd) for word in ("sky ", "sky", " sky", COMPOSED, "sea", "Sea")] == [0, 1, 1, 2, 3, None]
+
+
+def test_new_words_beside_a_models_own() -> None:
+    matrix, words = label_matrix([["new ", "sky"], ["new"]], ["sky "], extend=True)
+    assert words == ("sky ", "new")
+    assert_matrix(matrix, [[1, 1], [0, 1]])
+    with pytest.raises(DataError, match=r"1 words are not in the vocabulary: 'new'"):
+        label_matrix([["new "]], ["sky "], known=True)
+
+
+def test_long_words_are_quoted_in_part() -> None:
+    long = "x" * 3_000_000
+    for labels, vocabulary in (([[long]], ["sea"]), ([long], None), ([["sea"]], [long, long]), ([[long, 3]], long)):
+        with pytest.raises(DataError) as caught:
+            label_matrix(labels, vocabulary)
+        assert "xxx…'" in str(caught.value) and len(str(caught.value)) < 400
 
 
 # ---- matrices

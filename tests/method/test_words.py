@@ -173,6 +173,17 @@ def test_added_words_come_last_and_start_empty() -> None:
     np.testing.assert_allclose(bank.vectors()[:5], bank_of(vectors, labels).vectors())
 
 
+def test_words_are_found_by_their_spelling() -> None:
+    """Also those of a model from before words were spelled in one way; a new name mends them."""
+    bank = WordBank(["sky ", "cafe\u0301", "sea"], 2)
+    assert [bank.number(word) for word in ("sky ", "sky", "caf\u00e9", " sea")] == [0, 0, 1, 2]
+    assert bank.rename_word("sky", "sky").vocabulary == ("sky", "cafe\u0301", "sea")
+    assert bank.rename_word("caf\u00e9", " caf\u00e9").vocabulary == ("sky", "caf\u00e9", "sea")
+    with pytest.raises(ValueError, match="the vocabulary has 'sea' already"):
+        bank.rename_word("sky", "sea ")
+    assert bank.remove_words(["sky "]).vocabulary == ("caf\u00e9", "sea")
+
+
 def test_adding_no_words_changes_nothing() -> None:
     bank = bank_of(*data()).add_words([]).add_words(["sky"])
     assert_same(bank, bank_of(*data()))

@@ -73,8 +73,22 @@ def test_an_added_word_is_as_if_learnt_with_the_others(fitted: Annotator, scenes
         words[row] = ["zebra"]
     assert_same(fitted, refit(fitted, scenes, words, list(range(len(scenes)))), scenes)
     assert fitted.annotate([scenes.paths[3]], k=1).words == [("zebra",)]
-    with pytest.raises(ValueError, match="the vocabulary has 'zebra' already; give it more images with partial_fit"):
-        fitted.add_word("zebra", vectors)
+    for spelling in ("zebra", "zebra "):
+        with pytest.raises(ValueError, match=r"the vocabulary has 'zebra ?' already; give it more images with partial_fit"):
+            fitted.add_word(spelling, vectors)
+    assert fitted.add_word(" cafe\u0301", vectors).vocabulary[-1] == "caf\u00e9"
+
+
+def test_a_model_whose_words_are_spelled_oddly_loads_as_it_is(fitted: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
+    first, _, *others = fitted.vocabulary
+    fitted.bank_.vocabulary = (f"{first} ", first, *others)
+    loaded = Annotator.load(fitted.save(tmp_path / "odd.safetensors"), device="cpu")
+    assert loaded.vocabulary == fitted.vocabulary
+    counts = loaded.bank_.counts.copy()
+    loaded.partial_fit(scenes.paths[:1], [[first, f"{others[0]} "]])
+    assert (loaded.bank_.counts - counts)[:3].tolist() == [0, 1, 1] and loaded.vocabulary == fitted.vocabulary
+    loaded.forget(scenes.paths[:1], [[first, others[0]]])
+    assert loaded.bank_.counts.tolist() == counts.tolist()
 
 
 def test_words_removed_renamed_and_merged(fitted: Annotator, scenes: LabelledImages) -> None:
