@@ -133,8 +133,7 @@ class WordModel:
             DataError: as :meth:`partial_fit`.
         """
         self._require_sums()
-        number = number_of(word, self.bank_.vocabulary)
-        if number is not None and self.bank_.counts[number]:
+        if (number := number_of(word, self.bank_.vocabulary)) is not None and self.bank_.counts[number]:
             raise InvalidArgumentError(f"the vocabulary has {word!r} already; give it more images with partial_fit")
         sources = sources_or_vectors(images)
         return self.partial_fit(sources, [[word]] * len(sources), progress=progress)
