@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from rich.console import Console
 from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
+from .exit import tell_left_out
 from .tables import plain, printable
 
 if TYPE_CHECKING:
@@ -77,12 +78,6 @@ def to_file(
     return failures
 
 
-def tell_left_out(left_out: Mapping[str, int], errors: Console) -> None:
-    """Say what folders and archives hold that is no input."""
-    if counts := ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(left_out.items())):
-        errors.print(f"left out because of their names: {plain(counts)}")
-
-
 def to_folder(
     annotator: Annotator, inputs: Inputs, k: int | None, to: str, as_json: bool, errors: Console, **options: Any
 ) -> tuple[int, int, list[ImageFailure]]:
@@ -95,7 +90,7 @@ def to_folder(
         whole, parts = PartFolder(to).progress()
         errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with --resume")
         raise
-    tell_left_out(summary.left_out, errors)
+    tell_left_out(summary.left_out)
     errors.print(
         f"{plain(to)}: {summary.rows} images annotated, {summary.failures} failed; {summary.parts} parts, "
         f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"

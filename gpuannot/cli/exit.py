@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
@@ -125,3 +125,9 @@ def exit_for(failures: Sequence[ImageFailure], *, done: int, failed: int | None 
     for failure in failures[:10]:
         errors.print(f"  {plain(printable(failure.path))}: {plain(printable(failure.reason))}")
     raise typer.Exit(SOME_FAILED if done else UNUSABLE)
+
+
+def tell_left_out(left_out: Mapping[str, int]) -> None:
+    """Say what folders and archives hold that is no input."""
+    if counts := ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(left_out.items())):
+        errors.print(f"left out because of their names: {plain(printable(counts))}")

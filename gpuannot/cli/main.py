@@ -12,7 +12,7 @@ import typer
 from ..errors import InvalidArgumentError
 from ..system.version import __version__
 from .demo import demo, info
-from .exit import errors, errors_to_exit_code, exit_for
+from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
 from .explain import explain
 from .options import (
     AsJson,
@@ -137,6 +137,7 @@ def fit(
         errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
         errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
+    tell_left_out(images.left_out)
     if without:
         errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
     exit_for(failures, done=used)
@@ -229,7 +230,7 @@ def annotate(
             failures = annotating.to_terminal(annotator, parts, as_json)
         else:
             failures = annotating.to_file(annotator, parts, Path(to), overwrite, as_json, errors)
-    annotating.tell_left_out(search.left_out, errors)
+    tell_left_out(search.left_out)
     exit_for(failures, done=len(sources) - len(failures))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InvalidArgumentError
-from .exit import errors, errors_to_exit_code, exit_for
+from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
 from .options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
 from .tables import plain
 
@@ -101,6 +101,7 @@ def report(
     )  # fmt: skip
     missing = [] if isinstance(found, Inputs) else list(found.missing)
     errors.print(f"{plain(to)}: {len(images) - len(failures)} images")
+    tell_left_out({} if not isinstance(found, Inputs) else found.left_out)
     exit_for([*missing, *failures], done=len(images) - len(failures))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +25,14 @@ class ClassFolders(NamedTuple):
         images: for each image its path below the folder and its words.
         failures: what could not be listed or followed.
         beside: number of images in none of the subfolders.
+        left_out: files in the subfolders that are no images by their names, by suffix.
     """
 
     words: list[str]
     images: dict[str, list[str]]
     failures: list[ImageFailure]
     beside: int
+    left_out: Counter[str]
 
 
 def find_class_folders(root: Path) -> ClassFolders | None:
@@ -56,9 +59,11 @@ def find_class_folders(root: Path) -> ClassFolders | None:
     images: dict[str, list[str]] = {}
     first_names: dict[str, str] = {}  # by real path, so that links to one image are that image
     failures: list[ImageFailure] = []
-    filled = 0
+    filled, left_out = 0, Counter[str]()
     for folder in folders:
-        found = list(Inputs(root / folder))
+        inputs = Inputs(root / folder)
+        found = list(inputs)
+        left_out += inputs.left_out
         files = [each.place for each in found if each.kind == "file"]
         filled += bool(files)
         for place in files:
@@ -69,4 +74,4 @@ def find_class_folders(root: Path) -> ClassFolders | None:
     if filled < 2:
         return None
     beside = sum(entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in os.scandir(root))
-    return ClassFolders(sorted(set(map(spelled, folders))), images, failures, beside)
+    return ClassFolders(sorted(set(map(spelled, folders))), images, failures, beside, left_out)

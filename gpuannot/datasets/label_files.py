@@ -23,8 +23,8 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from os.path import isfile
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class LabelledImages:
         missing: images that the label file names and that are not there; they are in none of the other fields.
         unlabelled: number of images beside the label file that it does not name, or beside the subfolders; they are left out.
         subfolders: whether the words are the names of the images' subfolders.
+        left_out: files in those that are no images by their names, by suffix.
     """
 
     name: str
@@ -67,6 +68,7 @@ class LabelledImages:
     missing: tuple[ImageFailure, ...] = ()
     unlabelled: int = 0
     subfolders: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -166,8 +168,9 @@ def _from_class_folders(folder: Path) -> LabelledImages:
     warn_of_capitals(folder, words)
     paths = tuple(folder / name for name in found.images)
     return LabelledImages(
-        folder.name, tuple(found.images), paths, labels, words, tuple(found.failures), found.beside, subfolders=True
-    )
+        folder.name, tuple(found.images), paths, labels, words, tuple(found.failures), found.beside, subfolders=True,
+        left_out=found.left_out,
+    )  # fmt: skip
 
 
 def _almost(base: Path, name: str) -> str:

@@ -90,3 +90,10 @@ def test_one_subfolder_is_not_a_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "tags.csv").write_text("image,words\n1.png,sea\n")
     with pytest.raises(DataError, match=rf"; if tags\.csv is the label file, name it: {tmp_path}/tags\.csv$"):
         load_labelled_images(tmp_path)
+
+
+def test_files_that_are_no_images_by_their_names_are_counted(tmp_path: Path) -> None:
+    for name in ("cat/a.jpg", "dog/b.jpg", "dog/c.xyz", "dog/deep/d.XYZ", "cat/notes"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert load_labelled_images(tmp_path).left_out == {".xyz": 2, "": 1}
