@@ -36,6 +36,18 @@ def grey_profile(gamma: float) -> bytes:
     return _profile(b"GRAY", {b"kTRC": _curve(gamma)}, b"grey")
 
 
+def cmyk_profile(colours: np.ndarray) -> bytes:
+    """A printer's: (2, 2, 2, 2, 3) sRGB, 0…255, of each corner, without ink and with, in the order C, M, Y, K."""
+    xyz = linear_of_srgb(colours / 255) @ to_xyz("sRGB").T / D50
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    lab = np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
+    table = np.round(lab * (2.55, 1, 1) + (0, 128, 128)).astype(np.uint8).tobytes()
+    straight = bytes(range(256))
+    matrix = struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + straight * 4 + table + straight * 3
+    return _profile(b"CMYK", {b"A2B0": lut}, b"printer", connected=b"Lab ", kind=b"prtr")
+
+
 def linear_of_srgb(values: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1, values 0…1."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
@@ -56,7 +68,9 @@ def _curve(gamma: float | None) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">I", len(table)) + table.tobytes()
 
 
-def _profile(space: bytes, tags: dict[bytes, bytes], description: bytes) -> bytes:
+def _profile(
+    space: bytes, tags: dict[bytes, bytes], description: bytes, *, connected: bytes = b"XYZ ", kind: bytes = b"mntr"
+) -> bytes:
     tags = {
         b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(description) + 1) + description + b"\0" + b"\0" * 78,
         b"cprt": b"text\0\0\0\0none\0",
@@ -69,7 +83,7 @@ def _profile(space: bytes, tags: dict[bytes, bytes], description: bytes) -> byte
         body += data + b"\0" * (-len(data) % 4)
     size = start + len(body)
     header = struct.pack(
-        ">I4sI4s4s4s12s4s", size, b"\0\0\0\0", 0x02400000, b"mntr", space, b"XYZ ", b"\x07\xd0\0\1\0\1" + b"\0" * 6, b"acsp"
+        ">I4sI4s4s4s12s4s", size, b"\0\0\0\0", 0x02400000, kind, space, connected, b"\x07\xd0\0\1\0\1" + b"\0" * 6, b"acsp"
     )
     header = header.ljust(68, b"\0") + _xyz_tag(np.array(D50))[8:]
     return header.ljust(128, b"\0") + table + body

@@ -1,4 +1,4 @@
-"""A decoded image of any of Pillow's modes → upright sRGB of 8 bits."""
+"""A decoded image of any of Pillow's modes → upright, 8 bits, over white."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose as T
 
-from .profiles import to_srgb
+from .profiles import is_srgb
 from .refusal import Unusable
 
 _TURNS = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)
@@ -14,15 +14,15 @@ _TURN_OF_ORIENTATION = dict(enumerate(_TURNS, start=2))  # EXIF orientation; 1 i
 FLOAT = "float pixels have no defined range; convert the image to 8 or 16 bits"
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, 8 bits, sRGB; the image that was passed, which is loaded, is only read.
+def upright(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """A loaded image, which is only read, as it is seen: RGB of 8 bits, and None. Or mode RGB, L or CMYK, and its ICC profile.
 
     Raises:
         Unusable: float pixels, or grey beyond 16 bits.
     """
     turn = _TURN_OF_ORIENTATION.get(_orientation(image))
-    rgb = _flatten(image)
-    return rgb if turn is None else rgb.transpose(turn)
+    flat, profile = _flatten(image)
+    return (flat if turn is None else flat.transpose(turn)), profile
 
 
 def grey_of_16_bits(values: np.ndarray) -> np.ndarray:
@@ -44,8 +44,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode as sRGB; the same object where it is that already."""
+def _flatten(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """A loaded image of any mode as for `upright`; the same object where it is that already."""
     profile = None if image.mode == "LAB" else image.info.get("icc_profile")  # Lab says itself what colours it has
     if image.mode == "F":
         raise Unusable(FLOAT)
@@ -66,8 +66,9 @@ def _flatten(image: Image.Image) -> Image.Image:
     return _rgb(image, profile)
 
 
-def _rgb(image: Image.Image, profile: object) -> Image.Image:
-    if profile:
+def _rgb(image: Image.Image, profile: object) -> tuple[Image.Image, bytes | None]:
+    if isinstance(profile, bytes):
         image = image.convert("L" if image.mode == "1" else "RGB") if image.mode not in ("L", "RGB", "CMYK") else image
-        image = to_srgb(image, profile)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        if not is_srgb(profile, image.mode):
+            return image, profile
+    return (image if image.mode == "RGB" else image.convert("RGB")), None

@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, InvalidArgumentError
-from .colour import to_rgb
+from .colour import upright
 from .formats import Opened, of_pillow, open_image
+from .profiles import to_srgb
 from .refusal import SAVE_ANEW, Unusable
 
 if TYPE_CHECKING:  # decode processes do without torch, which takes a second and 200 MB
@@ -99,16 +100,14 @@ def _pixels(source: ImageSource, target: tuple[int, int] | None, interpolation: 
     try:
         if isinstance(source, (str, os.PathLike)):
             with _open_path(source) as file:
-                image = _decoded(open_image(file, MAX_BYTES))
+                image, profile = _decoded(open_image(file, MAX_BYTES))
         elif isinstance(source, (bytes, bytearray, memoryview)):
-            image = _decoded(open_image(io.BytesIO(source), MAX_BYTES))
+            image, profile = _decoded(open_image(io.BytesIO(source), MAX_BYTES))
         elif isinstance(source, Image.Image):
-            image = _decoded(of_pillow(source))
+            image, profile = _decoded(of_pillow(source))
         else:
-            image = Image.fromarray(_checked_array(source))
-        if target is not None and target != image.size:
-            image = image.resize(target, INTERPOLATIONS[interpolation])
-        return np.array(image)
+            image, profile = Image.fromarray(_checked_array(source)), None
+        return np.array(_warped(image, profile, target, interpolation))
     except Unusable:
         raise
     except Exception as error:  # whatever Pillow's readers meet in hostile bytes: OSError, SyntaxError, struct.error, KeyError, …
@@ -194,16 +193,25 @@ def read_file(path: str, name: str, start: int = 0, size: int | None = None) -> 
             raise ImageError(name, f"cannot be read: {error.strerror or error}", "read") from error
 
 
-def _decoded(opened: Opened) -> Image.Image:
-    """Upright, 8 bits, sRGB."""
+def _decoded(opened: Opened) -> tuple[Image.Image, bytes | None]:
+    """Upright, 8 bits, and the ICC profile that is still to be applied."""
     if not 0 < opened.width * opened.height <= MAX_PIXELS:
         raise Unusable(f"{opened.width}×{opened.height} pixels; expected 1 to {MAX_PIXELS} pixels")
     if opened.samples > max(MAX_PIXELS, opened.width * opened.height):
         raise Unusable(f"{opened.samples} samples in a layout of which at most {MAX_PIXELS} are read; {SAVE_ANEW}")
     with _giant() if opened.samples > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) else nullcontext():
-        return to_rgb(
-            opened.load()
-        )  # loaded before EXIF: a PNG may carry it after the pixels, and TIFF turns the image as it loads
+        # Loaded before EXIF is asked: a PNG may carry it after the pixels, and Pillow turns a TIFF as it loads.
+        return upright(opened.load())
+
+
+def _warped(image: Image.Image, profile: bytes | None, target: tuple[int, int] | None, interpolation: str) -> Image.Image:
+    """sRGB, of ``target``. A profile is applied to the fewer pixels: it costs as much as decoding them."""
+    resized = target is not None and target != image.size
+    if profile is not None and not (resized and image.width * image.height > target[0] * target[1]):  # type: ignore[index]
+        image, profile = to_srgb(image, profile), None
+    if resized:
+        image = image.resize(target, INTERPOLATIONS[interpolation])  # type: ignore[arg-type]
+    return image if profile is None else to_srgb(image, profile)
 
 
 def take_turns_by(lock: AbstractContextManager[Any]) -> None:

@@ -6,13 +6,12 @@ the process, not to a thread; it hides why a reader refused its own format; and 
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import io
 from collections.abc import Callable
 from typing import IO, NamedTuple
 
-from PIL import Image, _imaging
+from PIL import Image
 
 from .jpeg import load_jpeg, open_jpeg
 from .jxl_header import jxl_size
@@ -98,6 +97,8 @@ def _format(prefix: bytes) -> str:
         brands = {prefix[at : at + 4] for at in range(8, min(int.from_bytes(prefix[:4]), len(prefix)), 4)}
         if prefix[8:12] in _HEVC or (brands & _HEVC and not brands & _AV1):
             return "HEIF"
+        if brands & _AV1 and "AVIF" not in Image.OPEN:
+            raise Unusable("AVIF needs Pillow 11.3: pip install 'gpuannot[formats]'")
     if prefix.startswith(_JXL):
         return "JXL"
     for format in FORMATS:
@@ -145,22 +146,3 @@ def _by_plug_in(format: str, content: bytes) -> Opened:
         return image
 
     return Opened(width, height, width * height, load)
-
-
-def _silence_libtiff() -> None:
-    """libtiff prints what it makes of odd files to standard error, a line a tag, past Python; nothing in Pillow turns that off.
-
-    Its handlers belong to the process, so another user of Pillow's copy loses such lines too. What matters of them Pillow raises.
-    Where the symbols are not to be had, in a Pillow with libtiff built in, the lines stay.
-    """
-    try:
-        library = ctypes.CDLL(_imaging.__file__)  # its own and its dependencies' symbols
-        handlers = library.TIFFSetWarningHandler, library.TIFFSetErrorHandler
-    except (OSError, AttributeError):
-        return
-    for handler in handlers:
-        handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-        handler(None)
-
-
-_silence_libtiff()

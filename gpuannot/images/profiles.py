@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -25,27 +25,16 @@ def is_srgb(profile: bytes, mode: str = "RGB") -> bool:
     return _transform(profile, mode) is None
 
 
-def to_srgb(image: Image.Image, profile: Any) -> Image.Image:
-    """An image by its embedded profile as sRGB; the same object where `is_srgb`. A profile never costs an image.
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """An image of mode RGB, L or CMYK by its ICC profile as sRGB, mode RGB. A profile never costs an image.
 
     Relative colorimetric, with black point compensation, as photo editors convert.
-
-    Args:
-        image: mode RGB, L or CMYK.
-        profile: what Pillow gave as ``icc_profile``, if anything.
-
-    Returns:
-        mode RGB, or that of ``image``.
     """
-    if not isinstance(profile, bytes) or image.mode not in _MODE_OF_SPACE.values():
-        return image
     transform = _transform(profile, image.mode)
-    if transform is None:
-        return image
     try:
-        return transform.apply(image)
+        return image.convert("RGB") if transform is None else transform.apply(image)
     except Exception:  # as a broken profile
-        return image
+        return image.convert("RGB")
 
 
 def _transform(profile: bytes, mode: str) -> _Transform:

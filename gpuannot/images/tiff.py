@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from .colour import FLOAT
+from .libtiff import reads_compression
 from .refusal import SAVE_ANEW, Unusable
 from .tiff_colour import COLOURS, assemble
 
@@ -241,7 +242,9 @@ def _checked(tags: Mapping[int, tuple[Any, ...]], *, pillow: bool) -> tuple[int,
     bits, formats, extra = tags.get(_BITS, (1,)), set(tags.get(_FORMAT, (1,))), tags.get(_EXTRA, ())
     if compression == _OLD_JPEG and pillow:
         return None
-    if compression not in _BYTES and compression not in _OF_PIXELS:
+    if (compression not in _BYTES and compression not in _OF_PIXELS) or (
+        compression != _NONE and not reads_compression(compression)
+    ):
         raise _unsupported(f"compression {compression}")
     if photometric not in COLOURS:
         raise _unsupported(f"photometric interpretation {photometric}")
@@ -254,14 +257,14 @@ def _checked(tags: Mapping[int, tuple[Any, ...]], *, pillow: bool) -> tuple[int,
         _check_ycbcr(tags, compression)
     fits_pillow = _fits_pillow(photometric, bits[0], channels, extra, reversed_=tags.get(_FILL_ORDER, (1,))[0] == 2)
     narrow_palette = photometric == 3 and max(tags.get(_PALETTE, (256,))) < 256
-    if pillow and planar != 2 and not narrow_palette and formats <= {1} and (fits_pillow or compression in _OF_PIXELS):
+    if pillow and planar != 2 and not narrow_palette and formats <= {1} and fits_pillow:
         return None
     if bits[0] not in (1, 2, 4, 8, 12, 16, 32) or (tags.get(_FILL_ORDER, (1,))[0] == 2 and bits[0] > 8):
         raise _unsupported(f"{bits[0]} bits a sample" + (" in reversed order" if bits[0] in (12, 16, 32) else ""))
     if bits[0] == 32 and (channels > 1 or photometric > 1):
         raise _unsupported("colours of 32 bits a sample")
     if compression not in _BYTES and not (compression == _JPEG and planar == 2 and bits[0] == 8):
-        raise _unsupported(f"{channels} samples a pixel in compression {compression}")
+        raise _unsupported(f"{channels} samples of {bits[0]} bits a pixel in compression {compression}")
     if predictor != 1 and (predictor != 2 or bits[0] not in (8, 16, 32)):
         raise _unsupported(f"predictor {predictor} of {bits[0]} bits")
     if channels < colours or (photometric == 3 and bits[0] > 8) or (photometric in (6, 8, 9) and bits[0] not in (8, 16)):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_images import encoded, png_chunk, scene
-from icc import grey_profile, linear_of_srgb, rgb_profile, to_xyz
+from icc import cmyk_profile, grey_profile, linear_of_srgb, rgb_profile, to_xyz
 from PIL import Image
 
 from gpuannot.images.decode import decode_image
@@ -46,6 +46,16 @@ def test_a_copy_in_another_space_decodes_to_the_same(space: str, format: str) ->
     assert difference.max() <= (20 if format == "JPEG" else 8) and difference.mean() < (1.5 if format == "JPEG" else 0.5)
 
 
+@pytest.mark.parametrize("size", [8, 100])
+def test_warped_copies_are_alike(size: int) -> None:
+    """A profile is applied before or after the warp, to whichever has fewer pixels."""
+    expected = decode_image(encoded(scene(), "PNG"), size).astype(int)
+    for space, gamma in SPACES.items():
+        data = encoded(in_space(scene(), space), "PNG", icc_profile=rgb_profile(space, gamma))
+        difference = np.abs(decode_image(data, size) - expected)
+        assert difference.mean() < 1.5 and difference.max() < 20, space  # between colours a warp rounds and clips in its own space
+
+
 def test_modes_with_a_profile() -> None:
     profile, copy = rgb_profile("Display P3"), in_space(scene(), "Display P3")
     rgba = np.dstack([copy, np.full(copy.shape[:2], 255, np.uint8)])
@@ -66,6 +76,19 @@ def test_grey_profile() -> None:
         pixels = decode_image(encoded(grey, format, icc_profile=grey_profile(1.8)))
         assert (pixels == pixels[..., :1]).all() and np.abs(pixels[..., 0] - srgb * 255).max() <= 2
     assert decode_image(encoded(grey, "PNG", icc_profile=rgb_profile("Adobe RGB", 1.0)))[0, :, 0].tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("format", ["TIFF", "JPEG"])
+def test_cmyk_profile(format: str) -> None:
+    """At the corners of the printer's table its colours come out, which have nothing of Pillow's formula."""
+    colours = np.random.default_rng(1).integers(40, 216, (2, 2, 2, 2, 3))
+    colours[0, 0, 0, 0] = 255
+    colours[..., 1, :] = 0  # black point compensation: the darkest is black
+    ink = np.stack(np.meshgrid(*[[0, 255]] * 4, indexing="ij"), axis=-1).reshape(1, 16, 4).astype(np.uint8)
+    image = Image.merge("CMYK", [Image.fromarray(ink[..., c].repeat(16, 0).repeat(16, 1)) for c in range(4)])
+    options: dict[str, Any] = {"quality": 100} if format == "JPEG" else {}
+    pixels = decode_image(encoded(image, format, icc_profile=cmyk_profile(colours), **options))
+    assert np.abs(pixels[8, 8::16].astype(int) - colours.reshape(16, 3)).max() <= 4
 
 
 def test_what_is_srgb_stays_as_it_is() -> None:

@@ -247,6 +247,31 @@ def test_layouts_beyond_the_pixel_limit(monkeypatch: pytest.MonkeyPatch) -> None
     assert decode_image(data).shape == (HEIGHT, WIDTH, 3)
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_compressions_of_libtiff(planar: str) -> None:
+    """Each is read where libtiff was built with it, and otherwise refused as not supported."""
+    pytest.importorskip("imagecodecs")
+    for compression in ("jpeg", "zstd", "lzma", "webp", "lerc", "jpeg2000"):
+        file = io.BytesIO()
+        try:
+            pixels = scene().transpose(2, 0, 1) if planar == "separate" else scene()
+            tifffile.imwrite(file, pixels, photometric="rgb", planarconfig=planar, compression=compression, rowsperstrip=16)
+        except (ValueError, NotImplementedError):
+            continue  # WebP has no planes of one sample
+        try:
+            assert np.abs(decode_image(file.getvalue()).astype(int) - scene()).max() <= (
+                60 if compression in ("jpeg", "webp") else 0
+            )
+        except ImageError as error:
+            assert error.reason.startswith("not supported: TIFF with compression") and compression in (
+                "zstd",
+                "lzma",
+                "webp",
+                "lerc",
+                "jpeg2000",
+            )
+
+
 def test_libtiff_prints_nothing() -> None:
     """In a process of its own: libtiff writes to the file descriptor."""
     program = """
