@@ -205,7 +205,7 @@ def _decoded(opened: Opened) -> tuple[Image.Image, bytes | None]:
 
 
 def _warped(image: Image.Image, profile: bytes | None, target: tuple[int, int] | None, interpolation: str) -> Image.Image:
-    """sRGB, of ``target``. A profile is applied to the fewer pixels: it costs as much as decoding them."""
+    """sRGB, of ``target``. A profile is applied before or after the warp, to the fewer pixels."""
     resized = target is not None and target != image.size
     if profile is not None and not (resized and image.width * image.height > target[0] * target[1]):  # type: ignore[index]
         image, profile = to_srgb(image, profile), None
