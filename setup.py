@@ -69,6 +69,8 @@ setup(
         # What the benchmarks compare with, and their charts. cyvlfeat, which compiles against libvlfeat-dev, is a peer where it is.
         "bench": ["faiss-cpu>=1.8", "fastkmeans>=0.5", "matplotlib>=3.8", "opencv-python-headless>=4.9", "simplejpeg>=1.7"],
         "baselines": ["scikit-image>=0.22", "PyWavelets>=1.5"],
+        # HEIC and JPEG XL; Pillow itself reads AVIF from this version on.
+        "formats": ["pillow>=11.3", "pillow-heif>=1.0", "pillow-jxl-plugin>=1.3"],
         # cryptography makes the keys by which workers on one machine know each other.
         "dask": ["cryptography>=42", "dask>=2024.8", "distributed>=2024.8"],
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "latex2mathml>=3.77"],
@@ -83,6 +85,10 @@ setup(
             # The report's tests drive Debian's Chromium, where it is installed.
             "selenium>=4.20",
             "scikit-image>=0.22",
+            "tifffile>=2024.2",
+            "pillow>=11.3",
+            "pillow-heif>=1.0",
+            "pillow-jxl-plugin>=1.3",
             "PyWavelets>=1.5",
             "cryptography>=42",
             "dask>=2024.8",

@@ -19,15 +19,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-from PIL import ExifTags, Image
-from PIL.Image import Transpose as T
+from PIL import Image
 
-from ..errors import ImageError, InvalidArgumentError, Stage
+from ..errors import ImageError, InvalidArgumentError
+from .colour import upright
+from .formats import Opened, of_pillow, open_image
+from .profiles import to_srgb
+from .refusal import SAVE_ANEW, Unusable
 
 if TYPE_CHECKING:  # decode processes do without torch, which takes a second and 200 MB
     import torch
 
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
+_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .tif .tiff .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif .hif .jxl"
+)
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses to decode
@@ -35,23 +40,7 @@ MAX_BYTES = 2**31  # of an encoded image: no format needs more for MAX_PIXELS; a
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor"
 
-# A closed list: Pillow's other readers start a program (EPS runs Ghostscript), have no signature, so that any bytes may pass for
-# an image (TGA), or hold no photographs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
-_TURNS = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)
-_TURN_OF_ORIENTATION = dict(enumerate(_TURNS, start=2))  # EXIF orientation; 1 is upright
 _one_giant: AbstractContextManager[Any] = threading.Lock()
-
-Image.init()  # fills Image.OPEN, which _read_file looks formats up in
-
-
-class _Unusable(Exception):
-    """Why a source gives no pixels; the callers add its name."""
-
-    def __init__(self, reason: str, stage: Stage = "decode") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.stage = stage
 
 
 def decode_image(
@@ -63,9 +52,13 @@ def decode_image(
 ) -> np.ndarray:
     """One image as (H, W, 3) uint8 RGB pixels, C-contiguous, in memory of its own.
 
-    The first frame of an animation is taken and the EXIF orientation applied. Transparent images are laid over white before any
-    warping. Grey values of 16 bits are scaled, v / 257 rounded, never clipped; colours of 16 bits keep their high byte. CMYK
-    becomes RGB by Pillow's formula; ICC profiles are not applied.
+    The first frame of an animation or of an MPO is taken and the EXIF orientation applied. Transparent images are laid over white
+    before any warping. Grey values of 16 bits are scaled, v / 257 rounded, never clipped; colours of 16 bits keep their high byte.
+    Colours are converted to sRGB where an ICC profile of another space is embedded; without one CMYK becomes RGB by Pillow's
+    formula. HEIC and JPEG XL need the extra ``formats``.
+
+    Damaged metadata (EXIF, XMP, texts, profiles, a PNG's ancillary chunks) never costs an image. A sequential JPEG that lacks only
+    its end marker is whole; one that lacks pixels is not, and neither is a progressive one without its end.
 
     Args:
         source: a path, the bytes of an image file, a PIL image, an array (H, W, 3) or (H, W) uint8, or a tensor (3, H, W) uint8
@@ -77,7 +70,9 @@ def decode_image(
 
     Raises:
         ImageError: whatever is wrong with the source: no readable file, no image, cut or broken data, more than `MAX_PIXELS` pixels
-            (told from the header), values without a defined range, an array of another shape or dtype.
+            (told from the header), values without a defined range, an array of another shape or dtype; a kind of file that is not
+            read ("not supported: …"), or that takes minutes to decode for its size (a PPM with a header above 64 KiB, a JPEG of
+            more than 100 scans, a PNG of a million chunks).
         ValueError: a wrong ``size``.
     """
     target = _width_height(size)
@@ -85,7 +80,7 @@ def decode_image(
         raise InvalidArgumentError(f"interpolation {interpolation!r} is unknown; choose one of {', '.join(INTERPOLATIONS)}")
     try:
         return _pixels(source, target, interpolation)
-    except _Unusable as error:
+    except Unusable as error:
         if name is None:
             name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "image"
         raise ImageError(name, error.reason, error.stage) from error.__cause__
@@ -101,24 +96,22 @@ def _width_height(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _pixels(source: ImageSource, target: tuple[int, int] | None, interpolation: str) -> np.ndarray:
-    """`decode_image` for a checked target (width, height); raises `_Unusable`."""
+    """`decode_image` for a checked target (width, height); raises `Unusable`."""
     try:
         if isinstance(source, (str, os.PathLike)):
             with _open_path(source) as file:
-                image = _read_file(file)
+                image, profile = _decoded(open_image(file, MAX_BYTES))
         elif isinstance(source, (bytes, bytearray, memoryview)):
-            image = _read_file(io.BytesIO(source))
+            image, profile = _decoded(open_image(io.BytesIO(source), MAX_BYTES))
         elif isinstance(source, Image.Image):
-            image = _to_rgb(source)
+            image, profile = _decoded(of_pillow(source))
         else:
-            image = Image.fromarray(_checked_array(source))
-        if target is not None and target != image.size:
-            image = image.resize(target, INTERPOLATIONS[interpolation])
-        return np.array(image)
-    except _Unusable:
+            image, profile = Image.fromarray(_checked_array(source)), None
+        return np.array(_warped(image, profile, target, interpolation))
+    except Unusable:
         raise
     except Exception as error:  # whatever Pillow's readers meet in hostile bytes: OSError, SyntaxError, struct.error, KeyError, …
-        raise _Unusable(_reason(error)) from error
+        raise Unusable(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:
@@ -143,10 +136,10 @@ def _checked_array(source: Any) -> np.ndarray:
     elif isinstance(source, np.ndarray):
         fits, expected = source.ndim == 2 or source.shape[2:] == (3,), "an array (H, W, 3) or (H, W)"
     else:
-        raise _Unusable(f"expected a path, the bytes of an image file, a PIL image, array or tensor, got {type(source).__name__}")
+        raise Unusable(f"expected a path, the bytes of an image file, a PIL image, array or tensor, got {type(source).__name__}")
     shape, dtype = tuple(source.shape), str(source.dtype).removeprefix("torch.")
     if not fits or dtype != "uint8" or 0 in shape:
-        raise _Unusable(f"expected {expected} of uint8 with at least one pixel, got shape {shape} of {dtype}")
+        raise Unusable(f"expected {expected} of uint8 with at least one pixel, got shape {shape} of {dtype}")
     array = source.cpu().numpy().transpose(1, 2, 0) if is_tensor else source
     return np.ascontiguousarray(np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else array)
 
@@ -159,8 +152,8 @@ def _open_path(path: str | os.PathLike[str]) -> IO[bytes]:
     except (OSError, ValueError) as error:
         known: dict[type[Exception], str] = {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}
         text = getattr(error, "strerror", None) or str(error)
-        raise _Unusable(known.get(type(error), f"cannot be opened: {text}"), "find") from error
-    raise _Unusable("is a folder, not a file" if stat.S_ISDIR(mode) else "is not a regular file", "find")
+        raise Unusable(known.get(type(error), f"cannot be opened: {text}"), "find") from error
+    raise Unusable("is a folder, not a file" if stat.S_ISDIR(mode) else "is not a regular file", "find")
 
 
 def open_file(path: str, name: str) -> IO[bytes]:
@@ -174,7 +167,7 @@ def open_file(path: str, name: str) -> IO[bytes]:
     """
     try:
         return _open_path(path)
-    except _Unusable as error:
+    except Unusable as error:
         raise ImageError(name, error.reason, error.stage) from error.__cause__
 
 
@@ -200,35 +193,25 @@ def read_file(path: str, name: str, start: int = 0, size: int | None = None) -> 
             raise ImageError(name, f"cannot be read: {error.strerror or error}", "read") from error
 
 
-def _read_file(file: IO[bytes]) -> Image.Image:
-    """RGB image of an open image file.
-
-    The reader is chosen by the file's signature from Pillow's own table. ``Image.open`` would do the same, but it warns about large
-    images, and warning filters belong to the process, not to a thread; and it hides why a reader refused its own format.
-    """
-    prefix = file.read(16)
-    if not prefix:
-        raise _Unusable("empty file (0 bytes)")
-    for reader, accepts in (Image.OPEN[format] for format in _FORMATS if format in Image.OPEN):
-        accepted = accepts is not None and accepts(prefix)
-        if isinstance(accepted, str):  # the signature fits, but this Pillow was built without the decoder
-            raise _Unusable(accepted)
-        if accepted:
-            file.seek(0)
-            return _to_rgb(reader(file, ""))
-    raise _Unusable(f"not an image in a known format ({', '.join(_FORMATS)})")
+def _decoded(opened: Opened) -> tuple[Image.Image, bytes | None]:
+    """Upright, 8 bits, and the ICC profile that is still to be applied."""
+    if not 0 < opened.width * opened.height <= MAX_PIXELS:
+        raise Unusable(f"{opened.width}×{opened.height} pixels; expected 1 to {MAX_PIXELS} pixels")
+    if opened.samples > max(MAX_PIXELS, opened.width * opened.height):
+        raise Unusable(f"{opened.samples} samples in a layout of which at most {MAX_PIXELS} are read; {SAVE_ANEW}")
+    with _giant() if opened.samples > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) else nullcontext():
+        # Loaded before EXIF is asked: a PNG may carry it after the pixels, and Pillow turns a TIFF as it loads.
+        return upright(opened.load())
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Decoded, upright, 8 bits, RGB; the image that was passed is only read."""
-    count = image.width * image.height
-    if not 0 < count <= MAX_PIXELS:
-        raise _Unusable(f"{image.width}×{image.height} pixels; expected 1 to {MAX_PIXELS} pixels")
-    with _giant() if count > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) else nullcontext():
-        image.load()  # before EXIF: a PNG may carry it after the pixels, and TIFF turns the image as it loads
-        turn = _TURN_OF_ORIENTATION.get(_orientation(image))
-        rgb = _flatten(image)
-        return rgb if turn is None else rgb.transpose(turn)
+def _warped(image: Image.Image, profile: bytes | None, target: tuple[int, int] | None, interpolation: str) -> Image.Image:
+    """sRGB, of ``target``. A profile is applied before or after the warp, to the fewer pixels."""
+    resized = target is not None and target != image.size
+    if profile is not None and not (resized and image.width * image.height > target[0] * target[1]):  # type: ignore[index]
+        image, profile = to_srgb(image, profile), None
+    if resized:
+        image = image.resize(target, INTERPOLATIONS[interpolation])  # type: ignore[arg-type]
+    return image if profile is None else to_srgb(image, profile)
 
 
 def take_turns_by(lock: AbstractContextManager[Any]) -> None:
@@ -253,42 +236,3 @@ def _giant() -> Iterator[None]:
         finally:
             if entry in filters:  # not after a warnings.resetwarnings()
                 filters.remove(entry)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # corrupt metadata must not lose an image whose pixels are sound
-        return 1
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode as RGB; the same object where it is RGB already."""
-    if image.mode == "F":
-        raise _Unusable("float pixels have no defined range; convert the image to 8 or 16 bits")
-    if image.mode.startswith("I"):
-        return Image.fromarray(_grey_16_to_8(image)).convert("RGB")
-    if image.has_transparency_data:
-        # Under alpha 0 the colour is whatever the writer left there; without a background it would reach the trunk as content.
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, "white")
-        canvas.alpha_composite(rgba)
-        return canvas.convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _grey_16_to_8(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8 from grey of 16 bits (modes I;16*) or up to 32 (mode I). Pillow's ``convert`` would clip at 255: all white."""
-    values = np.asarray(image)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise _Unusable(f"grey values from {low} to {high}; expected 0 to 65535")
-    tags = getattr(image, "tag_v2", {})  # a TIFF's; Pillow neither stretches 12 bits nor inverts white-is-zero at 16
-    full = 4095 if 12 in tags.get(ExifTags.Base.BitsPerSample, ()) else 65535
-    grey = ((values.astype(np.uint32) * 255 + full // 2) // full).astype(np.uint8)
-    if image.mode == "I;16" and tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
-        grey = 255 - grey
-    transparent = image.info.get("transparency")
-    if transparent is not None:
-        grey[values == transparent] = 255
-    return grey
