@@ -211,7 +211,7 @@ class AnnotatorConfig:
     """How ``ridge`` brings the words' scores to one scale: ``none`` or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out
     scores)."""
     seed: int = 0
-    """Seeds every random choice: same images, seed and machine, same model."""
+    """Seeds every random choice: same images, seed and machine, same model, on any number of its cores."""
     batch_size: int = 32
     """Images decoded and run through the trunk at a time."""
 

@@ -303,7 +303,6 @@ class Encoder:
         with one_blas_thread():
             return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
 
-    @one_blas_thread()
     def patch_contributions(self, features: Tensor, weights: NDArray[np.floating]) -> PatchContributions:
         """How the patches of one image make linear scores w·x of its vector x.
 
