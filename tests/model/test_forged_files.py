@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from safetensors.torch import save_file as save_torch
 from scipy import sparse
 from small import LAYERED, RIDGE, SMALL, small_annotator
 
@@ -176,3 +177,19 @@ def test_a_forged_file_is_refused_by_name_or_harmless(settings: dict[str, Any], 
         assert same or (forgery.may_pass and forgery.field not in NEUTRAL), f"{what} was taken"
         passed.append(what)
     assert refused > 500 and len(passed) < 0.2 * refused, (refused, len(passed), passed)
+
+
+@pytest.mark.parametrize(
+    "extra", ['"vocabulary": ' + "[" * 100_000 + "]" * 100_000, '"images": ' + "9" * 5000, '"vocabulary": ' + "[" * 900 + "]" * 900]
+)
+def test_a_description_that_python_cannot_take(extra: str, tmp_path: Path) -> None:
+    text = f'{{"schema": "gpuannot.model/1", "sha256": "{"0" * 64}", {extra}}}'
+    (tmp_path / "forged.safetensors").write_bytes(save({"matrix": np.zeros((2, 2), np.float32)}, {"gpuannot": text}))
+    with pytest.raises(ModelFileError, match=r"forged\.safetensors.* (description|SHA-256)"):
+        ModelFile.read(tmp_path / "forged.safetensors")
+
+
+def test_tensors_of_a_type_that_numpy_lacks(tmp_path: Path) -> None:
+    save_torch({"matrix": torch.zeros((2, 2), dtype=torch.bfloat16)}, tmp_path / "forged.safetensors", {"gpuannot": "{}"})
+    with pytest.raises(ModelFileError, match=r"forged\.safetensors"):
+        ModelFile.read(tmp_path / "forged.safetensors")
