@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +79,10 @@ def number(least: float, most: float) -> Constraint:
     return Constraint(f"a number in {least}…{most}", lambda value, _: _is_number(value) and least <= value <= most, float)
 
 
-def positive() -> Constraint:
-    """A finite number above 0."""
-    return Constraint("a finite number above 0", lambda value, _: _is_number(value) and 0 < value < math.inf, float)
+def positive(most: float = sys.float_info.max) -> Constraint:
+    """A finite number above 0, up to ``most``."""
+    expected = "a finite number above 0" if most == sys.float_info.max else f"a number above 0, at most {most:g}"
+    return Constraint(expected, lambda value, _: _is_number(value) and 0 < value <= most, float)
 
 
 def one_of(choices: tuple[str, ...], *, optional: bool = False) -> Constraint:
@@ -121,7 +122,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "layer": text("a layer of VGG-16, or several joined by +"),
     "relu": flag(),
     "trunk_dtype": one_of(TRUNK_DTYPES),
-    "input_size": whole(1),
+    "input_size": whole(1, 4096),
     "interpolation": one_of(INTERPOLATIONS),
     "n_components": whole(1),
     "n_centers": whole(1),
@@ -135,14 +136,14 @@ CONSTRAINTS: dict[str, Constraint] = {
     "projection": whole(0, most="vlad_dimension"),
     "projection_sample": whole(1),
     "quadratic": whole(0, most="projection"),
-    "quadratic_weight": positive(),
+    "quadratic_weight": positive(1e30),
     "metric": one_of(METRICS),
     "head": one_of(HEADS),
     "regularisation": positive(),
     "balance": number(0, 1),
     "calibration": one_of(CALIBRATIONS),
     "seed": whole(0, most=2**32 - 1, shown="2³²−1"),
-    "batch_size": whole(1),
+    "batch_size": whole(1, 65_536),
 }
 
 
@@ -210,7 +211,7 @@ class AnnotatorConfig:
     """How ``ridge`` brings the words' scores to one scale: ``none`` or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out
     scores)."""
     seed: int = 0
-    """Seeds every random choice: same images, seed and machine, same model."""
+    """Seeds every random choice: same images, seed and machine, same model, on any number of its cores."""
     batch_size: int = 32
     """Images decoded and run through the trunk at a time."""
 

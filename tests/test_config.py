@@ -13,6 +13,7 @@ from gpuannot import AnnotatorConfig
 from gpuannot.config import CONSTRAINTS, PRESETS
 from gpuannot.errors import GpuannotError, InvalidArgumentError
 
+MOST = {"input_size": 4096, "batch_size": 65_536}
 COUNTS = (
     "input_size", "n_components", "n_centers", "codebook_sample", "kmeans_iterations", "statistics_images", "projection_sample",
     "batch_size",
@@ -75,9 +76,17 @@ def test_preset_with_wrong_changes() -> None:
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [0, -1, 1.0, 2.5, "64", None, True, float("nan")])
 def test_counts_are_whole_numbers_of_at_least_1(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value!r}"):
+    expected = f"in 1…{MOST[name]}" if name in MOST else "of at least 1"
+    with pytest.raises(ValueError, match=f"{name} must be a whole number {expected}, got {value!r}"):
         AnnotatorConfig(**{name: value})
     assert getattr(AnnotatorConfig(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_sizes_that_no_memory_holds(name: str) -> None:
+    assert getattr(AnnotatorConfig(**{name: MOST[name]}), name) == MOST[name]
+    with pytest.raises(ValueError, match=f"{name} must be a whole number in 1…{MOST[name]}, got {10**6}"):
+        AnnotatorConfig(**{name: 10**6})
 
 
 @pytest.mark.parametrize(

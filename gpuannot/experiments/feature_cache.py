@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def default_cache() -> Path:
 def cached_features(
     encoder: Encoder, split: LabelledImages, cache: str | Path | None = None, progress: bool | None = None
 ) -> DiskStore:
-    """The split's local features (N, P, C), from the cache or computed into it.
+    """The split's local features (N, P, C), from the cache or computed into it, as they are where the cache is damaged.
 
     Args:
         cache: folder; None is :func:`default_cache`.
@@ -63,30 +64,42 @@ def cached_features(
 def cached_arrays(
     key: tuple[Any, ...], split: LabelledImages, compute: Callable[[], dict[str, NDArray[Any]]], cache: str | Path | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Arrays by name, one row an image of the split, from the cache or computed and then kept.
+    """Arrays by name, one row an image of the split, from the cache or, where it lacks them or is damaged, computed and then kept.
 
     Args:
         key: everything beside the images that decides the values, printable.
         compute: makes the arrays where the cache lacks them.
         cache: folder; None is :func:`default_cache`.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import save_file
 
     folder = _place(split, cache, key)
     file = folder / "arrays.safetensors"
     if file.is_file():
         try:
-            arrays = load_file(file)
-        except (OSError, SafetensorError):
-            arrays = {}
-        if arrays and all(len(array) == len(split) for array in arrays.values()):
+            with safe_open(file, framework="np") as kept:
+                arrays = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118
+                whole = (kept.metadata() or {}).get("crc32") == _checksum(arrays)
+        except (OSError, SafetensorError, ValueError, TypeError, AttributeError, KeyError):
+            whole = False
+        if whole and arrays and all(len(array) == len(split) for array in arrays.values()):
             return arrays
     arrays = compute()
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, {"crc32": _checksum(arrays)})
     return arrays
+
+
+def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
+    """CRC-32 of arrays and their names: it tells a damaged file."""
+    checksum = 0
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
+        checksum = zlib.crc32(array.tobytes(), checksum)
+    return str(checksum)
 
 
 def _place(split: LabelledImages, cache: str | Path | None, key: tuple[Any, ...]) -> Path:

@@ -11,6 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from ..method.words import BankExtra, Vectors
+from ..system.threads import one_blas_thread
 from .ridge import LeftOut
 
 #: Images that the logistic curve is learnt from, at most.
@@ -140,6 +141,7 @@ def fit_logistic(odds: NDArray[np.float64], prior: NDArray[np.float64], right: N
     if right.all() or not right.any():
         return None
     # The two come in one unit, and thousands of words hardly feel the penalty; it only holds where there are a handful.
-    model = LogisticRegression(C=1.0, max_iter=1000).fit(np.stack([odds, prior], axis=1), right)
+    with one_blas_thread():
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(np.stack([odds, prior], axis=1), right)
     of_odds, of_prior = model.coef_[0]
     return Logistic(float(of_odds), float(of_prior), float(model.intercept_[0]))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidArgumentError, NotFittedError
-from ..system.threads import one_blas_thread
+from ..system.threads import one_blas_thread, one_torch_thread
+from .products import gram, leading_eigenvectors, product
 
 
 class JointProjection:
@@ -59,8 +60,9 @@ class JointProjection:
         """d + t(t + 1)/2, the length of what :meth:`transform` makes."""
         return self.n_components + self.quadratic * (self.quadratic + 1) // 2
 
+    @one_torch_thread()
     def fit(self, vectors: Tensor) -> JointProjection:
-        """Learn μ and P from vectors (S, D) float32, on their device.
+        """Learn μ and P from vectors (S, D) float32, on their device; on the CPU the same bits with any number of threads.
 
         Raises:
             ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
@@ -74,15 +76,14 @@ class JointProjection:
         centred = vectors - mean
         tall = len(centred) > centred.shape[1]
         # The smaller of the two systems has the same eigenvalues.
-        values, found = torch.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
-        values, found = values.flip(0)[:keep], found.flip(1)[:, :keep]
+        values, found = leading_eigenvectors(gram(centred.T if tall else centred), keep)
         varying = int((values > 1e-6 * values[:1].clamp(min=1e-30)).sum())
         if varying < keep:
             raise InvalidArgumentError(
                 f"projection = {self.most_components}: the vectors of {len(vectors)} images vary in {varying} directions only, not "
                 f"in {keep}; leave out copies of images or choose a smaller projection"
             )
-        matrix = found if tall else centred.T @ (found / values.sqrt())
+        matrix = found if tall else product(centred.T, found / values.sqrt())
         # The sign of a component is arbitrary; a fixed one makes models that can be compared.
         matrix = matrix * matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
         self.mean_, self.matrix_ = mean.cpu().numpy(), np.ascontiguousarray(matrix.cpu().numpy())
@@ -98,10 +99,11 @@ class JointProjection:
         if vectors.device.type == "cpu":
             self._require_fit()
             with one_blas_thread():
-                projected = torch.from_numpy((vectors.numpy() - self.mean_) @ self.matrix_)
-        else:
-            mean, matrix = self._on(vectors.device)
-            projected = (vectors - mean) @ matrix
+                given = (vectors.numpy() - self.mean_) @ self.matrix_
+            length = np.linalg.norm(given, axis=1, keepdims=True)
+            return torch.from_numpy(given / np.where(length > 0, length, np.float32(1)))
+        mean, matrix = self._on(vectors.device)
+        projected = (vectors - mean) @ matrix
         norm = torch.linalg.vector_norm(projected, dim=1, keepdim=True)
         return projected / torch.where(norm > 0, norm, 1.0)
 

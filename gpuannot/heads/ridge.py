@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..method.words import WordBank
 from .moments import Moments
+from .products import inverse, product
 
 
 class LeftOut(NamedTuple):
@@ -30,8 +31,6 @@ class LeftOut(NamedTuple):
 
 # Low-rank terms of the inverse that are kept apart before they are added to it.
 _APART = 1024
-# Columns of the inverse that one product fills.
-_COLUMNS = 1024
 
 
 class RidgeSystem:
@@ -39,7 +38,8 @@ class RidgeSystem:
 
     K_j is the ridge solution for the 0/1 labels of word j with a bias that is free of the penalty. Made from a bank in O(D³); after
     that, B images more or fewer cost O(D²·B + D·W·B) by the Woodbury identity: A changes by B + 1 outer products, the last one
-    because μ moves. Float64 on the device of the bank's moments.
+    because μ moves. Float64 on the device of the bank's moments. On a CPU callers hold torch to one thread, for the same bits on
+    any number of cores, as :class:`~gpuannot.heads.word_head.WordHead` does.
 
     Args:
         bank: with moments.
@@ -60,11 +60,11 @@ class RidgeSystem:
         self.penalty, self.images, self.mean = penalty, moments.images, moments.mean
         system = moments.centred_scatter()
         system.diagonal().add_(penalty)
-        self._inverse = _inverse(system)
+        self._inverse = inverse(system)
         self._apart: list[tuple[Tensor, Tensor]] = []
         self.trace = self._inverse.diagonal().sum()
         self.counts = self._tensor(bank.counts)
-        self.solution = (self._tensor(bank.sums) - self.counts[:, None] * self.mean) @ self._inverse
+        self.solution = product(self._tensor(bank.sums) - self.counts[:, None] * self.mean, self._inverse)
 
     def update(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array, sign: int = 1) -> None:
         """Add images, or take them out; some must be left.
@@ -85,15 +85,16 @@ class RidgeSystem:
         gamma[-1] = -1.0 / images
         change = torch.hstack([sign * indicator.T, -self.counts[:, None] / images])
         projected = self._times_inverse(basis)  # U·A⁻¹
-        inner = torch.linalg.inv(torch.diag(1.0 / gamma) + basis @ projected.T)
-        correction = (self.solution @ basis.T + change @ (basis @ projected.T)) @ inner
-        self.solution.addmm_(change - correction, projected)
-        self.trace = self.trace - (inner * (projected @ projected.T)).sum()
+        between = product(basis, projected.T)
+        inner = torch.linalg.inv(torch.diag(1.0 / gamma) + between)
+        correction = product(product(self.solution, basis.T) + product(change, between), inner)
+        self.solution = self.solution + product(change - correction, projected)
+        self.trace = self.trace - (inner * product(projected, projected.T)).sum()
         self._apart.append((inner, projected))
         self.images, self.mean = images, self.mean + shift / images
         if sum(len(inner) for inner, _ in self._apart) > _APART:
             for inner, projected in self._apart:
-                self._inverse.addmm_(projected.T, inner @ projected, alpha=-1)
+                self._inverse -= product(projected.T, product(inner, projected))
             self._apart.clear()
 
     def left_out(self, sums: Tensor) -> LeftOut:
@@ -107,13 +108,14 @@ class RidgeSystem:
             sums: Σ_{I ∈ S_j} x (W, D), of the bank.
         """
         share = self.counts / self.images
-        product = torch.linalg.vecdot(self.solution, sums) - self.counts * (self.solution @ self.mean)  # K_j·C_j
+        at_mean = product(self.solution, self.mean[:, None])[:, 0]
+        explained = torch.linalg.vecdot(self.solution, sums) - self.counts * at_mean  # K_j·C_j
         squared = torch.linalg.vecdot(self.solution, self.solution)
-        score_variance = (product - self.penalty * squared) / self.images
+        score_variance = (explained - self.penalty * squared) / self.images
         label_variance = share * (1 - share)
         leverage, kept = self.leverage, self.kept
-        variance = (score_variance - 2 * leverage * product / self.images + leverage**2 * label_variance) / kept**2
-        with_word = (product / self.counts.clamp(min=1) - leverage * (1 - share)) / kept
+        variance = (score_variance - 2 * leverage * explained / self.images + leverage**2 * label_variance) / kept**2
+        with_word = (explained / self.counts.clamp(min=1) - leverage * (1 - share)) / kept
         without_word = -with_word * share / (1 - share).clamp(min=0.5 / self.images)
         return LeftOut(variance.clamp(min=0).sqrt(), with_word, without_word)
 
@@ -128,7 +130,7 @@ class RidgeSystem:
         rows = self._tensor(vectors) - self.mean
         leverage = (rows * self._times_inverse(rows)).sum(dim=1, keepdim=True) + 1 / self.images
         residual = labels - self.counts[words] / self.images
-        return (rows @ self.solution[words].T - leverage * residual) / (1 - leverage).clamp(min=1e-9)
+        return (product(rows, self.solution[words].T) - leverage * residual) / (1 - leverage).clamp(min=1e-9)
 
     @property
     def leverage(self) -> Tensor:
@@ -163,26 +165,10 @@ class RidgeSystem:
 
     def _times_inverse(self, rows: Tensor) -> Tensor:
         # A CPU's product of 11 rows takes half as long again as one of 16.
-        product = (torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % 8)) @ self._inverse)[: len(rows)]
+        found = product(torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % 8)), self._inverse)[: len(rows)]
         for inner, projected in self._apart:
-            product -= (rows @ projected.T) @ inner @ projected
-        return product
+            found -= product(product(product(rows, projected.T), inner), projected)
+        return found
 
     def _tensor(self, values: NDArray[np.generic] | Tensor) -> Tensor:
         return torch.as_tensor(values).to(self.mean.device, torch.float64)
-
-
-def _inverse(system: Tensor) -> Tensor:
-    """The inverse of a symmetric positive definite matrix, which is overwritten: L⁻ᵀL⁻¹ of its Cholesky factor L.
-
-    torch.cholesky_inverse takes several times as long on a CPU.
-    """
-    size = len(system)
-    factor = torch.linalg.cholesky(system)
-    half = torch.linalg.solve_triangular(factor, torch.eye(size, dtype=system.dtype, device=system.device), upper=False)
-    for start in range(0, size, _COLUMNS):  # L⁻¹ is 0 above the diagonal, and the product is symmetric
-        stop = min(start + _COLUMNS, size)
-        block = half[start:, start:stop].T @ half[start:, :stop]
-        system[start:stop, :stop] = block
-        system[:start, start:stop] = block[:, :start].T
-    return system

@@ -17,10 +17,11 @@ from torch import Tensor
 from ..config import AnnotatorConfig
 from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import BankExtra, WordBank
-from ..system.threads import one_blas_thread
+from ..system.threads import one_blas_thread, one_torch_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
 from .cooccurrence import Cooccurrence
 from .moments import Moments
+from .products import product
 from .ridge import LeftOut, RidgeSystem
 
 
@@ -79,6 +80,7 @@ class WordHead:
         """Whether the bank has what this head learns from: a model that was saved without sums has not."""
         return self.config.head == "mean" or bank.extra(Moments) is not None
 
+    @one_torch_thread()
     def settle(self, bank: WordBank) -> None:
         """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
         self._system, self.penalty, self.logistic = None, None, None
@@ -95,6 +97,7 @@ class WordHead:
             self.logistic = self._fit_logistic(bank, sample)
         bank.drop(SampledImages)
 
+    @one_torch_thread()
     def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""
         if self.logistic is None:
@@ -119,6 +122,7 @@ class WordHead:
         picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0
         return fit_logistic(*(part.cpu().numpy().ravel() for part in picked))
 
+    @one_torch_thread()
     def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
         """What ranks the words of :attr:`WordBank.known`, in that order."""
         if self.config.head == "ridge":
@@ -126,14 +130,16 @@ class WordHead:
             return LinearRanking(weights, bias)
         return WordRanking(bank.vectors() if self.config.head == "mean" else self._demixed(bank), self.config.metric)
 
+    @one_torch_thread()
     def linear(self, bank: WordBank) -> LinearWords:
         """Weights and bias of the head ``ridge``."""
         system, known, scale, shift = self._affine(bank)
         solution = system.solution if len(known) == len(system.solution) else system.solution[known]
-        return LinearWords(solution * scale[:, None], shift - scale * (solution @ system.mean))
+        return LinearWords(solution * scale[:, None], shift - scale * product(solution, system.mean[:, None])[:, 0])
 
     # -- sums that change -------------------------------------------------------------------------------------------------------
 
+    @one_torch_thread()
     def changed(self, vectors: NDArray[np.floating] | Tensor, labels: sparse.csr_array, sign: int) -> None:
         """Images were added to the bank (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W)."""
         system = self._system
@@ -154,6 +160,7 @@ class WordHead:
         if self._system is not None:
             self._system.keep_words(numbers)
 
+    @one_torch_thread()
     def merge_words(self, word: int, into: int, both: NDArray[np.floating] | Tensor) -> None:
         """The bank merged ``word`` with ``into``, ``both`` (B, D) being the images that carry both, and removed it."""
         if self._system is not None:

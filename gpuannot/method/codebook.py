@@ -1,7 +1,7 @@
 """The codebook: m visual words, found by K-means in a sample of descriptors.
 
-On the CPU by scikit-learn, on a GPU by cuML, or by :func:`kmeans_torch` where cuML is missing. Each layer has a codebook of
-its own.
+On the CPU by NumPy, with the same bits on any number of cores, on a GPU by cuML, or by :func:`kmeans_torch` where cuML is missing.
+Each layer has a codebook of its own.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InvalidArgumentError, NotFittedError
 from ..reference import descriptors as _reference
 from ..system.device import cuml_module
+from ..system.threads import one_blas_thread
 
 
 class GaussianPCA:
@@ -89,6 +90,7 @@ class GaussianPCA:
         sums = {name: None if vars(self)[name] is None else _host(vars(self)[name]) for name in ("_total", "_outer")}
         return {**vars(self), **sums}
 
+    @one_blas_thread()
     def finish(self, sample: Tensor | None = None) -> GaussianPCA:
         """Learn the map from the sums accumulated so far.
 

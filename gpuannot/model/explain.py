@@ -16,6 +16,7 @@ from ..images.input import utf8
 from ..images.inputs import Images, as_sequence, source_name, warn_of_failures
 from ..method.ranking import LinearRanking
 from ..system.progress import progress_bar
+from ..system.threads import one_blas_thread
 from .encoder import to_host
 from .word_model import WordModel
 
@@ -127,6 +128,7 @@ def explain(
     return found
 
 
+@one_blas_thread()
 def _explanation(model: WordModel, name: str, features: Any, numbers: NDArray[np.int64]) -> Explanation:
     bank = model.bank_
     weights, bias = _linear(model, np.searchsorted(bank.known, numbers))

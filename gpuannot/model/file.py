@@ -32,21 +32,9 @@ from safetensors.numpy import save
 
 from ..errors import ModelFileError
 from ..system.atomic_files import replacing
+from .checks import check_contents
 
 SCHEMA = "gpuannot.model/1"
-_SHAPES = {
-    "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "counts": "W", "sums": "W D",
-    "projection": "V d", "projection_mean": "V",
-    "weights": "K D", "bias": "K", "confidence": "2 W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
-}  # fmt: skip
-_DTYPES = {
-    "explained_variance_ratio": "float64", "sums": "float64", "counts": "int64", "total": "float64", "cooccurrence": "int64",
-    "scatter": "float64",
-}  # fmt: skip
-# float32 where not named
-#: The same of a model of several layers.
-_LAYER_SHAPES = {"offset": "L n", "explained_variance_ratio": "L n", "centers": "L m n"}
-_ALWAYS = ("matrix", "offset", "explained_variance_ratio", "centers", "counts")
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ class ModelFile:
 
         Raises:
             ModelFileError: missing, not safetensors (a pickle, an image …), cut, another program's, of another schema, edited, or
-                with tensors that do not fit together.
+                with tensors and fields that do not fit together (:func:`~gpuannot.model.checks.check_contents`).
         """
         path = Path(path)
         if path.is_dir():
@@ -101,7 +89,7 @@ class ModelFile:
             with safe_open(path, framework="np") as file:
                 metadata = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise ModelFileError(
                 f"{path} is not a whole safetensors file ({error}); gpuannot models are written by Annotator.save or gpuannot fit"
             ) from error
@@ -109,18 +97,25 @@ class ModelFile:
         stated = header.pop("sha256", None)
         header.pop("schema")
         model = cls(tensors, header)
-        if model.sha256 != stated:
+        if _sha256(path, model) != stated:
             raise ModelFileError(
                 f"{path} was changed after it was written: its SHA-256 does not match; fit the model again or restore the file"
             )
-        _check_shapes(path, tensors, header)
+        check_contents(path, tensors, header)
         return model
+
+
+def _sha256(path: Path, model: ModelFile) -> str:
+    try:
+        return model.sha256
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: its model description cannot be read ({error})") from error
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata.get("gpuannot", "null"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers of too many digits, and lists in lists in lists
         raise ModelFileError(f"{path}: its model description is not valid JSON ({error})") from error
     if not isinstance(header, dict) or "schema" not in header:  # gpuannot's own weights file has a description, and no schema
         raise ModelFileError(f"{path} is a safetensors file, but not a gpuannot model (is it a file of network weights?)")
@@ -129,39 +124,3 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{path} has schema {header['schema']!r}, this version of gpuannot reads {SCHEMA!r}; use the version that wrote it"
         )
     return header
-
-
-def _check_shapes(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> None:
-    sizes: dict[str, int] = {"W": len(header.get("vocabulary", ())), "2": 2, "3": 3}
-    needed = (*_ALWAYS, *(("weights", "bias") if "weights" in tensors else ("sums",)))
-    if missing := [name for name in needed if name not in tensors]:
-        raise ModelFileError(f"{path} lacks the tensor {missing[0]!r}")
-    layered = np.ndim(tensors["centers"]) == 3
-    for name, axes in {**_SHAPES, **(_LAYER_SHAPES if layered else {})}.items():
-        if name not in tensors:
-            continue
-        tensor, expected = tensors[name], axes.split()
-        dtype = _DTYPES.get(name, "float32")
-        if tensor.dtype != dtype or tensor.ndim != len(expected):
-            raise ModelFileError(
-                f"{path}: {name} is {tensor.dtype} of shape {tensor.shape}, expected {dtype} ({', '.join(expected)})"
-            )
-        for axis, size in zip(expected, tensor.shape, strict=True):
-            if sizes.setdefault(axis, size) != size:
-                raise ModelFileError(f"{path}: {name} has shape {tensor.shape}, expected {axis} = {sizes[axis]}")
-        if not np.isfinite(tensor).all():
-            raise ModelFileError(f"{path}: {name} holds NaN or infinite values")
-    vlad = sizes.get("L", 1) * sizes["m"] * sizes["n"]
-    if sizes.get("V", vlad) != vlad:
-        raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the VLAD vectors have {vlad}")
-    quadratic = header.get("config", {}).get("quadratic", 0) if "projection" in tensors else 0
-    if ("projection" in tensors) != ("projection_mean" in tensors):
-        raise ModelFileError(f"{path} has only one of the tensors 'projection' and 'projection_mean'")
-    kept = sizes.get("d", vlad)
-    quadratic = min(quadratic, kept)
-    expected_length = kept + quadratic * (quadratic + 1) // 2
-    if sizes["D"] != expected_length:
-        called = "m·n" if "projection" not in tensors and not layered else "the image vectors' length"
-        raise ModelFileError(f"{path}: word sums have length {sizes['D']}, expected {called} = {expected_length}")
-    if sizes.get("T", triangle := sizes["D"] * (sizes["D"] + 1) // 2) != triangle:
-        raise ModelFileError(f"{path}: scatter has {sizes['T']} values, expected D·(D + 1)/2 = {triangle}")

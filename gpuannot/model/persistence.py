@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..config import AnnotatorConfig
-from ..errors import InvalidArgumentError, ModelFileError
+from ..errors import DeviceError, InvalidArgumentError, ModelFileError
 from ..heads.calibration import Logistic
 from ..heads.cooccurrence import Cooccurrence
 from ..heads.moments import Moments
 from ..method.ranking import LinearRanking
+from ..method.trunk import split_layers
 from ..method.words import WordBank
 from ..system.version import __version__
+from .checks import check_settings, resizing
 from .encoder import Encoder
 from .file import ModelFile
 from .ranker import WordRanker
@@ -40,7 +42,7 @@ def to_model_file(model: WordModel, *, sums: bool = True) -> ModelFile:
             "vocabulary": list(model.vocabulary),
             "config": model.config.to_dict(),
             "preprocessing": {
-                "resize": f"warp, {model.config.interpolation} with antialias",
+                "resize": resizing(model.config),
                 "mean": preprocessing.mean,
                 "std": preprocessing.std,
                 "order": "RGB",
@@ -61,6 +63,7 @@ def restore(
     file = ModelFile.read(path)
     try:
         config = AnnotatorConfig.from_dict(file.metadata["config"])
+        split_layers(config.layer)
     except (KeyError, TypeError, ValueError) as error:
         version = file.metadata.get("gpuannot_version", __version__)
         written = "" if version == __version__ else f"; gpuannot {version} wrote it"
@@ -72,6 +75,7 @@ def restore(
         raise ModelFileError(
             f"{path} was fitted with other trunk weights than {config.weights!r}; give the right ones (weights=…, or --weights)"
         )
+    check_settings(path, file.tensors, file.metadata, config, model.encoder.weights.preprocessing)
     _restore_encoder(path, model.encoder, dict(file.tensors))
     _restore_words(model, file)
     return model
@@ -93,15 +97,18 @@ def _of_encoder(encoder: Encoder) -> dict[str, NDArray[Any]]:
 
 
 def _restore_encoder(path: str | Path, encoder: Encoder, tensors: dict[str, NDArray[Any]]) -> None:
-    layers = encoder.config.layer_count
-    if (tensors["centers"].ndim == 3) != (layers > 1) or (layers > 1 and len(tensors["centers"]) != layers):
-        raise ModelFileError(f"{path}: its settings name {layers} layers, its tensors are those of another number")
-    if layers == 1:
+    if encoder.config.layer_count == 1:
         tensors.update({name: tensors[name][None] for name in _PER_LAYER})
-    if bool(encoder.config.projection) != ("projection" in tensors):
-        raise ModelFileError(f"{path}: its settings and its tensors disagree on whether there is a projection")
-    encoder.transform_ = encoder.new_transform()
-    encoder.transform_.restore(tensors["matrix"], tensors["offset"], tensors["explained_variance_ratio"])
+    try:
+        encoder.transform_ = encoder.new_transform()
+        encoder.transform_.restore(tensors["matrix"], tensors["offset"], tensors["explained_variance_ratio"])
+    except (InvalidArgumentError, DeviceError) as error:
+        raise ModelFileError(f"{path}: its settings cannot be used ({error})") from error
+    if encoder.config.input_size < encoder.trunk.stride:
+        raise ModelFileError(
+            f"{path}: input_size is {encoder.config.input_size} in the settings, and the layer {encoder.config.layer!r} needs "
+            f"{encoder.trunk.stride}; fit the model again, or restore the file from a copy"
+        )
     encoder.codebook_ = encoder.new_codebook()
     encoder.codebook_.restore(tensors["centers"])
     if encoder.config.projection:

@@ -35,7 +35,8 @@ def one_blas_thread() -> Iterator[None]:
     """NumPy's and SciPy's products in one thread while any ``with`` block of this lasts.
 
     BLAS rounds otherwise when it splits a product among another number of threads: an image would get other bits on another
-    machine, or on one of several workers. After the trunk there is little to multiply. torch is not affected.
+    machine, or on one of several workers. After the trunk there is little to multiply. torch is not affected, see
+    :func:`one_torch_thread`.
     """
     global _inside, _limits
     with _lock:
@@ -49,6 +50,41 @@ def one_blas_thread() -> Iterator[None]:
             _inside -= 1
             if not _inside:
                 _limits.restore_original_limits()
+
+
+_torch_threads = 1
+_torch_inside = 0
+_depth = threading.local()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """torch's own work on the CPU, in this thread of the program, in one thread while the ``with`` block lasts.
+
+    Sums, products and factors of torch round by its number of threads as well. Large products are made in blocks by all cores
+    (:mod:`gpuannot.heads.products`); this is for what is left. Threads of the program that use torch for the first time meanwhile
+    keep to one thread too.
+    """
+    import torch  # processes that decode do without it
+
+    global _torch_threads, _torch_inside
+    depth = getattr(_depth, "value", 0)
+    before = torch.get_num_threads()  # in every thread: until asked, torch has none for it, and would take others when it works
+    with _lock:
+        if not _torch_inside:
+            _torch_threads = before
+        _torch_inside += 1
+    _depth.value = depth + 1
+    try:
+        if not depth:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        if not depth:
+            torch.set_num_threads(_torch_threads)
+        _depth.value = depth
+        with _lock:
+            _torch_inside -= 1
 
 
 def for_blocks(work: Callable[[int, int], None], count: int, block: int) -> None:

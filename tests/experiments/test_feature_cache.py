@@ -53,6 +53,20 @@ def test_changed_images_and_broken_files_are_computed_again(scenes: LabelledImag
     assert compute.calls == 3
 
 
+def test_a_flipped_bit_is_seen(scenes: LabelledImages, tmp_path: Path) -> None:
+    compute = Counted(len(scenes))
+    first = cached_arrays(("kind",), scenes, compute, tmp_path)
+    (file,) = tmp_path.rglob("arrays.safetensors")
+    whole = file.read_bytes()
+    for count, place in enumerate(np.linspace(0, len(whole) - 1, 40).astype(int), 2):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << count % 8
+        file.write_bytes(damaged)
+        again = cached_arrays(("kind",), scenes, compute, tmp_path)
+        assert compute.calls == count, place
+        np.testing.assert_array_equal(again["a"], first["a"])
+
+
 def test_arrays_of_another_length_are_not_taken(scenes: LabelledImages, tmp_path: Path) -> None:
     cached_arrays(("kind",), scenes, Counted(len(scenes) - 1), tmp_path)
     compute = Counted(len(scenes))

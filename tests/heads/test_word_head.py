@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from gpuannot import AnnotatorConfig
 from gpuannot.heads.calibration import SAMPLE_IMAGES, SampledImages, fit_logistic, gaussian_odds
 from gpuannot.heads.cooccurrence import Cooccurrence
-from gpuannot.heads.ridge import LeftOut, RidgeSystem, _inverse
+from gpuannot.heads.ridge import LeftOut, RidgeSystem
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.method.ranking import LinearRanking, WordRanking
 from gpuannot.method.words import WordBank
@@ -67,15 +67,6 @@ def test_ridge_is_scikit_learns(count: int, dimension: int, balance: float, regu
     test = data(30, dimension, seed=1)[0]
     predicted = expected.predict(test.astype(np.float64)).reshape(len(test), -1)
     np.testing.assert_allclose(scores_of(bank, head, test), predicted, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 33])
-def test_inverse_in_blocks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.from_numpy(np.random.default_rng(size).standard_normal((size + 3, size)))
-    system = rows.T @ rows + torch.eye(size, dtype=torch.float64)
-    for columns in (1, 4, 1024):
-        monkeypatch.setattr("gpuannot.heads.ridge._COLUMNS", columns)
-        np.testing.assert_allclose(_inverse(system.clone()).numpy(), np.linalg.inv(system.numpy()), rtol=1e-9, atol=1e-12)
 
 
 def left_out_scores(vectors: NDArray, labels: NDArray, penalty: float) -> NDArray:

@@ -26,7 +26,7 @@ def kmeans_of_torch(descriptors: NDArray, n_centers: int, **options: int) -> tup
     return centers.numpy(), inertia
 
 
-both = pytest.mark.parametrize("kmeans", [reference.kmeans, kmeans_of_torch], ids=["scikit-learn", "torch"])
+both = pytest.mark.parametrize("kmeans", [reference.kmeans, kmeans_of_torch], ids=["numpy", "torch"])
 
 
 def blobs(per_blob: int = 60, n: int = 3, *, spread: float = 0.3) -> NDArray:

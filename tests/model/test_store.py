@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_two_readings_at_once_do_not_disturb_each_other() -> None:
 # ---- what counts as a whole store
 
 
+@pytest.mark.parametrize("name", ["features.bin", "features.json"])
+def test_a_store_with_a_flipped_bit_is_not_opened(tmp_path: Path, name: str) -> None:
+    committed(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / name).write_bytes(damaged)
+        assert DiskStore.open(tmp_path) is None, (place, bytes(damaged))
+    (tmp_path / name).write_bytes(whole)
+    assert len(content(tmp_path)[0]) == 10
+
+
+def test_a_store_of_several_appends_is_whole(tmp_path: Path) -> None:
+    values = features(9)
+    with DiskStore.create(tmp_path, PATCHES, CHANNELS, torch.float32) as store:
+        for part in np.split(np.arange(9), [2, 2, 5]):
+            store.append(part, values[part])
+            list(store.blocks(1))
+        store.commit()
+    assert content(tmp_path) == (list(range(9)), bits(values))
+
+
 def test_uncommitted_is_not_found_and_leaves_no_file(tmp_path: Path) -> None:
     with DiskStore.create(tmp_path, PATCHES, CHANNELS, torch.float32) as store:
         store.append(np.arange(2), features(2))
@@ -176,9 +200,25 @@ def test_a_file_of_another_size_is_not_opened(tmp_path: Path, change: int | None
 )
 def test_a_corrupt_header_is_not_opened(tmp_path: Path, header: str) -> None:
     committed(tmp_path, count=1)
-    good = json.loads((tmp_path / "features.json").read_text())
-    assert good == {"patches": 6, "channels": 5, "dtype": "float32", "positions": [0]}
-    (tmp_path / "features.json").write_bytes(header.encode("latin-1"))
+    path = tmp_path / "features.json"
+    good = json.loads(path.read_text())
+    records = zlib.crc32((tmp_path / "features.bin").read_bytes())
+    plain = {"patches": 6, "channels": 5, "dtype": "float32", "positions": [0]}
+
+    def checked(content: str) -> str:
+        """With a right checksum, where there is something to put it into."""
+        try:
+            fields = json.loads(content)
+        except ValueError:
+            return content
+        if not isinstance(fields, dict):
+            return content
+        return json.dumps({**fields, "crc32": zlib.crc32(json.dumps(fields, sort_keys=True).encode(), records)})
+
+    assert good == json.loads(checked(json.dumps(plain)))
+    path.write_text(checked(header), encoding="latin-1")
+    assert DiskStore.open(tmp_path) is None
+    path.write_text(json.dumps(plain))  # of a version without checksums
     assert DiskStore.open(tmp_path) is None
 
 

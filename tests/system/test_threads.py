@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from gpuannot.reference.ranking import nearest_words
 from gpuannot.reference.vlad import vlad
 from gpuannot.system import threads
-from gpuannot.system.threads import for_blocks
+from gpuannot.system.threads import for_blocks, one_torch_thread
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 17])
@@ -55,3 +57,41 @@ def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(threads, "cpus", lambda cores=cores: cores)
         found.append((vlad(descriptors, centers), *nearest_words(vectors, words, 5)))
     assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.fixture
+def three_torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_torch_threads")
+def test_torch_has_its_threads_back_after_blocks_within_blocks_and_errors() -> None:
+    with one_torch_thread():
+        with pytest.raises(ValueError, match="inside"), one_torch_thread():
+            raise ValueError("inside")
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_torch_threads")
+def test_torch_has_its_threads_back_whichever_thread_ends_first() -> None:
+    entered, left, seen = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with one_torch_thread():
+            entered.set()
+            left.wait(10)
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=other)
+    with one_torch_thread():
+        thread.start()
+        assert entered.wait(10)
+    assert torch.get_num_threads() == 3
+    left.set()
+    thread.join()
+    assert seen == [1, 3]
