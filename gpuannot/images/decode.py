@@ -107,7 +107,14 @@ def _pixels(source: ImageSource, target: tuple[int, int] | None, interpolation: 
             image, profile = _decoded(of_pillow(source))
         else:
             image, profile = Image.fromarray(_checked_array(source)), None
-        return np.array(_warped(image, profile, target, interpolation))
+        # A profile is applied before or after the warp, to the fewer pixels.
+        if profile is not None and (target is None or image.width * image.height <= target[0] * target[1]):
+            image, profile = to_srgb(image, profile), None
+        if target is not None and target != image.size:
+            image = image.resize(target, INTERPOLATIONS[interpolation])
+        if profile is not None:
+            image = to_srgb(image, profile)
+        return np.array(image)
     except Unusable:
         raise
     except Exception as error:  # whatever Pillow's readers meet in hostile bytes: OSError, SyntaxError, struct.error, KeyError, …
@@ -202,16 +209,6 @@ def _decoded(opened: Opened) -> tuple[Image.Image, bytes | None]:
     with _giant() if opened.samples > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) else nullcontext():
         # Loaded before EXIF is asked: a PNG may carry it after the pixels, and Pillow turns a TIFF as it loads.
         return upright(opened.load())
-
-
-def _warped(image: Image.Image, profile: bytes | None, target: tuple[int, int] | None, interpolation: str) -> Image.Image:
-    """sRGB, of ``target``. A profile is applied before or after the warp, to the fewer pixels."""
-    resized = target is not None and target != image.size
-    if profile is not None and not (resized and image.width * image.height > target[0] * target[1]):  # type: ignore[index]
-        image, profile = to_srgb(image, profile), None
-    if resized:
-        image = image.resize(target, INTERPOLATIONS[interpolation])  # type: ignore[arg-type]
-    return image if profile is None else to_srgb(image, profile)
 
 
 def take_turns_by(lock: AbstractContextManager[Any]) -> None:

@@ -40,7 +40,7 @@ def open_jpeg(content: bytes) -> tuple[JpegImagePlugin.JpegImageFile, bool]:
         content = _essential(content)
         image = JpegImagePlugin.JpegImageFile(io.BytesIO(content), "")
         scan = None
-    if "progressive" in image.info:
+    if "progressive" in image.info and content.count(b"\xff\xda") > MAX_SCANS:  # only there is it worth a look which are scans
         _count_scans(content)
     if scan is None:
         scan = next((start for marker, start, _ in _segments(content) if marker == _SCAN), len(content))
