@@ -269,7 +269,7 @@ class Annotator:
         """
         from .model.capture import CapturedAnnotation
 
-        return CapturedAnnotation(self.words, batch_shape, self.words.check_k(k))
+        return CapturedAnnotation(self.words, batch_shape, k)
 
     def explain(
         self, images: Images, words: Sequence[str] | None = None, k: int | None = None, *, progress: bool | None = None

@@ -21,9 +21,10 @@ class CapturedAnnotation:
         images: (B, 3, S, S) uint8. index: (B, k) int64. distance: (B, k) float32. All on the annotator's device.
     """
 
-    def __init__(self, model: WordModel, batch_shape: tuple[int, int, int, int], k: int) -> None:
+    def __init__(self, model: WordModel, batch_shape: tuple[int, int, int, int], k: int | None) -> None:
         if model.device.type != "cuda":
             raise DeviceError(f"CUDA graphs need a CUDA device, this model runs on {model.device}")
+        k = model.check_k(k)
         with torch.cuda.device(model.device):
             images = torch.zeros(batch_shape, dtype=torch.uint8, device=model.device)
             self.images = images.contiguous(memory_format=torch.channels_last)
