@@ -46,8 +46,10 @@ def test_every_input_has_a_row_or_an_entry(run: Path, sources: list[str]) -> Non
 
 
 def test_rows_are_those_of_the_images_alone(run: Path, fitted: Annotator, sources: list[str]) -> None:
-    inputs = {utf8(item.name): item for item in Inputs(sources)}
-    for row in read(run):
+    items = list(Inputs(sources))
+    count = Counter(utf8(item.name) for item in items)  # damage may give a file of an archive the name of another
+    inputs = {utf8(item.name): item for item in items if count[utf8(item.name)] == 1}
+    for row in (row for row in read(run) if row["path"] in inputs):
         alone = fitted.annotate([inputs[row["path"]]], 3, progress=False)
         assert tuple(row["words"]) == alone.words[0], row["path"]
         np.testing.assert_allclose(row["distances"], alone.distance[0], atol=1e-5)
