@@ -26,7 +26,7 @@ from gpuannot import Annotations, Annotator, AnnotatorConfig
 from gpuannot.cli.settings import config_from_options
 from gpuannot.datasets.label_files import load_benchmark
 from gpuannot.experiments.feature_cache import cached_features
-from gpuannot.experiments.holdout import holdout_split
+from gpuannot.experiments.holdout import cover_holdout
 from gpuannot.heads.calibration import SampledImages
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.metrics import evaluate
@@ -129,7 +129,7 @@ def _reliability(
     config: AnnotatorConfig, vocabulary: tuple[str, ...], vectors: NDArray[np.float32], labels: sparse.csr_array, device: Any
 ) -> dict[str, Any]:
     """Confidence against the share of right words, on a hold-out of 500 training images."""
-    learn, held = holdout_split(len(vectors), 500, seed=0)
+    learn, held = cover_holdout(labels, 500, seed=0)
     bank = new_bank(config, vocabulary, vectors.shape[1], device).partial_fit(vectors[learn], labels[learn], learn)
     assert bank.extra(SampledImages) is not None, "only the heads that are solved give confidences"
     head = WordHead(config)

@@ -89,18 +89,25 @@ def word_counts(index: NDArray[np.integer], truth: sparse.csr_array) -> WordCoun
     Raises:
         ValueError: shapes that do not fit, an index outside the vocabulary, or a word given twice to one image.
     """
-    given = _indicator(index, truth)
+    given = indicator(index, truth)
     correct = given.multiply(truth)
     return WordCounts(*(np.asarray(matrix.sum(axis=0)).ravel().astype(np.int64) for matrix in (correct, given, truth)))
 
 
-def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArray[np.floating] | None = None) -> Scores:
+def evaluate(
+    index: NDArray[np.integer],
+    truth: sparse.csr_array,
+    scores: NDArray[np.floating] | None = None,
+    *,
+    words: NDArray[np.integer] | None = None,
+) -> Scores:
     """Score annotations against the truth.
 
     Args:
         index: (T, k) word indices given to each image, −1 where it was given fewer.
         truth: (T, W) 0/1.
         scores: (T, W), higher is more likely, for mean average precision; None leaves it out.
+        words: those that the protocol's measures are about, where these are not all.
 
     Raises:
         ValueError: as :func:`word_counts`, no image, no word for an image, or scores of another shape than the truth.
@@ -108,13 +115,15 @@ def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArra
     if not index.size:
         raise ValueError("there are no annotations to evaluate")
     counts = word_counts(index, truth)
+    if words is not None:
+        counts = WordCounts(counts.correct[words], counts.given[words], counts.true[words])
     precision, recall = float(counts.precision.mean()), float(counts.recall.mean())
-    given = _indicator(index, truth)
+    given = indicator(index, truth)
     image_correct = np.asarray(given.multiply(truth).sum(axis=1)).ravel()
     image_true = np.asarray(truth.sum(axis=1)).ravel()
     image_precision, image_recall = image_correct / (index >= 0).sum(axis=1), _ratio(image_correct, image_true)
-    micro_precision = float(counts.correct.sum() / counts.given.sum())
-    micro_recall = float(counts.correct.sum() / max(1, counts.true.sum()))
+    micro_precision = float(image_correct.sum() / given.sum())
+    micro_recall = float(image_correct.sum() / max(1, image_true.sum()))
     return Scores(
         precision=precision,
         recall=recall,
@@ -128,7 +137,7 @@ def evaluate(index: NDArray[np.integer], truth: sparse.csr_array, scores: NDArra
         micro_recall=micro_recall,
         micro_f1=harmonic_mean(micro_precision, micro_recall),
         images=len(index),
-        words=truth.shape[1],
+        words=len(counts.true),
         k=index.shape[1],
         mean_average_precision=None if scores is None else mean_average_precision(scores, truth),
     )
@@ -165,7 +174,8 @@ def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> ND
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
 
 
-def _indicator(index: NDArray[np.integer], truth: sparse.csr_array) -> sparse.csr_array:
+def indicator(index: NDArray[np.integer], truth: sparse.csr_array) -> sparse.csr_array:
+    """(T, W) with a 1 where a word was given, checked against the truth: :func:`word_counts` says what is refused."""
     images, words = truth.shape
     if index.ndim != 2 or len(index) != images:
         raise ValueError(f"annotations have shape {index.shape}, the truth has {images} images")

@@ -20,6 +20,7 @@ import torch
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_benchmark
 from ..errors import DeviceError, InvalidArgumentError, WeightsError
+from ..experiments.bootstrap import resample
 from ..experiments.reproduce import PAPER
 from ..metrics import evaluate
 from ..system.environment import record
@@ -131,8 +132,9 @@ def compare(
         report: called with each row's result as soon as it is there, unless it did not run.
 
     Returns:
-        a dictionary ready for JSON: settings, environment, the rows' scores, chosen values, every trial and seconds, and the
-        paper's rows. A row whose features cannot be had here carries ``missing`` with the reason in the place of scores.
+        a dictionary ready for JSON: settings, environment, the rows' scores with the standard error of F1 over images, chosen
+        values, every trial and seconds, and the paper's rows. A row whose features cannot be had here carries ``missing`` with the
+        reason in the place of scores.
 
     Raises:
         DataError: the data set is not there or not whole, or an image of it cannot be read.
@@ -222,7 +224,7 @@ def _run(
         "chosen": search.best if search else {},
         "search": search.to_dict() if search else None,
         "seconds": {"search": round(searched, 2), "fit": round(fit, 3), "annotate_an_image": annotate / len(test)},
-        "scores": scores.to_dict(),
+        "scores": {**scores.to_dict(), "f1_error": resample(index.cpu().numpy(), test.labels).standard_errors()["f1"]},
     }
 
 

@@ -25,7 +25,7 @@ from .base import Labels, WordScorer, best_words, numbered_labels
 from .checkpoint import Checkpoint
 from .networks import SMALLEST_INPUT, Network, StartWeights, start_weights
 from .pixels import DecodedImages, Inputs, centre_crop, to_device
-from .search import holdout_split
+from .search import cover_holdout
 from .training import LEARNING_RATES, LOSSES, WEIGHT_DECAYS, Trainer, best_epoch, check_ranges, stalled
 
 _HOLDOUT_K = 5
@@ -170,7 +170,7 @@ class EndToEnd(WordScorer):
         if not len(decoded.positions):
             raise DataError(none_readable(len(sources), self.failures_))
         warn_of_failures(len(sources), self.failures_)
-        learn, held = self._split(decoded.positions)
+        learn, held = self._split(decoded.positions, matrix)
         if not matrix[learn].nnz:
             raise DataError("no image to learn from carries a word: there is nothing to learn")
         targets = torch.from_numpy(matrix.toarray()).to(self.device)
@@ -287,12 +287,12 @@ class EndToEnd(WordScorer):
     def _decode_size(self) -> int:
         return round(self.input_size * 8 / 7) if self.crop else self.input_size
 
-    def _split(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _split(self, positions: NDArray[np.int64], labels: sparse.csr_array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Images to learn from and images to hold out."""
         count = round(len(positions) * self.holdout)
         if not count:
             return positions, positions[:0]
-        learn, held = holdout_split(len(positions), count, self.seed)
+        learn, held = cover_holdout(labels[positions], count, self.seed)
         return positions[learn], positions[held]
 
     def _new_network(self, start: StartWeights | None, images: int) -> Network:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import DataError, InvalidArgumentError
-from ..experiments.holdout import holdout_split
+from ..experiments.holdout import cover_holdout, covered_words
 from ..metrics import evaluate
 from ..system.progress import progress_bar
 from .base import Baseline, Features
@@ -80,7 +80,7 @@ def holdout_search(
         vocabulary: the W words.
         k: words given to each image.
         holdout: images held out in each split.
-        splits: number of random splits.
+        splits: number of cover hold-outs.
         seed: of the first split; the others have ``seed + 1``, …
         progress: show a bar; None shows one on terminals.
 
@@ -103,7 +103,8 @@ def holdout_search(
     reached = np.zeros((len(points), splits, 2))
     with progress_bar("search", len(points) * splits, progress, unit="trial", leave=False) as bar:
         for split in range(splits):
-            learn, held = holdout_split(labels.shape[0], holdout, seed + split)
+            learn, held = cover_holdout(labels, holdout, seed + split)
+            words = covered_words(labels, held)
             inner, outer = take(features, learn), take(features, held)
             fitted: Baseline | None = None
             learnt_with: dict[str, Any] = {}
@@ -115,7 +116,7 @@ def holdout_search(
                 for name in baseline.query_parameters:
                     setattr(fitted, name, getattr(baseline, name))
                 index, _ = fitted.annotate(outer, k)
-                scores = evaluate(index.cpu().numpy(), labels[held])
+                scores = evaluate(index.cpu().numpy(), labels[held], words=words)
                 reached[number, split] = scores.f1, scores.n_plus
                 bar.update()
     f1, n_plus = reached.mean(axis=1).T

@@ -249,11 +249,12 @@ def evaluate(
 ) -> None:
     """Annotate labelled images and score the words given.
 
-    Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means, N+ the
-    number of words given correctly at least once.
+    Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means ± its
+    standard error (bootstrap over the images), N+ the number of words given correctly at least once.
     """
     from ..annotator import Annotator
     from ..datasets.label_files import load_labelled_images
+    from ..experiments.bootstrap import resample
     from ..method.labels import label_matrix
     from ..metrics import evaluate as score
     from ..model.annotations import Annotations
@@ -271,11 +272,11 @@ def evaluate(
     unknown = vocabulary[len(annotator.vocabulary) :]
     if unknown:
         errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {plain(some(unknown))}")
-    scores = score(annotations.index, truth)
+    scores, f1_error = score(annotations.index, truth), resample(annotations.index, truth).standard_errors()["f1"]
     if as_json:
-        typer.echo(json.dumps({**scores.to_dict(), "failed": len(failures)}, indent=2))
+        typer.echo(json.dumps({**scores.to_dict(), "f1_error": f1_error, "failed": len(failures)}, indent=2))
     else:
-        output.print(scores_table(scores))
+        output.print(scores_table(scores, f1_error=f1_error))
     exit_for(failures, done=len(annotations))
 
 

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
 
 
-def scores_table(scores: Scores, others: dict[str, Scores] | None = None) -> Table:
+def scores_table(scores: Scores, others: dict[str, Scores] | None = None, *, f1_error: float | None = None) -> Table:
+    """Ours, with the standard error of F1 where it is given, and others' scores."""
     table = Table(title=f"{scores.images} images, {scores.words} words, {scores.k} words an image", title_justify="left")
     for heading in ("", "P %", "R %", "F1 %", "N+", "words given", "F1 an image %", "micro F1 %"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, row in {"gpuannot": scores, **(others or {})}.items():
         shares = [f"{100 * value:.2f}" for value in (row.precision, row.recall, row.f1)]
+        if row is scores and f1_error is not None:
+            shares[2] += f" ± {100 * f1_error:.2f}"
         table.add_row(
             name, *shares, str(row.n_plus), str(row.words_given), f"{100 * row.image_f1:.2f}", f"{100 * row.micro_f1:.2f}"
         )
@@ -66,6 +69,8 @@ def comparison_report(result: dict[str, Any]) -> Iterator[Table | str]:
         scores, seconds = row["scores"], row["seconds"]
         shares = [f"{100 * scores[measure]:.2f}" for measure in ("precision", "recall", "f1")]
         times = [f"{seconds['fit']:.2f}", f"{1e3 * seconds['annotate_an_image']:.2f}"]
+        if "f1_error" in scores:
+            shares[2] += f" ± {100 * scores['f1_error']:.2f}"
         table.add_row(row["method"], plain(row["features"]), *shares, str(scores["n_plus"]), paper, *times)
     yield table
     yield "Seconds count from the features on. Chosen on a hold-out of the training images:"

@@ -69,6 +69,9 @@ def tune(
         typer.echo(json.dumps(json.loads(to.read_text())["search"], indent=2))
         return
     for trial in found.trials:
-        typer.echo(f"{trial.setting} = {trial.value}: F1 {100 * trial.f1:.2f} %, N+ {trial.n_plus:.1f}")
+        typer.echo(
+            f"{trial.setting} = {trial.value}: F1 {100 * trial.f1:.2f} ± {100 * trial.f1_error:.2f} %, N+ {trial.n_plus:.1f}, "
+            f"gain {100 * trial.gain:+.2f} ± {100 * trial.gain_error:.2f}"
+        )
     chosen = ", ".join(f"{name} = {getattr(found.config, name)}" for name in dict.fromkeys(trial.setting for trial in found.trials))
     errors.print(f"{plain(to)}: {plain(chosen)}; gpuannot fit {plain(data)} --config {plain(to)}")

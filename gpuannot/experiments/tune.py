@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ from ..model.fit import InProcess, learn_codebook, learn_transform
 from ..model.store import FeatureStore
 from ..model.word_model import WordModel
 from ..system.atomic_files import write_whole
+from .bootstrap import resample
 from .feature_cache import cached_features
-from .holdout import holdout_split
+from .holdout import cover_holdout, covered_words
 
 SCHEMA = "gpuannot.config/1"
 #: What is searched where nothing is named: what decides most, and costs no further run of the trunk.
@@ -48,12 +49,20 @@ TRUNK_SETTINGS = ("weights", "weights_convention", "layer", "relu", "trunk_dtype
 
 @dataclass(frozen=True)
 class SettingTrial:
-    """One setting at one value, and what it reached on the held-out images: means over the splits, F1 0…1."""
+    """One setting at one value, and what it reached on the held-out images: means over the splits, F1 0…1.
+
+    Attributes:
+        f1_error: standard error of ``f1``, by the bootstrap over the held-out images.
+        gain, gain_error: F1 above that of the settings that the search began with, and the standard error of the difference.
+    """
 
     setting: str
     value: Any
     f1: float
     n_plus: float
+    f1_error: float
+    gain: float
+    gain_error: float
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ def tune(
     device: str = "auto",
     progress: bool | None = None,
 ) -> Tuned:
-    """Search settings on random hold-outs of the **training** images.
+    """Search settings on cover hold-outs of the **training** images.
 
     Args:
         images: see :func:`training_images`. config: where the search starts; None is the preset ``best``.
@@ -164,7 +173,7 @@ def tune(
     if splits < 1:
         raise InvalidArgumentError(f"splits = {splits} must be at least 1")
     held = max(1, len(images) // 9) if holdout is None else holdout
-    parts = [holdout_split(len(images), held, config.seed + number) for number in range(splits)]
+    parts = [cover_holdout(images.labels, held, config.seed + number) for number in range(splits)]
     trials: list[SettingTrial] = []
     best, reached = config, (-1.0, -1.0)
     with cached_features(Encoder(config, device=device), images, cache, progress) as features:
@@ -172,10 +181,10 @@ def tune(
         for setting, values in grid.items():
             for value in dict.fromkeys((getattr(best, setting), *values)):
                 candidate = dataclasses.replace(best, **{setting: value})
-                f1, n_plus = search.reached(candidate)
-                trials.append(SettingTrial(setting, value, f1, n_plus))
-                if (f1, n_plus) > reached:
-                    chosen, reached = candidate, (f1, n_plus)
+                trial = search.trial(setting, value, candidate, config)
+                trials.append(trial)
+                if (trial.f1, trial.n_plus) > reached:
+                    chosen, reached = candidate, (trial.f1, trial.n_plus)
             best = chosen
     return Tuned(best, tuple(trials), *reached, held, splits, k)
 
@@ -194,6 +203,18 @@ def _checked(config: AnnotatorConfig, space: Mapping[str, Sequence[Any]]) -> dic
     return dict(space)
 
 
+class _Reached(NamedTuple):
+    """F1 and N+ on held-out images, and F1 over their bootstrap samples."""
+
+    f1: float
+    n_plus: float
+    resampled: NDArray[np.float64]
+
+
+def _error(resampled: NDArray[np.float64]) -> float:
+    return float(resampled.std(ddof=1))
+
+
 class _Search:
     """What settings reach on the held-out images; image vectors and sums are kept while they serve."""
 
@@ -206,24 +227,31 @@ class _Search:
         device: str,
     ) -> None:
         self.features, self.images, self.parts, self.k, self.device = features, images, parts, k, device
-        self._known: dict[AnnotatorConfig, tuple[float, float]] = {}
+        self._known: dict[AnnotatorConfig, _Reached] = {}
         self._vectors: dict[AnnotatorConfig, list[NDArray[np.float32]]] = {}
         self._banks: dict[tuple[AnnotatorConfig, int], WordBank] = {}
 
-    def reached(self, config: AnnotatorConfig) -> tuple[float, float]:
-        """Mean F1 and N+."""
+    def trial(self, setting: str, value: Any, config: AnnotatorConfig, start: AnnotatorConfig) -> SettingTrial:
+        """What ``config`` reaches, and how that compares with ``start``."""
+        found, first = self._reached(config), self._reached(start)
+        gains = found.resampled - first.resampled
+        return SettingTrial(setting, value, found.f1, found.n_plus, _error(found.resampled), found.f1 - first.f1, _error(gains))
+
+    def _reached(self, config: AnnotatorConfig) -> _Reached:
         if config not in self._known:
             scores = [self._score(config, number) for number in range(len(self.parts))]
-            self._known[config] = float(np.mean([f1 for f1, _ in scores])), float(np.mean([n for _, n in scores]))
+            f1, n_plus, resampled = zip(*scores, strict=True)
+            self._known[config] = _Reached(float(np.mean(f1)), float(np.mean(n_plus)), np.mean(resampled, axis=0))
         return self._known[config]
 
-    def _score(self, config: AnnotatorConfig, split: int) -> tuple[float, float]:
+    def _score(self, config: AnnotatorConfig, split: int) -> _Reached:
         vectors, held = self._encoded(config)[split], self.parts[split][1]
         bank, head = self._bank(config, split), WordHead(config)
         head.settle(bank)
         index, _ = head.ranking(bank).nearest(vectors[held], min(self.k, len(bank.known)))
-        scores = evaluate(bank.known[index], sparse.csr_array(self.images.labels[held]))
-        return scores.f1, scores.n_plus
+        truth, words = sparse.csr_array(self.images.labels[held]), covered_words(self.images.labels, held)
+        scores = evaluate(bank.known[index], truth, words=words)
+        return _Reached(scores.f1, scores.n_plus, resample(bank.known[index], truth, words=words, seed=split).f1)
 
     def _bank(self, config: AnnotatorConfig, split: int) -> WordBank:
         """The sums over the images of a split that are not held out: what λ, balance and calibration have no part in."""

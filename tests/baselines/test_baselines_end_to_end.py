@@ -23,7 +23,7 @@ from gpuannot.baselines.pixels import DecodedImages, centre_crop, crops
 from gpuannot.baselines.training import Trainer, sigmoid_loss, softmax_loss
 from gpuannot.datasets.scenes import draw_scene
 from gpuannot.errors import DataError, ImageError, ModelFileError, NotFittedError, WeightsError
-from gpuannot.experiments.holdout import holdout_split
+from gpuannot.experiments.holdout import cover_holdout
 from gpuannot.images.decode import decode_image
 from gpuannot.method.weights import load_weights
 from gpuannot.metrics import evaluate
@@ -381,8 +381,8 @@ def test_the_holdout_is_scored_by_the_protocol(learning: Any) -> None:
     """The last epoch's F1 and loss again, from the estimator's own scores of the images that it held out."""
     paths, labels, words = learning
     estimator = EndToEnd(epochs=1, holdout=0.25, learning_rate=0.05, **SMALL).fit(paths, labels, words)
-    learn, held = holdout_split(24, 6, 0)
     truth = matrix(labels, words)
+    learn, held = cover_holdout(sparse.csr_array(truth), 6, 0)
     assert estimator.counts_.tolist() == truth[learn].sum(axis=0).tolist()
     logits = estimator.scores([paths[position] for position in held])
     index = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]

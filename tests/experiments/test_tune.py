@@ -16,7 +16,7 @@ from gpuannot.cli.main import app
 from gpuannot.config import AnnotatorConfig
 from gpuannot.datasets.label_files import LabelledImages, load_benchmark
 from gpuannot.errors import DataError
-from gpuannot.experiments.holdout import holdout_split
+from gpuannot.experiments.holdout import cover_holdout, covered_words
 from gpuannot.experiments.tune import read_config, training_images, tune
 from gpuannot.metrics import evaluate
 
@@ -32,11 +32,11 @@ def by_hand(scenes: LabelledImages, config: AnnotatorConfig, holdout: int, split
     """Mean F1 and N+ of fits, from the pixels on, to what is not held out."""
     f1, n_plus = [], []
     for number in range(splits):
-        learn, held = holdout_split(len(scenes), holdout, config.seed + number)
+        learn, held = cover_holdout(scenes.labels, holdout, config.seed + number)
         paths = [scenes.paths[row] for row in learn]
         annotator = Annotator(config, device="cpu").fit(paths, scenes.labels[learn], vocabulary=scenes.vocabulary)
         given = annotator.annotate([scenes.paths[row] for row in held], K)
-        scores = evaluate(given.index, scenes.labels[held])
+        scores = evaluate(given.index, scenes.labels[held], words=covered_words(scenes.labels, held))
         f1.append(scores.f1)
         n_plus.append(scores.n_plus)
     return float(np.mean(f1)), float(np.mean(n_plus))
@@ -59,6 +59,9 @@ def test_every_trial_is_a_fit_without_the_held_out_images(scenes: LabelledImages
             config = dataclasses.replace(config, **{trial.setting: chosen})
     assert found.f1 == best == max(trial.f1 for trial in found.trials)
     assert (found.holdout, found.splits, found.k) == (6, 2, K)
+    first = found.trials[0]
+    assert first.gain == first.gain_error == 0 and all(0 < trial.f1_error < 0.5 for trial in found.trials)
+    assert all(trial.gain == pytest.approx(trial.f1 - first.f1) for trial in found.trials)
 
 
 def test_the_file_of_settings(scenes: LabelledImages, tmp_path: Path) -> None:
