@@ -88,7 +88,8 @@ def to_folder(
         summary = annotator.batch(inputs, to, k, **options)
     except KeyboardInterrupt:
         whole, parts = PartFolder(to).progress()
-        errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with --resume")
+        go_on = "--extend" if options.get("extend") else "--resume"
+        errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with {go_on}")
         raise
     tell_left_out(summary.left_out)
     errors.print(

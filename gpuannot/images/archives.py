@@ -16,9 +16,13 @@ from typing import IO, Any
 
 from ..errors import ImageError
 from .decode import IMAGE_SUFFIXES, MAX_BYTES
-from .input import Input, utf8
+from .input import Input, describe, utf8
 
 _MAGIC = slice(257, 262)  # where a tar header says "ustar"
+_MOST_ZEROS = 1 << 16  # at the end of an archive: writers fill up records, of 10 kB as a rule
+_NO_HEADER = tuple(
+    getattr(tarfile, f"{kind}HeaderError") for kind in ("Invalid", "Truncated", "Subsequent", "EOF")
+)  # not what tarfile shows to all
 _NO_IMAGE = "is a link or a special file, not an image"
 _DAMAGE = (tarfile.TarError, zlib.error, EOFError, lzma.LZMAError, zipfile.BadZipFile)
 
@@ -46,20 +50,39 @@ def is_damage(error: Exception) -> bool:
 class _Header(tarfile.TarInfo):
     """A tar header; where there should be one and is none, the next one.
 
-    ``tarfile`` takes a broken header behind the first file for the end of the archive. What is passed over is noted in ``passed``
-    of the archive.
+    ``tarfile`` takes a broken header behind the first file, and one of zeros, for the end of the archive. What is passed over is
+    noted in ``passed`` of the archive. Zeros alone between two headers are the end of one archive and the beginning of another.
     """
 
     @classmethod
     def fromtarfile(cls, tar: Any) -> Any:
+        if tar.nested:  # in a chain of headers, such as a long name and what it is the name of: its first one is passed over
+            return super().fromtarfile(tar)
         start = tar.fileobj.tell()
+        tar.nested = True
         try:
             return super().fromtarfile(tar)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.SubsequentHeaderError) as error:  # type: ignore[attr-defined]
-            reason = f"no tar header at byte {start} where one should be ({error})"
+        except _NO_HEADER as error:
+            return cls._next_one(tar, start, None if isinstance(error, tarfile.EOFHeaderError) else error)  # type: ignore[attr-defined]
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            if start:
+                tar.passed.append("it ends without the zeros that close a tar archive: it may have been cut")
+            raise
+        finally:
+            tar.nested = False
+
+    @classmethod
+    def _next_one(cls, tar: Any, start: int, error: Exception | None) -> Any:
+        """The next header behind ``start``, where none could be read; ``error`` is None where there are zeros."""
+        reason = f"no tar header at byte {start} where one should be ({error or 'zeros'})"
+        zeros = error is None
         while True:
             tar.fileobj.read(-tar.fileobj.tell() % tarfile.BLOCKSIZE)
             block = tar.fileobj.read(tarfile.BLOCKSIZE)
+            if len(block) < tarfile.BLOCKSIZE and not block.strip(b"\0") and zeros:
+                if tar.fileobj.tell() - start > _MOST_ZEROS:
+                    tar.passed.append(f"zeros from byte {start} to the end: it may not have been written to its end")
+                raise tarfile.EOFHeaderError("end of file header")  # type: ignore[attr-defined]
             if len(block) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError(f"{reason}, and none after it")
             if block[_MAGIC] == b"ustar":
@@ -68,9 +91,12 @@ class _Header(tarfile.TarInfo):
                     header.offset = at = tar.fileobj.tell() - tarfile.BLOCKSIZE
                     found = header._proc_member(tar)  # type: ignore[attr-defined]
                 except tarfile.HeaderError:
+                    zeros = False
                     continue
-                tar.passed.append(f"{reason}; what is there up to byte {at} is lost")
+                if not zeros:
+                    tar.passed.append(f"{reason}; what is there up to byte {at} is lost")
                 return found
+            zeros = zeros and not block.strip(b"\0")
 
     def _block(self, count: int) -> int:  # of each size that moves on to the next header, a pax header's too
         if count < 0:
@@ -85,6 +111,7 @@ class _Tar(tarfile.TarFile):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.passed: list[str] = []
+        self.nested = False
         super().__init__(*arguments, **options)
 
 
@@ -92,7 +119,12 @@ def _members(tar: _Tar, left_out: Counter[str]) -> Iterator[tuple[int, tarfile.T
     """Number and header of each image file of a shard; in place of the header what was passed over before it."""
     number = 0
     while True:
-        member = tar.next()
+        try:
+            member = tar.next()
+        except tarfile.ReadError:
+            for reason in tar.passed:
+                yield number, reason
+            raise
         for reason in tar.passed:
             yield number, reason
         tar.passed.clear()
@@ -129,6 +161,12 @@ def expand_compressed_tar(place: str, file: IO[bytes], left_out: Counter[str], s
                 yield Input(f"{place}/{member.name}", "member", place, number)
             else:
                 yield Input(f"{place}/{member.name}", "failed", detail=_NO_IMAGE)
+        try:
+            while tar.fileobj.read(1 << 20):  # up to the checksum, which is last
+                pass
+        except Exception as error:
+            if is_damage(error):
+                yield Input(place, "failed", detail=f"broken or cut, one of its files or what is behind them: {describe(error)}")
 
 
 class _Unclosed:

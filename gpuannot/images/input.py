@@ -97,6 +97,15 @@ def describe(error: BaseException) -> str:
     return utf8(text[0][:300]) if text else type(error).__name__
 
 
+def is_path(name: str) -> bool:
+    """Whether a file can have this name: bytes that are not UTF-8 may be in it, halves of characters, as JSON may hold, not."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def utf8(name: str) -> str:
     """A file name, or what tells of one, as text that every format takes.
 

@@ -10,7 +10,7 @@ import glob
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
@@ -45,7 +45,7 @@ class Inputs:
 
     * an image file, whatever its suffix;
     * a folder, searched recursively for image files, entries in order of their names. Names that start with a dot are skipped;
-      links are followed, but no folder is entered twice, and a link to a file that the search finds anyway is left out;
+      links are followed, but no folder is entered twice, and a link to what the search finds anyway is left out;
     * a list, ``.txt``: a path or URL a line, relative to the list's own folder;
     * a table, ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``: a column of such paths, or in Parquet of encoded images (binary, or
       struct with ``bytes``); :mod:`gpuannot.images.tables` says how those of text are read;
@@ -124,6 +124,8 @@ class Inputs:
                 if problem:
                     yield Input(found, "failed", detail=f"this folder cannot be listed: {problem.strerror}")
                 elif found_real not in named:
+                    if not self._found(found_real, entered):  # behind a link
+                        named.add(found_real)
                     yield from self._open(found)
             if empty:
                 yield Input(path, "failed", detail=self._wanted.nothing)
@@ -163,9 +165,12 @@ class Inputs:
 
     def _from_remote_folder(self, files: Any, folder: str, url: str) -> Iterator[Input]:
         empty = True
-        for path in _walk_remote(files, folder, folder, self._wanted, self.left_out):
-            empty = False
-            yield from self._open(_full_url(files, path, url))
+        for path, problem in _walk_remote(files, folder, folder, self._wanted, self.left_out):
+            empty, found = False, _full_url(files, path, url)
+            if problem is None:
+                yield from self._open(found)
+            else:
+                yield Input(found, "failed", detail=f"this folder cannot be listed: {describe(problem)}")
         if empty:
             yield Input(_full_url(files, folder, url), "failed", detail=self._wanted.nothing)
 
@@ -235,19 +240,19 @@ def walk(root: str, entered: Entered, wanted: _Wanted, left_out: Counter[str]) -
             return
         for name, is_folder, is_link in entries:
             below, path = relative + name, os.path.join(folder, name)
+            real = os.path.realpath(path) if is_link else os.path.join(real_folder, name)
             if is_folder:
-                if wanted.folder(below):
+                if wanted.folder(below) and not (is_link and found_anyway(real, wanted.folder)):
                     yield from search(path, f"{below}/")
-            elif wanted.file(below, left_out):
-                real = os.path.realpath(path) if is_link else os.path.join(real_folder, name)
-                if not (is_link and found_anyway(real)):
-                    yield real, path, None
+            elif wanted.file(below, left_out) and not (is_link and os.path.isfile(real) and found_anyway(real, wanted.file)):
+                yield real, path, None
 
-    def found_anyway(real: str) -> bool:
+    def found_anyway(real: str, last: Callable[[str], bool]) -> bool:
         below = os.path.relpath(real, real_root).replace(os.sep, "/")
+        if below == ".":
+            return True
         parts = below.split("/")
-        inside = parts[0] != ".." and os.path.isfile(real)
-        return inside and wanted.file(below) and all(wanted.folder("/".join(parts[:depth])) for depth in range(1, len(parts)))
+        return parts[0] != ".." and last(below) and all(wanted.folder("/".join(parts[:depth])) for depth in range(1, len(parts)))
 
     yield from search(root, "")
 
@@ -257,8 +262,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _walk_remote(files: Any, folder: str, root: str, wanted: _Wanted, left_out: Counter[str]) -> Iterator[str]:
-    for entry in sorted(files.ls(folder, detail=True), key=lambda entry: entry["name"].rstrip("/")):
+def _walk_remote(
+    files: Any, folder: str, root: str, wanted: _Wanted, left_out: Counter[str]
+) -> Iterator[tuple[str, Exception | None]]:
+    try:
+        entries = sorted(files.ls(folder, detail=True), key=lambda entry: entry["name"].rstrip("/"))
+    except Exception as error:  # as in Input._fetch
+        yield folder, error
+        return
+    for entry in entries:
         path = entry["name"].rstrip("/")
         below = path[len(root.rstrip("/")) :].lstrip("/")
         if not below or path == folder.rstrip("/"):  # object stores list the marker of a folder as an entry of it
@@ -267,7 +279,7 @@ def _walk_remote(files: Any, folder: str, root: str, wanted: _Wanted, left_out: 
             if wanted.folder(below):
                 yield from _walk_remote(files, path, root, wanted, left_out)
         elif wanted.file(below, left_out):
-            yield path
+            yield path, None
 
 
 def _full_url(files: Any, path: str, url: str) -> str:

@@ -94,7 +94,7 @@ class _Rows:
     """
 
     def __init__(self, table: Any, column: str, at_a_time: int) -> None:
-        self._table, self._column, self._at_a_time = table, _leaf(table, column) or column, at_a_time
+        self._table, self._name, self._column, self._at_a_time = table, column, _leaf(table, column) or column, at_a_time
         sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
         self._starts = [0, *accumulate(sizes)]
         self._group, self._next = -1, 0
@@ -127,7 +127,7 @@ class _Rows:
     def _begin(self, group: int, at_a_time: int) -> None:
         def values() -> Iterator[Any]:
             for batch in self._table.iter_batches(at_a_time, row_groups=[group], columns=[self._column]):
-                yield from batch.column(0)
+                yield from batch.column(batch.schema.get_field_index(self._name))  # another's leaf may have the same path
 
         self._group, self._next, self._values, self._damage = group, self._starts[group], values(), ""
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 from ..errors import ImageError, shown
-from .input import utf8
+from .input import is_path, utf8
 
 #: Columns of images, their paths or their bytes: of several that a table has, the first of these counts.
 IMAGE_COLUMNS = (
@@ -293,6 +293,8 @@ def named_images(lines: IO[str], suffix: str, column: str | None) -> Iterator[tu
             reason = f"line {row.line}: {row.fault}" if row.fault else missing
         elif "\0" in named:
             reason = f"line {row.line}: {shown(named)} is no path, it holds a NUL byte"
+        elif not is_path(named):
+            reason = f"line {row.line}: {shown(named)} is no path, it holds half a character"
         yield row.number, "" if reason else str(named), reason
 
 

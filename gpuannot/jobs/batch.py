@@ -237,7 +237,7 @@ def _pending(folder: PartFolder, retry_failed: bool) -> tuple[list[int], list[in
         done = folder.done(number, verify=True)
         if done is None:
             pending.append(number)
-        elif done.failed and retry_failed:
+        elif done.failed and (retry_failed or done.coming is not None):
             retried.append(number)
             inputs += done.rows
         else:

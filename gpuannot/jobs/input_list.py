@@ -39,7 +39,7 @@ class InputList:
         import pyarrow.parquet as pq
 
         self.path, self._base = path, base
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as plain, pq.ParquetFile(plain) as file:
             self.parts = int(file.metadata.num_row_groups)
             self.starts = [0, *accumulate(file.metadata.row_group(part).num_rows for part in range(self.parts))]
         self.count = self.starts[-1]
@@ -56,7 +56,8 @@ class InputList:
 
         types = {"at": pa.int64(), "size": pa.int64(), **dict.fromkeys(_BYTES, pa.binary())}
         schema = pa.schema([(field, types.get(field, pa.string())) for field in _FIELDS])
-        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as file:
+        # A file in place of its name, which Arrow wants in UTF-8.
+        with replacing(path) as temporary, open(temporary, "wb") as plain, pq.ParquetWriter(plain, schema) as file:
             for part in parts:
                 columns = [pa.array([_stored(item, field) for item in part], schema.field(field).type) for field in _FIELDS]
                 file.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(part))
@@ -66,7 +67,7 @@ class InputList:
         """The inputs of one part, in order."""
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(self.path) as file:
+        with open(self.path, "rb") as plain, pq.ParquetFile(plain) as file:
             rows = file.read_row_group(number).to_pylist()
         inputs = [_restored(row) for row in rows]
         return [self._placed(item) for item in inputs] if self._base else inputs

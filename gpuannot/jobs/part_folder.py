@@ -29,7 +29,7 @@ from typing import Any
 from ..errors import DataError, OutputError
 from ..images.batches import ImageFailure
 from ..images.input import Input
-from ..system.atomic_files import exclusive, remove_temporary_files, write_whole
+from ..system.atomic_files import exclusive, remove_temporary_files, temporary_name, write_whole
 from .input_list import InputList, in_parts
 from .run_record import PartDone, RunCounts, RunSettings, check_accounts, sha256_of
 
@@ -117,10 +117,16 @@ class PartFolder:
                 raise self._begun_otherwise(difference)
             return
         with self.telling():
-            self._clear()
-            self._make_folders()
+            found = temporary_name(self._list(0))
+            try:
+                self._check_some(InputList.write(found, in_parts(inputs, settings.part_size)))
+                self._clear(but=found)
+                self._make_folders()
+                found.replace(self._list(0))
+            finally:
+                found.unlink(missing_ok=True)
             self.settings = settings
-            self._note(InputList.write(self._list(0), in_parts(inputs, settings.part_size)), 0)
+            self._note(InputList(self._list(0)), 0)
 
     def _make_folders(self) -> None:  # a copy through an object store drops empty ones
         for folder in (self.ledgers, self.notes):
@@ -129,11 +135,13 @@ class PartFolder:
     def _list(self, number: int) -> Path:
         return self._state / f"inputs-{number}.list"
 
+    @staticmethod
+    def _check_some(inputs: InputList) -> None:
+        if not inputs.count:
+            raise DataError("there are no inputs: the lists, tables and archives that were given are empty")
+
     def _note(self, inputs: InputList, number: int) -> None:
         """Make a list of inputs the run's."""
-        if not inputs.count:
-            inputs.path.unlink()
-            raise DataError("there are no inputs: the lists, tables and archives that were given are empty")
         content = {
             "schema": SCHEMA, "settings": asdict(self.settings), "inputs": inputs.count, "list": number,
             "list_sha256": sha256_of(inputs.path),
@@ -145,13 +153,7 @@ class PartFolder:
                 other.unlink()
 
     def _extend(self, inputs: Iterable[Input], *, may_grow: bool) -> None:
-        failed = (
-            self.inputs.starts[part] + place
-            for part in range(self.inputs.parts)
-            if (done := self.done(part)) is not None
-            for place in done.failed
-        )
-        longer = self.inputs.extended(self._list(self._number + 1), inputs, self.settings.part_size, failed)
+        longer = self.inputs.extended(self._list(self._number + 1), inputs, self.settings.part_size, self._open_places())
         if longer.count > self.inputs.count and not may_grow:
             first = longer.part(self.inputs.parts)[0].name
             count = longer.count - self.inputs.count
@@ -161,6 +163,13 @@ class PartFolder:
             longer.path.unlink()
         else:
             self._note(longer, self._number + 1)
+
+    def _open_places(self) -> Iterator[int]:
+        """Positions of the inputs that are still to be read: of parts that are not whole, and those that failed."""
+        for part in range(self.inputs.parts):
+            first, end = self.inputs.starts[part : part + 2]
+            done = self.done(part, verify=True)
+            yield from range(first, end) if done is None else (first + place for place in done.failed)
 
     def recorded(self) -> RunSettings | None:
         """The settings of a run that is there; None without one, or where :meth:`open` would refuse it."""
@@ -206,7 +215,7 @@ class PartFolder:
             "--extend, or start again with --overwrite"
         )
 
-    def _clear(self) -> None:
+    def _clear(self, *, but: Path) -> None:
         """Remove the files of an earlier run, and nothing else; its settings last, so that it counts as a run to the end."""
         for folder in (self.notes, self.ledgers):
             shutil.rmtree(folder, ignore_errors=True)
@@ -215,12 +224,12 @@ class PartFolder:
         lists = [*self._state.glob("inputs-*.list"), self._state / "inputs.parquet"]  # the latter from before schema 2
         for path in (self.path / "_summary.json", *lists, self._run):
             path.unlink(missing_ok=True)
-        self.remove_temporary_files()
+        self.remove_temporary_files(but)
 
-    def remove_temporary_files(self) -> None:
+    def remove_temporary_files(self, but: Path | None = None) -> None:
         """Remove what writers that were killed left; while none is at work."""
         for folder in (self.path, self._state, self.ledgers, self.notes):
-            remove_temporary_files(folder)
+            remove_temporary_files(folder, but)
 
     # -- parts ------------------------------------------------------------------------------------------------------------------
 
@@ -239,6 +248,10 @@ class PartFolder:
             return None
         if found.part != number or (verify and found.names != self.inputs.digest(number)):
             return None
+        if found.coming is not None and self._has_rows_of(PartDone(**found.coming)):
+            found = PartDone(**found.coming)  # it was stopped once its rows were there
+        elif found.coming is not None and self._has_rows_of(found):
+            return found  # before that: its rows are the old ones, its ledger may be either
         for name, expected in found.files.items() if verify else ():
             try:
                 if sha256_of(self.path / name) != expected:
@@ -246,6 +259,10 @@ class PartFolder:
             except OSError:
                 return None
         return found
+
+    def _has_rows_of(self, done: PartDone) -> bool:
+        rows = self.part_path(done.part)
+        return rows.is_file() and sha256_of(rows) == done.files.get(rows.name)
 
     def finish(self) -> RunCounts:
         """The whole run's counts, once every part is whole.

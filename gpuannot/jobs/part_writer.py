@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from hashlib import sha256
 from types import TracebackType
 
 from ..images.batches import ImageFailure
 from ..model.annotations import Annotations
-from ..system.atomic_files import replacing, write_whole
+from ..system.atomic_files import write_whole
 from .part_folder import PartFolder
 from .run_record import PartDone, check_accounts, sha256_of
 from .writers import AnnotationWriter, failure_lines
@@ -52,8 +53,11 @@ class PartWriter:
         self._failed += sorted(set(range(start, start + inputs)) - set(annotations.positions.tolist()))
         self._inputs += inputs
 
-    def commit(self) -> PartDone:
+    def commit(self, replaced: PartDone | None = None) -> PartDone:
         """Make the part whole: its ledger, its rows, and last the note that says so.
+
+        Args:
+            replaced: the note of the whole part in whose place this one comes; a stop in between loses no row of either.
 
         Raises:
             RuntimeError: rows and failures do not add up to its inputs.
@@ -64,20 +68,26 @@ class PartWriter:
         check_accounts(f"{part}", self._inputs, self._rows.rows, len(self._failed))
         files = {part.name: sha256_of(self._rows.finish())}
         ledger = folder.ledgers / f"part-{self._number:05d}.jsonl"
-        if self._failures:
-            with replacing(ledger) as temporary:
-                temporary.write_text(failure_lines(self._failures), encoding="utf-8")
-                files[f"{ledger.parent.name}/{ledger.name}"] = sha256_of(temporary)
-        else:
-            ledger.unlink(missing_ok=True)
-        self._rows.commit()
+        entries = failure_lines(self._failures).encode()
+        if entries:
+            files[f"{ledger.parent.name}/{ledger.name}"] = sha256(entries).hexdigest()
         stages: dict[str, int] = {}
         for failure in self._failures:
             stages[failure.stage] = stages.get(failure.stage, 0) + 1
         names = folder.inputs.digest(self._number)
         done = PartDone(self._number, names, self._inputs, self._rows.rows, self._failed, dict(sorted(stages.items())), files)
-        write_whole(folder.notes / f"{self._number:05d}.json", (json.dumps(asdict(done)) + "\n").encode())
+        if replaced is not None:
+            self._note(replace(replaced, coming=asdict(done)))
+        if entries:
+            write_whole(ledger, entries)
+        else:
+            ledger.unlink(missing_ok=True)
+        self._rows.commit()
+        self._note(done)
         return done
+
+    def _note(self, done: PartDone) -> None:
+        write_whole(self._folder.notes / f"{self._number:05d}.json", (json.dumps(asdict(done)) + "\n").encode())
 
     def __enter__(self) -> PartWriter:
         return self

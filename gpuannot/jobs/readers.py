@@ -21,6 +21,7 @@ from .part_folder import PartFolder
 from .writers import FORMATS, FORMULA
 
 _ROWS_AT_A_TIME = 512
+csv.field_size_limit(2**31 - 1)  # of a cell, which may hold a vector
 _VALUES = ("distances", "confidences")
 _COLUMNS = ("path", "words", *_VALUES, "model")
 
@@ -195,7 +196,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as plain, pq.ParquetFile(plain) as file:
             wanted = [name for name in file.schema_arrow.names if name in columns]
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
                 yield from batch.to_pylist()

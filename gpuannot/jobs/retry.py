@@ -86,7 +86,7 @@ def _write(model: WordModel, folder: PartFolder, number: int, parts: list[Annota
             lost: list[ImageFailure] = [next(failures) for place in places if place in failed and place not in now]
             joined = Annotations.joined(pieces, model.vocabulary, settings.k)
             writer.write(_in_order(joined, [*old, *new], lost), start, len(places))
-        writer.commit()
+        writer.commit(done)
 
 
 def _row(part: Annotations, row: int) -> Annotations:

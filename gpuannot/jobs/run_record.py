@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 from ..errors import InvalidArgumentError
 from .writers import FORMATS
@@ -53,6 +54,7 @@ class PartDone:
         failed: places in the part of the inputs without a row, ascending.
         stages: number of those by stage.
         files: SHA-256 of its files, by name.
+        coming: fields of the note that is to replace this one, while what failed is tried again and the files are exchanged.
     """
 
     part: int
@@ -62,6 +64,7 @@ class PartDone:
     failed: Sequence[int]
     stages: Mapping[str, int]
     files: Mapping[str, str]
+    coming: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

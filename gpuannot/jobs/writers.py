@@ -63,6 +63,8 @@ class AnnotationWriter:
             raise DataError(f"{path}: the output's suffix must be one of {', '.join(FORMATS)}")
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path.parent}: no such folder for the output")
+        if self.path.is_dir():
+            raise DataError(f"{path} is a folder; choose another name for the file")
         if self.path.exists() and not overwrite:
             raise DataError(f"{path} exists; choose another name, or overwrite it with --overwrite")
         self.rows = 0
@@ -152,7 +154,12 @@ class _ParquetRows:
             columns.append(("vector", pa.list_(pa.float32(), vectors)))
         self._schema = pa.schema(columns, metadata={"gpuannot_model_sha256": model_sha256})
         self._arrow, self._model, self._vectors, self._confidence = pa, model_sha256, vectors, confidence
-        self._file = pq.ParquetWriter(path, self._schema)
+        self._plain = open(path, "wb")  # noqa: SIM115 - closed by close(); Arrow wants names in UTF-8
+        try:
+            self._file = pq.ParquetWriter(self._plain, self._schema)
+        except BaseException:
+            self._plain.close()
+            raise
         self._waiting: list[Annotations] = []
         self._rows = 0
         self._group = _GROUP_ROWS if vectors is None else min(_GROUP_ROWS, max(1, _GROUP_BYTES // (4 * vectors)))
@@ -184,9 +191,15 @@ class _ParquetRows:
         self._rows = 0
 
     def close(self) -> None:
-        if self._rows:
-            self._flush()
-        self._file.close()
+        try:
+            try:
+                if self._rows:
+                    self._flush()
+            finally:
+                self._file.close()
+        finally:
+            self._file.is_open = False  # or it would try again when it is let go, on a closed file
+            self._plain.close()
 
 
 class _JsonRows:

@@ -62,6 +62,17 @@ def spelled(word: str) -> str:
     return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
 
 
+def is_word(given: Any) -> bool:
+    """Whether this is text that a model file can hold: not empty, and without bytes or halves of characters that are no Unicode."""
+    if not isinstance(given, str) or not given.strip():
+        return False
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def number_of(word: str, vocabulary: Sequence[str]) -> int | None:
     """The number of a word in a model's vocabulary: of the one written as it is, or else spelled as it is; None without either."""
     if word in vocabulary:
@@ -88,7 +99,7 @@ def _checked_vocabulary(vocabulary: Sequence[str], known: bool) -> tuple[str, ..
         raise DataError(f"the vocabulary is the string {shown(vocabulary)}; give a list of words, such as [{shown(vocabulary)}]")
     words: dict[str, str] = {}
     for given in vocabulary:
-        if not isinstance(given, str) or not given.strip():
+        if not is_word(given):
             raise DataError(f"the vocabulary holds {shown(given)}, expected a non-empty word")
         word = given if known else spelled(given)
         if word in words:
@@ -108,7 +119,7 @@ def _checked_words(position: int, given: Any, column: dict[str, int]) -> set[str
     except TypeError:
         raise DataError(f"labels[{position}] is {shown(given)}, expected a list of words") from None
     for word in words:
-        if not isinstance(word, str) or not word.strip():
+        if not is_word(word):
             raise DataError(f"labels[{position}] holds {shown(word)}, expected a non-empty word")
     return {word if word in column else spelled(word) for word in words}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InvalidArgumentError
 from ..reference import words as _reference
-from .labels import number_of, spelled
+from .labels import is_word, number_of, spelled
 
 Vectors: TypeAlias = NDArray[np.floating] | Tensor
 
@@ -227,7 +227,7 @@ class WordBank:
             ValueError: the vocabulary lacks the word, or has the name already.
         """
         number = self.number(word)
-        if not isinstance(name, str) or not name.strip():
+        if not is_word(name):
             raise InvalidArgumentError(f"the new name is {name!r}, expected a non-empty word")
         name = spelled(name)
         if name in self.vocabulary and name != self.vocabulary[number]:

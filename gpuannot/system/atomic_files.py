@@ -70,10 +70,11 @@ def write_whole(path: Path, content: bytes) -> Path:
     return path
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove what writers that were killed left in ``folder``."""
+def remove_temporary_files(folder: Path, but: Path | None = None) -> None:
+    """Remove what writers that were killed left in ``folder``, all ``but`` one."""
     for left in folder.glob(".*.part"):
-        left.unlink(missing_ok=True)
+        if left != but:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

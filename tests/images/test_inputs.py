@@ -374,6 +374,45 @@ def test_what_is_named_is_an_input_in_any_order(tmp_path: Path, exclude: list[st
         assert len(found) == len(set(found))
 
 
+def test_a_link_that_a_folder_has_given_is_given_once(tmp_path: Path) -> None:
+    touch(tmp_path, "else/y.jpg", "w/a.jpg")
+    (tmp_path / "w" / "link.jpg").symlink_to(tmp_path / "else" / "y.jpg")
+    for others in (["w", "w/link.jpg"], ["w/link.jpg", "w"], ["w", "else/y.jpg"], ["else/y.jpg", "w"]):
+        assert len(list(Inputs([tmp_path / other for other in others]))) == 2
+
+
+def test_patterns_hold_for_a_folder_and_not_for_links_to_it(tmp_path: Path) -> None:
+    touch(tmp_path, "z/f.jpg")
+    (tmp_path / "a").symlink_to(tmp_path / "z")
+    for options in ({}, {"exclude": ["a/*"]}, {"glob": ["z/*.jpg"]}):
+        assert names(Inputs(tmp_path, **options), tmp_path) == ["z/f.jpg"]
+    assert names(Inputs(tmp_path, exclude=["z"]), tmp_path) == ["a/f.jpg"]
+
+
+def test_a_remote_folder_that_cannot_be_listed_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = fsspec.filesystem("memory")
+    for name in ("a/1.jpg", "b/2.jpg", "c/3.jpg"):
+        files.pipe_file(f"/listing/{name}", picture(0))
+    listing = type(files).ls
+
+    def refusing(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        if path.rstrip("/").endswith("/b"):
+            raise PermissionError("not yours")
+        return listing(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(files), "ls", refusing)
+    found = list(Inputs("memory://listing"))
+    assert [item.kind for item in found] == ["file", "failed", "file"]
+    assert found[1].detail == "this folder cannot be listed: not yours"
+
+
+def test_half_a_character_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(0))
+    (tmp_path / "t.jsonl").write_text('{"path": "\\ud800.jpg"}\n{"path": "a.jpg"}\n')
+    first, second = Inputs(tmp_path / "t.jsonl")
+    assert "is no path, it holds half a character" in first.detail and outcome(second) == picture(0)
+
+
 # ---- tar shards
 
 

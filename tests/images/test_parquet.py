@@ -119,3 +119,12 @@ def test_a_damaged_footer_ends_in_a_sentence_or_in_the_rows(tmp_path: Path, seed
     items = list(Inputs(path))
     assert 0 < len(items) <= 60
     assert len(outcomes(items)) == len(items)
+
+
+@pytest.mark.parametrize("first", ["flat", "struct"])
+def test_a_dot_in_the_name_of_a_column(tmp_path: Path, first: str) -> None:
+    """The flat column is called as the other's field is reached."""
+    columns = {"image.bytes": pa.array([b"flat"] * 60), "image": COLUMNS["struct"]}
+    path = write(tmp_path / "t.parquet", dict(sorted(columns.items(), reverse=first == "flat")))
+    assert outcomes(list(Inputs(path, column="image"))) == PICTURES
+    assert outcomes(list(Inputs(path, column="image.bytes"))) == [b"flat"] * 60

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import shutil
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from runs import PART, SUFFIXES, files, ledger, read
 from tars import write_tar
 
 from gpuannot import Annotator, Inputs
-from gpuannot.errors import DataError, OutputError
+from gpuannot.errors import DataError, OutputError, TooManyFailuresError
+from gpuannot.jobs import writers
 from gpuannot.jobs.part_folder import PartFolder
 from gpuannot.jobs.run_record import sha256_of
+from gpuannot.system import atomic_files
 
 
 def values(rows: list[dict[str, Any]], column: str) -> np.ndarray:
@@ -143,6 +148,88 @@ def test_an_extension_that_was_stopped(fitted: Annotator, pictures: Path, tmp_pa
     assert fitted.batch(sources[:8], out, part_size=PART, resume=True).rows == 8
     assert fitted.batch(sources[:12], out, part_size=PART, extend=True).rows == 12
     assert sorted(path.name for path in (out / "_gpuannot").glob("*.list")) == ["inputs-1.list"]
+
+
+def test_parts_that_were_not_done_are_read_where_their_inputs_are_now(fitted: Annotator, pictures: Path, tmp_path: Path) -> None:
+    """A shard that was mended, and so has its images elsewhere: no row of one image gets another's words."""
+    contents = [path.read_bytes() for path in sorted(pictures.iterdir())[:10]]
+    shard, out = tmp_path / "s.zip", tmp_path / "out"
+
+    def write(images: dict[int, bytes]) -> None:
+        with zipfile.ZipFile(shard, "w") as archive:
+            for number, content in images.items():
+                archive.writestr(f"{number:02d}.jpg", content)
+
+    write({number: contents[number] if number != 3 else b"junk" for number in range(1, 10)})
+    with pytest.raises(TooManyFailuresError):
+        fitted.batch(shard, out, part_size=2, on_error="stop")
+    write(dict(enumerate(contents)))
+    with pytest.raises(DataError, match="begun otherwise"):
+        fitted.batch(shard, out, part_size=2, resume=True)
+    fitted.batch(shard, out, part_size=2, extend=True)
+    rows = {row["path"]: row["words"] for row in read(out)}
+    assert len(rows) == 10
+    for item in Inputs(shard):
+        assert tuple(rows[item.name]) == fitted.annotate([item], progress=False).words[0]
+
+
+class _Stopped(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stop", range(5))
+def test_a_retry_that_is_stopped_as_it_writes_loses_no_row(
+    fitted: Annotator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Before and after each of its files; the images of the rows that are there are gone by then."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for source in sorted(pictures.iterdir())[:PART]:
+        shutil.copy(source, folder)
+    names = sorted(folder.iterdir())
+    mended = names[2].read_bytes()
+    for name in (names[2], names[4]):
+        name.write_bytes(b"")
+    fitted.batch(names, out, part_size=PART)
+    before = {row["path"]: row for row in read(out)}
+    names[2].write_bytes(mended)
+    for name in names:
+        if str(name) in before:
+            name.write_bytes(b"gone")
+    count = iter(range(100))
+    publish = atomic_files.publish
+
+    def stopping(temporary: Path, path: Path) -> None:
+        if next(count) == stop:
+            raise _Stopped
+        publish(temporary, path)
+
+    with monkeypatch.context() as patched:
+        for module in (atomic_files, writers):
+            patched.setattr(module, "publish", stopping)
+        with suppress(_Stopped):
+            fitted.batch(names, out, part_size=PART, retry_failed=True)
+    fitted.batch(names, out, part_size=PART, resume=True)
+    fitted.batch(names, out, part_size=PART, retry_failed=True)
+    rows = {row["path"]: row for row in read(out)}
+    assert all(rows[path] == row for path, row in before.items())
+    assert len(rows) == len(before) + 1 == PART - 1
+    assert [entry["path"] for entry in ledger(out)] == [str(names[4])]
+
+
+def test_an_overwrite_without_inputs_removes_nothing(fitted: Annotator, pictures: Path, tmp_path: Path) -> None:
+    fitted.batch(pictures, tmp_path / "out")
+    before = files(tmp_path / "out")
+    (tmp_path / "none.txt").touch()
+    with pytest.raises(DataError, match="there are no inputs"):
+        fitted.batch(tmp_path / "none.txt", tmp_path / "out", overwrite=True)
+    assert files(tmp_path / "out") == before
+
+
+def test_a_folder_whose_name_is_not_utf8(fitted: Annotator, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"n\xff")
+    fitted.batch(pictures, out, part_size=PART)
+    assert fitted.batch(pictures, out, part_size=PART, retry_failed=True).rows == 24
 
 
 @pytest.mark.parametrize("lost", [["_failures"], ["_gpuannot/done"], ["_failures", "_gpuannot/done"]])

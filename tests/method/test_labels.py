@@ -10,6 +10,7 @@ from scipy import sparse
 
 from gpuannot.errors import DataError
 from gpuannot.method.labels import label_matrix, number_of, spelled
+from gpuannot.method.words import WordBank
 
 WORDS = ("sea", "sky", "tree")
 
@@ -236,3 +237,13 @@ def test_a_vocabulary_holds_each_word_once(vocabulary: list[Any], problem: str) 
 def test_a_vocabulary_as_one_string() -> None:
     with pytest.raises(DataError, match="the vocabulary is the string 'sky'"):
         label_matrix([["s"]], "sky")
+
+
+@pytest.mark.parametrize("word", ["\ud800", "s\udcff", "  "])
+def test_what_a_model_file_cannot_hold_is_no_word(word: str) -> None:
+    with pytest.raises(DataError, match="expected a non-empty word"):
+        label_matrix([[word]])
+    with pytest.raises(DataError, match="expected a non-empty word"):
+        label_matrix([], [word])
+    with pytest.raises(ValueError, match="the new name is"):
+        WordBank(["sky"], 2).rename_word("sky", word)
