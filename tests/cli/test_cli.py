@@ -511,6 +511,7 @@ def test_evaluate_prints_one_table(model: Path, drawn_scenes: Path) -> None:
     [row] = [line for line in result.stdout.splitlines() if "gpuannot" in line]
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     shares = [f"{100 * scores[name]:.2f}" for name in ("precision", "recall", "f1")]
+    shares[2] += f" ± {100 * scores['f1_error']:.2f}"
     assert cells[1:6] == [*shares, str(scores["n_plus"]), str(scores["words_given"])] and scores["k"] == 3
     assert result.stderr == "" and "24 images" in result.stdout
 
