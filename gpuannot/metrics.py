@@ -175,7 +175,15 @@ def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> ND
 
 
 def indicator(index: NDArray[np.integer], truth: sparse.csr_array) -> sparse.csr_array:
-    """(T, W) with a 1 where a word was given, checked against the truth: :func:`word_counts` says what is refused."""
+    """The words given, as a matrix (T, W) CSR float64 of ones.
+
+    Args:
+        index: (T, k) word indices given to each image, −1 for none.
+        truth: (T, W), of that shape.
+
+    Raises:
+        ValueError: as :func:`word_counts`, or an image without a word.
+    """
     images, words = truth.shape
     if index.ndim != 2 or len(index) != images:
         raise ValueError(f"annotations have shape {index.shape}, the truth has {images} images")

@@ -22,7 +22,7 @@ _COLUMNS = 1024
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right, (A, B) and (B, C) of one dtype on one device."""
+    """left @ right (A, C) of (A, B) and (B, C), float32 or float64, on their device."""
     if left.is_cuda:
         return left @ right
     first, second = left.numpy(), right.numpy()
@@ -40,7 +40,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def gram(rows: Tensor) -> Tensor:
-    """rows @ rowsᵀ (N, N); only what is on and below the diagonal is sure to be filled."""
+    """rows @ rowsᵀ (N, N) of rows (N, D), float32 or float64, on their device; filled for sure on and below the diagonal alone."""
     if rows.is_cuda:
         return rows @ rows.T
     given = rows.numpy()
@@ -70,7 +70,7 @@ def leading_eigenvectors(system: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def inverse(system: Tensor) -> Tensor:
-    """The inverse of a symmetric positive definite matrix (D, D), which is overwritten: L⁻ᵀL⁻¹ of its Cholesky factor L.
+    """The inverse of a symmetric positive definite matrix (D, D) float64, which is overwritten: L⁻ᵀL⁻¹ of its Cholesky factor L.
 
     Raises:
         numpy.linalg.LinAlgError or torch.linalg.LinAlgError: it is not positive definite.

@@ -88,7 +88,7 @@ class RidgeSystem:
         between = product(basis, projected.T)
         inner = torch.linalg.inv(torch.diag(1.0 / gamma) + between)
         correction = product(product(self.solution, basis.T) + product(change, between), inner)
-        self.solution = self.solution + product(change - correction, projected)
+        self.solution += product(change - correction, projected)
         self.trace = self.trace - (inner * product(projected, projected.T)).sum()
         self._apart.append((inner, projected))
         self.images, self.mean = images, self.mean + shift / images

@@ -27,14 +27,15 @@ _NO_IMAGE = "is a link or a special file, not an image"
 _DAMAGE = (tarfile.TarError, zlib.error, EOFError, lzma.LZMAError, zipfile.BadZipFile)
 
 
-def is_image_name(path: str, left_out: Counter[str]) -> bool:
+def is_image_name(path: str, left_out: Counter[str] | None) -> bool:
     """Whether a file in an archive or folder counts as an image by its name; others are counted by suffix, hidden ones are not."""
     name = os.path.basename(path)
     if name.startswith("."):
         return False
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in IMAGE_SUFFIXES:
-        left_out[suffix] += 1
+        if left_out is not None:
+            left_out[suffix] += 1
         return False
     return True
 
@@ -322,9 +323,8 @@ class ZipReader:
         _check_size(member.filename, member.file_size)
         try:
             return self._archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise ImageError(member.filename, f"is damaged in its archive: {utf8(str(error))}", "read") from error
-        except OSError as error:
-            if error.errno is not None:
+        except Exception as error:
+            # The others: an encryption or compression that Python cannot undo, and numbers that contradict each other.
+            if not is_damage(error) and not isinstance(error, (NotImplementedError, RuntimeError, ValueError)):
                 raise
             raise ImageError(member.filename, f"is damaged in its archive: {utf8(str(error))}", "read") from error

@@ -25,7 +25,7 @@ from .archives import (
 )
 from .decode import open_file
 from .input import Input, Loaded, describe, file_system, is_url
-from .parquet import RowReader, columns, expand_parquet, open_table
+from .parquet import RowReader, expand_parquet, open_table
 from .tables import named_images, required_image_column
 
 _LONGEST_PATH = 2**15  # characters; no system has longer ones
@@ -103,8 +103,8 @@ def _expand_table(place: str, file: IO[bytes], column: str | None) -> Iterator[I
 
 def _expand_parquet(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
     with open_table(file) as table:
-        for found in expand_parquet(place, table, _column(columns(table), column)):
-            yield found if isinstance(found, Input) else Input(found[1], "file", _beside(place, found[1]))
+        for found in expand_parquet(place, table, _column(table.schema_arrow.names, column)):
+            yield found if isinstance(found, Input) else Input(found, "file", _beside(place, found))
 
 
 def _column(names: list[str], column: str | None) -> str:

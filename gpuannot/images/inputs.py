@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from PIL import Image
 
 from ..errors import DataError
+from .archives import is_image_name
 from .containers import expand, is_container
 from .decode import IMAGE_SUFFIXES
 from .decode_task import ImageFailure
@@ -202,10 +203,11 @@ class _Wanted(NamedTuple):
     def file(self, relative: str, left_out: Counter[str] | None = None) -> bool:
         if not self.folder(relative):
             return False
-        suffix = os.path.splitext(relative)[1].lower()
-        wanted = _matches(relative, self.glob) if self.glob else suffix in IMAGE_SUFFIXES
+        if not self.glob:
+            return is_image_name(relative, left_out)
+        wanted = _matches(relative, self.glob)
         if not wanted and left_out is not None:
-            left_out[suffix] += 1
+            left_out[os.path.splitext(relative)[1].lower()] += 1
         return wanted
 
     def folder(self, relative: str) -> bool:

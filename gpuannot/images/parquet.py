@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import IO, Any
 
 from ..errors import ImageError
-from .archives import is_damage
 from .input import Input, describe
 
 _ROWS_AT_A_TIME = 16  # of encoded images
@@ -33,12 +32,8 @@ def open_table(file: IO[bytes]) -> Any:
     return table
 
 
-def columns(table: Any) -> list[str]:
-    return list(table.schema_arrow.names)
-
-
-def expand_parquet(place: str, table: Any, column: str) -> Iterator[Input | tuple[int, str]]:
-    """The inputs that the rows of a table are; a path as (number of its row, path).
+def expand_parquet(place: str, table: Any, column: str) -> Iterator[Input | str]:
+    """The inputs that the rows of a table are, or the paths that they name.
 
     Args:
         table: of :func:`open_table`.
@@ -63,7 +58,7 @@ def expand_parquet(place: str, table: Any, column: str) -> Iterator[Input | tupl
                 yield Input(f"{place}#{row}", "failed", detail=error.reason)
                 continue
             if value:
-                yield row, value
+                yield str(value)
             else:
                 yield Input(f"{place}#{row}", "failed", detail=f"no path in column {column!r}")
     else:
@@ -139,7 +134,7 @@ class _Rows:
         raise EOFError("it holds fewer rows than it says")
 
     def _fail(self, error: Exception) -> None:
-        if not is_damage(error) and isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             self._group = -1  # it may be read the next time
             raise error
         self._damage = f"row group {self._group} of the table is damaged here or before: {describe(error)}"

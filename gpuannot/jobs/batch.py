@@ -6,7 +6,7 @@ import operator
 import sys
 import time
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -246,11 +246,8 @@ def _pending(folder: PartFolder, retry_failed: bool) -> tuple[list[int], list[in
 
 
 def _in_turn(*work: Generator[BatchDone]) -> Generator[BatchDone]:
-    with ExitStack() as stack:
-        for each in work:
-            stack.callback(each.close)
-        for each in work:
-            yield from each
+    for each in work:
+        yield from each  # closing this closes the one under way; those that have not begun hold nothing
 
 
 def _too_many(failed: int, allowed: int, first: ImageFailure, folder: PartFolder) -> TooManyFailuresError:

@@ -135,5 +135,6 @@ def _restored_log_level() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its class's name."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

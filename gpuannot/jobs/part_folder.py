@@ -248,10 +248,12 @@ class PartFolder:
             return None
         if found.part != number or (verify and found.names != self.inputs.digest(number)):
             return None
-        if found.coming is not None and self._has_rows_of(PartDone(**found.coming)):
-            found = PartDone(**found.coming)  # it was stopped once its rows were there
-        elif found.coming is not None and self._has_rows_of(found):
-            return found  # before that: its rows are the old ones, its ledger may be either
+        if found.coming is not None:
+            coming = PartDone(**found.coming)
+            if self._has_rows_of(coming):
+                found = coming  # it was stopped once its rows were there
+            elif self._has_rows_of(found):
+                return found  # before that: its rows are the old ones, its ledger may be either
         for name, expected in found.files.items() if verify else ():
             try:
                 if sha256_of(self.path / name) != expected:

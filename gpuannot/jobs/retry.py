@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..images.batches import ImageFailure
 from ..model.annotations import Annotations
 from ..model.word_model import WordModel
 from ..system.timing import StageTimer
@@ -30,7 +29,12 @@ def retry_parts(
 ) -> Generator[BatchDone]:
     """Annotate the inputs of whole parts that have no row, and write those parts anew; one result for each batch, in order.
 
-    Args, and what is raised: as :func:`~gpuannot.jobs.pipeline.annotate_parts`.
+    Args:
+        numbers: of the parts, which are whole.
+        model, folder, threads, processes, timer: as for :func:`~gpuannot.jobs.pipeline.annotate_parts`.
+
+    Raises:
+        DeviceError, OutputError: as that.
     """
     timer, settings = timer or StageTimer(), folder.settings
     decoding = Decoding(threads, processes, settings.decoder, settings.cpu_share)
@@ -82,32 +86,9 @@ def _write(model: WordModel, folder: PartFolder, number: int, parts: list[Annota
                 )
             ]  # fmt: skip
             new = [place for place in places if place in now]
-            pieces += [_row(*now[place]) for place in new]
-            lost: list[ImageFailure] = [next(failures) for place in places if place in failed and place not in now]
-            joined = Annotations.joined(pieces, model.vocabulary, settings.k)
-            writer.write(_in_order(joined, [*old, *new], lost), start, len(places))
+            pieces += [part.at([row]) for part, row in (now[place] for place in new)]
+            lost = tuple(next(failures) for place in places if place in failed and place not in now)
+            there = np.array([*old, *new], dtype=np.int64)
+            joined = replace(Annotations.joined(pieces, model.vocabulary, settings.k), positions=there)
+            writer.write(replace(joined.at(np.argsort(there).tolist()), failures=lost), start, len(places))
         writer.commit(done)
-
-
-def _row(part: Annotations, row: int) -> Annotations:
-    def one(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[row : row + 1]
-
-    return replace(
-        part, names=part.names[row : row + 1], positions=part.positions[row : row + 1], index=part.index[row : row + 1],
-        distance=part.distance[row : row + 1], confidence=one(part.confidence), vectors=one(part.vectors), failures=(),
-    )  # fmt: skip
-
-
-def _in_order(joined: Annotations, places: list[int], failures: list[ImageFailure]) -> Annotations:
-    order = np.argsort(places, kind="stable") if places else np.empty(0, np.int64)
-    return replace(
-        joined,
-        names=tuple(joined.names[row] for row in order),
-        positions=np.array(places, np.int64)[order],
-        index=joined.index[order],
-        distance=joined.distance[order],
-        confidence=None if joined.confidence is None else joined.confidence[order],
-        vectors=None if joined.vectors is None else joined.vectors[order],
-        failures=tuple(failures),
-    )

@@ -106,5 +106,6 @@ def check_accounts(what: str, inputs: int, rows: int, failures: int) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -58,6 +58,20 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.names)
 
+    def at(self, rows: Sequence[int]) -> Annotations:
+        """Those of some rows, in that order, without failures."""
+        order = np.asarray(rows, dtype=np.int64)
+        return replace(
+            self,
+            names=tuple(self.names[row] for row in rows),
+            positions=self.positions[order],
+            index=self.index[order],
+            distance=self.distance[order],
+            failures=(),
+            vectors=None if self.vectors is None else self.vectors[order],
+            confidence=None if self.confidence is None else self.confidence[order],
+        )
+
     def likely(self, threshold: float) -> Annotations:
         """Of each image's words those of a confidence of at least ``threshold``, but always the one of the highest.
 

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hostile_images import encoded, scene
+from reading import read_in_order
 from tars import write_tar
 
 from gpuannot import Inputs
 from gpuannot.errors import ImageError
 from gpuannot.images.containers import Containers, read
-from gpuannot.images.input import Input
 
 PICTURES = [encoded(np.roll(scene(), 3 * number, axis=1), "JPEG") for number in range(6)]
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -32,17 +32,6 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".tar.zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
 }
 OTHER_NAMES = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".tbz": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
-
-
-def outcomes(items: list[Input]) -> list[bytes | str]:
-    found: list[bytes | str] = []
-    with Containers() as containers:
-        for item in items:
-            try:
-                found.append(containers.ready(item).read())
-            except ImageError as error:
-                found.append(f"{error.stage}: {error.reason}")
-    return found
 
 
 def tar_of(folder: Path, count: int = 6) -> bytes:
@@ -58,7 +47,11 @@ def test_every_compression_gives_the_same(tmp_path: Path, suffix: str) -> None:
     items = list(inputs)
     assert [item.name for item in items] == [f"{path}/{number}.jpg" for number in range(6)]
     assert inputs.left_out == {".json": 1}
-    assert outcomes(items) == PICTURES and outcomes(items[::-1]) == PICTURES[::-1] and outcomes(items[4:]) == PICTURES[4:]
+    assert (
+        read_in_order(items) == PICTURES
+        and read_in_order(items[::-1]) == PICTURES[::-1]
+        and read_in_order(items[4:]) == PICTURES[4:]
+    )
     assert [read(item) for item in items] == PICTURES
 
 
@@ -70,7 +63,7 @@ def test_a_cut_compressed_shard_keeps_what_is_whole(tmp_path: Path, suffix: str)
         path = tmp_path / f"s{suffix}"
         path.write_bytes(content[:cut])
         items = list(Inputs(path))
-        found = outcomes(items)
+        found = read_in_order(items)
         whole = [each for each in found if isinstance(each, bytes)]
         assert whole == PICTURES[: len(whole)]
         assert len(found) > len(whole)
@@ -88,7 +81,7 @@ def test_a_cut_shard_of_several_blocks(tmp_path: Path, suffix: str) -> None:
     content = COMPRESS[suffix](shard.read_bytes())
     path = tmp_path / f"s{suffix}"
     path.write_bytes(content[: len(content) * 95 // 100])
-    found = outcomes(list(Inputs(path)))
+    found = read_in_order(list(Inputs(path)))
     assert found[:2] == contents[:2] and all("broken or cut" in str(each) for each in found[2:])
 
 
@@ -112,7 +105,7 @@ def test_a_damaged_header_costs_its_file_alone(tmp_path: Path, suffix: str, dama
     [failed] = [item for item in items if item.kind == "failed"]
     assert failed.name == str(path) and f"no tar header at byte {at} where one should be" in failed.detail
     assert items.index(failed) == damaged
-    assert [each for each in outcomes(items) if isinstance(each, bytes)] == [PICTURES[number] for number in others]
+    assert [each for each in read_in_order(items) if isinstance(each, bytes)] == [PICTURES[number] for number in others]
 
 
 def chain_of(name: str, content: bytes, format: int) -> bytes:
@@ -137,7 +130,7 @@ def test_a_lost_file_leaves_its_long_name_to_none(tmp_path: Path, format: int, s
     path.write_bytes(COMPRESS[suffix](first + second + third + bytes(1024)))
     items = list(Inputs(path))
     assert [item.name for item in items] == [f"{path}/a.jpg", str(path), f"{path}/c.jpg"]
-    found = outcomes(items)
+    found = read_in_order(items)
     assert (found[0], found[2]) == (PICTURES[0], PICTURES[2]) and f"no tar header at byte {len(first)}" in str(found[1])
 
 
@@ -161,7 +154,7 @@ def test_zeros_are_not_always_the_end(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(COMPRESS[suffix](content))
         items = list(Inputs(path))
         failed = " ".join(item.detail for item in items if item.kind == "failed")
-        return [each for each in outcomes(items) if isinstance(each, bytes)], failed
+        return [each for each in read_in_order(items) if isinstance(each, bytes)], failed
 
     zeroed = whole[: third - 512] + bytes(512) + whole[third:]
     assert given(zeroed) == (
@@ -225,7 +218,7 @@ def test_a_zip_archive(tmp_path: Path) -> None:
     inputs = Inputs(tmp_path, glob=["*.zip"])
     items = list(inputs)
     assert [item.name for item in items] == [f"{path}/{name}" for name in METHODS] and inputs.left_out == {".txt": 1}
-    assert outcomes(items) == PICTURES[:4] and outcomes(items[::-1]) == PICTURES[3::-1]
+    assert read_in_order(items) == PICTURES[:4] and read_in_order(items[::-1]) == PICTURES[3::-1]
 
 
 def test_a_damaged_file_in_a_zip_archive_is_the_only_one_lost(tmp_path: Path) -> None:
@@ -236,7 +229,7 @@ def test_a_damaged_file_in_a_zip_archive_is_the_only_one_lost(tmp_path: Path) ->
             at = archive.getinfo(name).header_offset + 30 + len(name) + 200
             content[at : at + 40] = bytes(40)
     path.write_bytes(content)
-    found = outcomes(list(Inputs(path)))
+    found = read_in_order(list(Inputs(path)))
     assert found[2:] == PICTURES[2:4]
     assert all(str(each).startswith("read: is damaged in its archive: ") for each in found[:2])
 
@@ -264,7 +257,7 @@ def test_archives_behind_a_url(tmp_path: Path, suffix: str) -> None:
     whole = zip_of(tmp_path / "s.zip", METHODS).read_bytes() if suffix == ".zip" else tar_of(tmp_path, 4)
     content = COMPRESS.get(suffix, bytes)(whole)
     fsspec.filesystem("memory").pipe_file(f"/archives/s{suffix}", content)
-    assert outcomes(list(Inputs(f"memory://archives/s{suffix}"))) == PICTURES[:4]
+    assert read_in_order(list(Inputs(f"memory://archives/s{suffix}"))) == PICTURES[:4]
 
 
 def test_an_archive_that_cannot_be_read_for_a_moment(tmp_path: Path) -> None:

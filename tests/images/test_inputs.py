@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile_images import encoded, scene
+from reading import read_in_order
 from tars import write_tar
 
 from gpuannot import Inputs
 from gpuannot.errors import ImageError
 from gpuannot.images.batches import ImageBatches
-from gpuannot.images.containers import Containers, read
+from gpuannot.images.containers import read
 from gpuannot.images.decode import IMAGE_SUFFIXES, decode_image
 from gpuannot.images.input import Input
 from gpuannot.images.tables import IMAGE_COLUMNS
@@ -55,20 +56,6 @@ def outcome(item: Input) -> bytes | str:
     except ImageError as error:
         assert error.path == item.name
         return f"{error.stage}: {error.reason}"
-
-
-def read_in_order(inputs: Iterable[Input]) -> list[bytes | str]:
-    """The content, or stage and reason, of each input, as the decoder reads them."""
-    found: list[bytes | str] = []
-    with Containers() as containers:
-        for item in inputs:
-            ready = containers.ready(item)
-            try:
-                found.append(ready.read())
-            except ImageError as error:
-                assert error.path == item.name
-                found.append(f"{error.stage}: {error.reason}")
-    return found
 
 
 # ---- files and folders

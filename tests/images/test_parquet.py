@@ -10,25 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile_images import encoded, scene
+from reading import read_in_order
 
 from gpuannot import Inputs
-from gpuannot.errors import ImageError
-from gpuannot.images.containers import Containers
-from gpuannot.images.input import Input
 
 PICTURES = [encoded(np.roll(scene(), number, axis=1), "PNG") for number in range(60)]
 GROUP = 20
-
-
-def outcomes(items: list[Input]) -> list[bytes | str]:
-    found: list[bytes | str] = []
-    with Containers() as containers:
-        for item in items:
-            try:
-                found.append(containers.ready(item).read())
-            except ImageError as error:
-                found.append(f"{error.stage}: {error.reason}")
-    return found
 
 
 def write(path: Path, columns: dict[str, pa.Array], **options: object) -> Path:
@@ -70,7 +57,7 @@ def test_a_damaged_page(tmp_path: Path, kind: str, group: int, page: int) -> Non
     damage(path, group, page)
     items = list(Inputs(path))
     assert len(items) == 60
-    found = outcomes(items)
+    found = read_in_order(items)
     lost = [row for row, each in enumerate(found) if each != PICTURES[row]]
     assert lost and set(lost) <= set(range(group * GROUP, (group + 1) * GROUP))
     assert page == 0 or lost[0] > group * GROUP  # what is before the damage is read
@@ -80,8 +67,8 @@ def test_a_damaged_page(tmp_path: Path, kind: str, group: int, page: int) -> Non
     rng = random.Random(group)
     for _ in range(12):  # whoever begins or ends where, or leaves rows out
         some = sorted(rng.sample(range(60), rng.randint(1, 60)))
-        assert outcomes([items[row] for row in some]) == [found[row] for row in some]
-    backwards = outcomes(items[::-1])
+        assert read_in_order([items[row] for row in some]) == [found[row] for row in some]
+    backwards = read_in_order(items[::-1])
     assert backwards[::-1] == found
 
 
@@ -102,7 +89,7 @@ def test_a_checksum_tells_of_damage_that_else_would_pass(tmp_path: Path) -> None
     content = bytearray(path.read_bytes())
     content[content.index(PICTURES[30]) + 40] ^= 0xFF
     path.write_bytes(content)
-    found = outcomes(list(Inputs(path)))
+    found = read_in_order(list(Inputs(path)))
     lost = [row for row, each in enumerate(found) if each != PICTURES[row]]
     assert 30 in lost and all("row group 1 of the table is damaged" in str(found[row]) for row in lost)
     assert set(lost) <= set(range(GROUP, 2 * GROUP))
@@ -118,7 +105,7 @@ def test_a_damaged_footer_ends_in_a_sentence_or_in_the_rows(tmp_path: Path, seed
     path.write_bytes(content)
     items = list(Inputs(path))
     assert 0 < len(items) <= 60
-    assert len(outcomes(items)) == len(items)
+    assert len(read_in_order(items)) == len(items)
 
 
 @pytest.mark.parametrize("first", ["flat", "struct"])
@@ -126,5 +113,5 @@ def test_a_dot_in_the_name_of_a_column(tmp_path: Path, first: str) -> None:
     """The flat column is called as the other's field is reached."""
     columns = {"image.bytes": pa.array([b"flat"] * 60), "image": COLUMNS["struct"]}
     path = write(tmp_path / "t.parquet", dict(sorted(columns.items(), reverse=first == "flat")))
-    assert outcomes(list(Inputs(path, column="image"))) == PICTURES
-    assert outcomes(list(Inputs(path, column="image.bytes"))) == [b"flat"] * 60
+    assert read_in_order(list(Inputs(path, column="image"))) == PICTURES
+    assert read_in_order(list(Inputs(path, column="image.bytes"))) == [b"flat"] * 60
