@@ -37,8 +37,8 @@ STEPS: dict[str, tuple[str, ...]] = {
     "n = 128, m = 32": ("n_components", "n_centers"),
     "layers pool4, conv5_1, conv5_2, conv5_3": ("layer",),
     "joint projection, unit length": ("projection",),
-    "ridge": ("head", "regularisation"),
-    "calibration by leave-one-out odds, balance": ("calibration", "balance"),
+    "ridge": ("head",),
+    "calibration by leave-one-out odds, for every word alike": ("objective",),
     "products of the first components = best": ("quadratic", "quadratic_weight"),
 }
 K = 5
@@ -49,7 +49,7 @@ _OF_CODEBOOK = (*_OF_DESCRIPTORS, "n_centers")
 
 def configs() -> dict[str, AnnotatorConfig]:
     """The settings of each step."""
-    best, config, found = AnnotatorConfig.preset("best"), AnnotatorConfig.preset("paper"), {}
+    best, config, found = AnnotatorConfig.preset("best", objective="words"), AnnotatorConfig.preset("paper"), {}
     for step, names in STEPS.items():
         config = dataclasses.replace(config, **{name: getattr(best, name) for name in names})
         found[step] = config

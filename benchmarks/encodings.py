@@ -35,7 +35,7 @@ from gpuannot.model.word_model import WordModel
 
 K = 5
 _SOFT = 3  # centres that a descriptor is shared among
-BEST = AnnotatorConfig.preset("best")
+BEST = AnnotatorConfig.preset("best", objective="words")
 
 Vectors = NDArray[np.float32]
 

@@ -202,20 +202,20 @@ class Annotator:
     def annotate(
         self, images: Images, k: int | None = None, *, threshold: float | None = None, progress: bool | None = None
     ) -> Annotations:
-        """The k nearest words of each image. Images that cannot be read are listed in the result's ``failures``.
+        """The words of each image. Images that cannot be read are listed in the result's ``failures``.
 
         Args:
             images: N images.
-            k: words for each; None is 5, or as many as have an image.
-            threshold: give of the k words only those with at least this confidence, but one at least
-                (:meth:`Annotations.likely`); None gives k.
+            k: the k nearest for each. None gives, in order of confidence, those that pass the threshold which the fit chose, one
+                at least (``words.head.chosen``); with a model that chose none, 5, or as many as have an image.
+            threshold: give of these only those with at least this confidence, but one at least (:meth:`Annotations.likely`).
             progress: show a bar; None shows one on terminals.
 
         Raises:
             ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
             NotFittedError: before ``fit``.
         """
-        k = self.words.check_k(k, threshold)
+        k, threshold = self.words.check_giving(k, threshold)
         parts = self.stream(as_sequence(images), k, threshold=threshold, progress=progress)
         return Annotations.joined(list(parts), self.vocabulary, k)
 
@@ -232,8 +232,7 @@ class Annotator:
 
         Args:
             images: N images; of a folder, list or table of any length only what is at work is held.
-            k: words for each; None is 5, or as many as have an image.
-            threshold: as in :meth:`annotate`.
+            k, threshold: as in :meth:`annotate`.
             decode: ``cpu``, or ``auto`` and ``gpu`` as in :meth:`batch`.
             progress: show a bar; None shows one on terminals.
 

@@ -17,6 +17,7 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
 HEADS = ("mean", "demixed", "ridge")
 CALIBRATIONS = ("none", "odds")
+OBJECTIVES = ("images", "words")
 # Values that files of earlier versions may state.
 _REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}
 
@@ -85,6 +86,18 @@ def positive(most: float = sys.float_info.max) -> Constraint:
     return Constraint(expected, lambda value, _: _is_number(value) and 0 < value <= most, float)
 
 
+def or_chosen(constraint: Constraint) -> Constraint:
+    """What ``constraint`` allows, or None, which a text spells ``auto``: the fit chooses the value."""
+
+    def parse(given: str) -> Any:
+        return None if given.lower() == "auto" else constraint.parse(given)
+
+    def allows(value: Any, most: Any) -> bool:
+        return value is None or constraint.allows(value, most)
+
+    return dataclasses.replace(constraint, expected=f"{constraint.expected}, or auto", allows=allows, parse=parse)
+
+
 def one_of(choices: tuple[str, ...], *, optional: bool = False) -> Constraint:
     """One of the texts ``choices``, or with ``optional`` None."""
     allowed = (*choices, None) if optional else choices
@@ -139,9 +152,10 @@ CONSTRAINTS: dict[str, Constraint] = {
     "quadratic_weight": positive(1e30),
     "metric": one_of(METRICS),
     "head": one_of(HEADS),
-    "regularisation": positive(),
-    "balance": number(0, 1),
-    "calibration": one_of(CALIBRATIONS),
+    "objective": one_of(OBJECTIVES),
+    "regularisation": or_chosen(positive()),
+    "balance": or_chosen(number(0, 1)),
+    "calibration": or_chosen(one_of(CALIBRATIONS)),
     "seed": whole(0, most=2**32 - 1, shown="2³²−1"),
     "batch_size": whole(1, 65_536),
 }
@@ -203,13 +217,18 @@ class AnnotatorConfig:
     head: str = "mean"
     """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, or the linear score ``ridge``; see
     :class:`~gpuannot.heads.word_head.WordHead`. ``ridge`` keeps D² sums, D = m·n."""
-    regularisation: float = 1.0
-    """λ of ``demixed`` and ``ridge``, as a multiple of the mean diagonal of the system that is solved."""
-    balance: float = 0.0
-    """g, of ``ridge``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent it is."""
-    calibration: str = "none"
-    """How ``ridge`` brings the words' scores to one scale: ``none`` or ``odds`` (log-odds by two Gaussians, fitted to leave-one-out
-    scores)."""
+    objective: str = "images"
+    """What the head ``ridge`` is to be good at. ``images``: the words of each image, by how likely they are, as many as are likely
+    enough. ``words``: every word alike, rare or frequent, by the literature's per-word F1 with five words an image."""
+    regularisation: float | None = None
+    """λ of ``demixed`` and ``ridge``, as a multiple of the mean diagonal of the system that is solved. None has the fit choose it
+    for ``objective`` by leave-one-out (``ridge``), or is 1 (``demixed``)."""
+    balance: float | None = None
+    """g, of ``ridge``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent it is. None has the
+    fit choose it for ``images``, and is 1 for ``words``."""
+    calibration: str | None = None
+    """How ``ridge`` brings the words' scores to one scale: ``none`` (they are predictions of 0 and 1) or ``odds`` (log-odds by two
+    Gaussians, fitted to leave-one-out scores). None is ``none`` for ``images`` and ``odds`` for ``words``."""
     seed: int = 0
     """Seeds every random choice: same images, seed and machine, same model, on any number of its cores."""
     batch_size: int = 32
@@ -286,8 +305,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "projection": 1024,
         "quadratic": 90,
         "head": "ridge",
-        "regularisation": 0.2,
-        "balance": 1.0,
-        "calibration": "odds",
     },
 }

@@ -12,7 +12,10 @@ from gpuannot.model.fit import InProcess, fit
 from gpuannot.model.store import FeatureStore
 
 SMALL: dict[str, Any] = {"layer": "pool2", "input_size": 32, "n_components": 8, "n_centers": 4}
-RIDGE: dict[str, Any] = {"head": "ridge", "calibration": "odds", "balance": 0.5, "signed_sqrt": True, "l2": True}
+RIDGE: dict[str, Any] = {
+    "head": "ridge", "objective": "words", "regularisation": 1.0, "calibration": "odds", "balance": 0.5, "signed_sqrt": True,
+    "l2": True,
+}  # fmt: skip
 LAYERED: dict[str, Any] = {
     "layer": "pool2+conv3_1+conv3_3", "input_size": 32, "n_components": 6, "n_centers": 3, "signed_sqrt": True, "l2": True,
 }  # fmt: skip

@@ -21,7 +21,7 @@ COUNTS = (
 OTHERS: dict[str, Any] = {
     "weights": "vgg16.pth", "weights_convention": "torchvision", "layer": "conv4_3", "relu": False, "trunk_dtype": "float32",
     "interpolation": "bilinear", "mass": True, "intra": True, "signed_sqrt": True, "l2": True, "metric": "cosine", "seed": 7,
-    "head": "ridge", "regularisation": 3.0, "balance": 0.5, "calibration": "odds",
+    "head": "ridge", "objective": "words", "regularisation": 3.0, "balance": 0.5, "calibration": "odds",
     "projection": 5, "quadratic": 2, "quadratic_weight": 0.75,
     **dict.fromkeys(COUNTS, 3),
 }  # fmt: skip
@@ -92,8 +92,8 @@ def test_sizes_that_no_memory_holds(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("regularisation", [1e-9, 1, 1e9], [0, -1.0, float("inf"), float("nan"), "1", None, True]),
-        ("balance", [0, 0.5, 1], [-0.1, 1.1, float("nan"), "0", None, False]),
+        ("regularisation", [1e-9, 1, 1e9, None], [0, -1.0, float("inf"), float("nan"), "1", "auto", True]),
+        ("balance", [0, 0.5, 1, None], [-0.1, 1.1, float("nan"), "0", "auto", False]),
         ("quadratic_weight", [1e-9, 1, 1e9], [0, -1.0, float("inf"), float("nan"), "1", None, True]),
         ("projection", [0, 1, 64 * 64], [-1, 64 * 64 + 1, 1.0, "1", None, True]),
     ],
@@ -185,6 +185,12 @@ def test_a_setting_written_as_text_is_read_back(name: str) -> None:
     assert value == OTHERS[name] and type(value) is type(OTHERS[name])
 
 
+@pytest.mark.parametrize("name", ["regularisation", "balance", "calibration"])
+def test_what_a_fit_chooses_is_spelled_auto(name: str) -> None:
+    assert getattr(AnnotatorConfig(), name) is None and CONSTRAINTS[name].convert("auto") is None
+    assert str(CONSTRAINTS[name]).endswith(", or auto")
+
+
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [
@@ -192,8 +198,8 @@ def test_a_setting_written_as_text_is_read_back(name: str) -> None:
         ("n_centers", "2.0", "a whole number of at least 1"),
         ("quadratic", "", "a whole number in 0…projection"),
         ("seed", "x", "a whole number in 0…2³²−1"),
-        ("balance", "half", "a number in 0…1"),
-        ("regularisation", "1,5", "a finite number above 0"),
+        ("balance", "half", "a number in 0…1, or auto"),
+        ("regularisation", "1,5", "a finite number above 0, or auto"),
         ("relu", "yes", "true or false"),
     ],
 )

@@ -82,7 +82,8 @@ def info(as_json: AsJson = False) -> None:
     for name, advice in found["missing"].items():
         table.add_row("missing", plain(f"{name}: {advice}"))
     table.add_row("settings", "defaults (preset paper), changed by --set NAME=VALUE:")
-    stated = {name: f"{name} = {value}" for name, value in found["settings"].items()}
+    auto = [name for name, value in found["settings"].items() if value is None and CONSTRAINTS[name].allows(None, None)]
+    stated = {name: f"{name} = {'auto' if name in auto else value}" for name, value in found["settings"].items()}
     width = max(map(len, stated.values()))
     for name, setting in stated.items():
         table.add_row("", f"{plain(setting.ljust(width))}  [dim]{plain(str(CONSTRAINTS[name]))}[/]")

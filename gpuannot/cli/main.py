@@ -263,7 +263,7 @@ def evaluate(
     images = load_labelled_images(data)
     with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
         parts = list(passing(annotator.stream(images.paths, k, threshold=threshold, progress=progress)))
-    annotations = Annotations.joined(parts, annotator.vocabulary, annotator.words.check_k(k))
+    annotations = Annotations.joined(parts, annotator.vocabulary, annotator.words.check_giving(k, threshold)[0])
     failures = [*images.missing, *annotations.failures]
     if not len(annotations):
         exit_for(failures, done=0)

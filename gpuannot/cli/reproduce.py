@@ -57,7 +57,8 @@ def reproduce(
     device: Device = "auto",
     progress: Progress = None,
 ) -> None:
-    """Run the paper's experiment and print our row beside the paper's.
+    """Run the paper's experiment and print our row beside the paper's, for the objective 'words' unless --set or --config says
+    otherwise.
 
     With --table, also JEC, 2PKNN, TagProp, MBRM, CMRM, SVM and ridge, each with its hyper-parameters chosen on a hold-out of the
     training images. The hand-made features need 'pip install gpuannot[baselines]'.
@@ -65,7 +66,7 @@ def reproduce(
     from ..experiments.reproduce import reproduce as run
     from .settings import config_from_options
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file, objective="words")
     if to is not None:
         check_folder_of(to)
     if not table and (only or networks != Networks.none):

@@ -83,7 +83,7 @@ def reproduce(
         raise InvalidArgumentError(f"seeds = {seeds} must be at least 1")
     if report is not None:
         check_report_path(report)
-    config = config or AnnotatorConfig()
+    config = config or AnnotatorConfig(objective="words")
     train, test = load_benchmark(name, data)
     first = Encoder(config, device=device)
     started = time.perf_counter()

@@ -11,11 +11,13 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -26,8 +28,10 @@ from ..errors import DataError, InvalidArgumentError
 from ..heads.word_head import WordHead, new_bank
 from ..method.words import WordBank
 from ..metrics import evaluate
-from ..model.encoder import Encoder
+from ..model.annotations import given_words
+from ..model.encoder import Encoder, to_host
 from ..model.fit import InProcess, learn_codebook, learn_transform
+from ..model.ranker import WordRanker
 from ..model.store import FeatureStore
 from ..model.word_model import WordModel
 from ..system.atomic_files import write_whole
@@ -42,7 +46,7 @@ DEFAULT_SPACE: dict[str, tuple[Any, ...]] = {
     "balance": (0.0, 0.5, 0.75, 1.0),
 }
 #: Settings that only the words depend on: the image vectors of a split serve all their values.
-WORD_SETTINGS = ("metric", "head", "regularisation", "balance", "calibration")
+WORD_SETTINGS = ("metric", "head", "objective", "regularisation", "balance", "calibration")
 #: Settings that ask for other features of the trunk.
 TRUNK_SETTINGS = ("weights", "weights_convention", "layer", "relu", "trunk_dtype", "input_size", "interpolation")
 
@@ -52,6 +56,7 @@ class SettingTrial:
     """One setting at one value, and what it reached on the held-out images: means over the splits, F1 0…1.
 
     Attributes:
+        f1: of the words, as the literature counts it, or for the objective ``images`` of an image.
         f1_error: standard error of ``f1``, by the bootstrap over the held-out images.
         gain, gain_error: F1 above that of the settings that the search began with, and the standard error of the difference.
     """
@@ -161,6 +166,7 @@ def tune(
         images: see :func:`training_images`. config: where the search starts; None is the preset ``best``.
         space: values of each setting, tried in this order; None is :data:`DEFAULT_SPACE`. The value in ``config`` is tried too.
         holdout: images held out in each split; None is a ninth of them, as in the 4,000/500 of Corel5k.
+        k: words an image; for the objective ``images``, with confidences, those that pass the threshold that a fit chooses.
         cache: folder for features; None is the user's cache folder.
 
     Raises:
@@ -190,7 +196,8 @@ def tune(
 
 
 def _checked(config: AnnotatorConfig, space: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    fields = [field.name for field in dataclasses.fields(config) if field.name not in (*TRUNK_SETTINGS, "seed", "batch_size")]
+    fixed = (*TRUNK_SETTINGS, "objective", "seed", "batch_size")
+    fields = [field.name for field in dataclasses.fields(config) if field.name not in fixed]
     for setting, values in space.items():
         if setting not in fields:
             raise InvalidArgumentError(f"{setting} cannot be searched; choose from {', '.join(fields)}")
@@ -246,12 +253,19 @@ class _Search:
 
     def _score(self, config: AnnotatorConfig, split: int) -> _Reached:
         vectors, held = self._encoded(config)[split], self.parts[split][1]
-        bank, head = self._bank(config, split), WordHead(config)
+        bank, head = copy(self._bank(config, split)), WordHead(config)
         head.settle(bank)
-        index, _ = head.ranking(bank).nearest(vectors[held], min(self.k, len(bank.known)))
+        ranker, chosen = WordRanker(head, torch.device("cpu")), head.chosen
+        threshold = None if chosen is None else chosen.threshold
+        most = self.k if chosen is None or threshold is None else chosen.words
+        index, distance = (to_host(part) for part in ranker.rank(bank, vectors[held], min(most, len(bank.known))))
+        if threshold is not None:
+            index = np.where(given_words(ranker.confidence(bank, index, distance), threshold), index, -1)
         truth, words = sparse.csr_array(self.images.labels[held]), covered_words(self.images.labels, held)
-        scores = evaluate(bank.known[index], truth, words=words)
-        return _Reached(scores.f1, scores.n_plus, resample(bank.known[index], truth, words=words, seed=split).f1)
+        scores, resampled = evaluate(index, truth, words=words), resample(index, truth, words=words, seed=split)
+        if config.objective == "images":
+            return _Reached(scores.image_f1, scores.n_plus, resampled.image_f1)
+        return _Reached(scores.f1, scores.n_plus, resampled.f1)
 
     def _bank(self, config: AnnotatorConfig, split: int) -> WordBank:
         """The sums over the images of a split that are not held out: what λ, balance and calibration have no part in."""
@@ -262,7 +276,7 @@ class _Search:
             vectors, learn = self._encoded(config)[split], self.parts[split][0]
             bank = self._banks[key] = new_bank(config, self.images.vocabulary, vectors.shape[1], "cpu")
             for rows in np.array_split(learn, max(1, len(learn) // 512)):
-                bank.partial_fit(vectors[rows], self.images.labels[rows])
+                bank.partial_fit(vectors[rows], self.images.labels[rows], rows)
         return self._banks[key]
 
     def _encoded(self, config: AnnotatorConfig) -> list[NDArray[np.float32]]:

@@ -84,7 +84,9 @@ def inverse(system: Tensor) -> Tensor:
     for start in range(0, size, _COLUMNS):  # L⁻¹ is 0 above the diagonal, and the product is symmetric
         stop = min(start + _COLUMNS, size)
         block = half[start:, start:stop].T @ half[start:, :stop]
-        system[start:stop, :stop] = block
+        corner = block[:, start:].tril()
+        system[start:stop, start:stop] = corner + corner.tril(-1).T
+        system[start:stop, :start] = block[:, :start]
         system[:start, start:stop] = block[:, :start].T
     return system
 
@@ -126,7 +128,9 @@ def _square(half: NDArray[np.float64], out: NDArray[np.float64]) -> None:
 
     def fill(start: int, stop: int) -> None:
         block = half[start:, start:stop].T @ half[start:, :stop]
-        out[start:stop, :stop] = block
+        corner = np.tril(block[:, start:])  # a library may round the two sides of it in different ways
+        out[start:stop, start:stop] = corner + np.tril(corner, -1).T
+        out[start:stop, :start] = block[:, :start]
         out[:start, start:stop] = block[:, :start].T
 
     for_blocks(fill, len(half), _PANEL)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import expit
 from torch import Tensor
 
 from ..config import AnnotatorConfig
@@ -19,10 +20,22 @@ from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import BankExtra, WordBank
 from ..system.threads import one_blas_thread, one_torch_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
+from .choosing import (
+    DEFAULT_REGULARISATION,
+    REGULARISATIONS,
+    Chosen,
+    choose_regularisation,
+    choose_threshold,
+    most_words,
+    reached,
+)
 from .cooccurrence import Cooccurrence
 from .moments import Moments
 from .products import product
 from .ridge import LeftOut, RidgeSystem
+
+# Predictions below this say no more against a word.
+_LEAST = 1e-3
 
 
 class LinearWords(NamedTuple):
@@ -60,19 +73,22 @@ class WordHead:
       + (1 − g)·log(N_j/(N − N_j)).
 
     λ is ``regularisation`` times the mean diagonal of the system, taken by :meth:`settle` at the end of a fit, and held: so adding
-    and forgetting images gives what a fit to all of them with that λ gives.
+    and forgetting images gives what a fit to all of them with that λ gives. What the config leaves open is chosen there too, by the
+    bank's sample of images, each scored as if it had been left out (:mod:`~gpuannot.heads.choosing`), and held.
 
     Args:
-        config: its ``head``, ``metric``, ``regularisation``, ``balance`` and ``calibration``.
+        config: its ``head``, ``metric``, ``objective``, ``regularisation``, ``balance`` and ``calibration``.
 
     Attributes:
         penalty: λ, None where the head has none or it is not settled.
+        chosen: of ``ridge``, what the fit works with; None before :meth:`settle`, and in models of versions that chose nothing.
         logistic: what makes confidences of scores; learnt once by :meth:`settle`, and held. None without.
     """
 
     def __init__(self, config: AnnotatorConfig) -> None:
         self.config = config
         self.penalty: float | None = None
+        self.chosen: Chosen | None = None
         self.logistic: Logistic | None = None
         self._system: RidgeSystem | None = None
 
@@ -82,45 +98,134 @@ class WordHead:
 
     @one_torch_thread()
     def settle(self, bank: WordBank) -> None:
-        """Choose λ by the bank's sums, and learn what makes confidences of scores from its sample of images, if there is one."""
-        self._system, self.penalty, self.logistic = None, None, None
-        if self.config.head == "ridge":
-            mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
-        elif self.config.head == "demixed":
+        """Choose λ by the bank's sums, and by its sample of images, if there is one, what the config leaves open and what makes
+        confidences of scores."""
+        self._system, self.penalty, self.chosen, self.logistic = None, None, None, None
+        given = self.config.regularisation
+        if self.config.head == "demixed":
             mean_diagonal = float(bank.counts.mean()) if len(bank.counts) else 0.0
-        else:
+            self.penalty = _penalty(DEFAULT_REGULARISATION if given is None else given, mean_diagonal)
+        if self.config.head != "ridge":
             return
-        # Images that are all alike leave nothing to divide by; any λ then gives weights of zero.
-        self.penalty = self.config.regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
         sample = bank.extra(SampledImages)
-        if sample is not None and len(sample):
-            self.logistic = self._fit_logistic(bank, sample)
+        if sample is not None and not len(sample):
+            sample = None
+        mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
+        self.chosen = Chosen(DEFAULT_REGULARISATION if given is None else given, self._balance, None, SAMPLE_WORDS)
+        self.penalty = _penalty(self.chosen.regularisation, mean_diagonal)
+        if sample is not None:
+            if given is None:
+                self._choose_regularisation(bank, sample, mean_diagonal)
+            self._learn_confidence(bank, sample)
         bank.drop(SampledImages)
+
+    @property
+    def calibration(self) -> str:
+        """``none`` or ``odds``, as told or as the objective has it."""
+        return self.config.calibration or ("odds" if self.config.objective == "words" else "none")
+
+    @property
+    def of_logarithms(self) -> bool:
+        """Whether confidences go by the logarithm of a word's score, which then is its prediction (N/N_j)^g-fold."""
+        return self.config.head == "ridge" and self.chosen is not None and self.calibration == "none"
+
+    def _evidence(self, bank: WordBank, system: RidgeSystem, known: Tensor, scores: Tensor) -> Tensor:
+        """What scores (S, len(known)) say of their words: the logarithm of the predictions, or the log-odds."""
+        if self.of_logarithms:
+            return (scores + system.counts[known] / system.images).clamp(min=_LEAST).log()
+        odds = self._odds(bank, system, known)
+        return odds.slope * scores + odds.offset
+
+    def _frequency(self, system: RidgeSystem, known: Tensor) -> Tensor:
+        """log N_j/N beside logarithms, else log N_j/(N − N_j): (len(known),)."""
+        return (system.counts[known] / system.images).log() if self.of_logarithms else _prior(system, known)
+
+    @property
+    def _balance(self) -> float:
+        """g, as it was chosen or told; where it was not, that of the objective."""
+        if self.chosen is not None:
+            return self.chosen.balance
+        if self.config.balance is not None:
+            return self.config.balance
+        return 1.0 if self.config.objective == "words" else 0.0
+
+    def _choose_regularisation(self, bank: WordBank, sample: SampledImages, mean_diagonal: float) -> None:
+        """By the sample alone, and where that is not all images on from there, by the system of all, for as long as it gains."""
+        assert self.chosen is not None
+        device, objective = _moments(bank).device, self.config.objective
+        vectors, labels = sample.vectors(device), sample.labels(device)
+
+        def take(regularisation: float) -> None:
+            assert self.chosen is not None
+            self.chosen = self.chosen._replace(regularisation=regularisation)
+            self.penalty, self._system = _penalty(regularisation, mean_diagonal), None
+
+        def value() -> float:
+            system, known = self._solved(bank)
+            scores = system.left_out_scores(vectors, labels[:, known], known)
+            if self.calibration == "odds":
+                odds = self._odds(bank, system, known)
+                return reached(odds.slope * scores + odds.offset, labels[:, known], objective)
+            return reached(scores + system.counts[known] / system.images, labels[:, known], objective)
+
+        take(choose_regularisation(vectors, labels, objective, self.calibration))
+        if _moments(bank).images == len(sample) or len(bank.known) < 2:
+            return
+        best = value()
+        while (now := self.chosen.regularisation) / 2 >= min(REGULARISATIONS) / 4:
+            before = self._system
+            take(now / 2)
+            if (found := value()) <= best:
+                take(now)
+                self._system = before
+                return
+            best = found
 
     @one_torch_thread()
     def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """What makes a confidence of a word's score: σ(slope·score + offset), (len(known),) each; None where nothing was learnt."""
+        """Slope and offset, (len(known),) each, of a word's confidence σ(slope·t + offset), t being its score, or with
+        :attr:`of_logarithms` that of its score; None where nothing was learnt."""
         if self.logistic is None:
             return None
         system, known, scale, shift = self._affine(bank)
-        odds = self._odds(bank, system, known)
-        slope = torch.where(scale > 0, odds.slope / scale, 0.0)
-        offset = odds.offset - slope * shift
         curve = self.logistic
-        constant = curve.prior * _prior(system, known) + curve.constant
-        parts = curve.odds * slope, curve.odds * offset + constant
+        constant = curve.prior * self._frequency(system, known) + curve.constant
+        if self.of_logarithms:  # of the prediction, which is the score divided by its scale
+            parts = torch.full_like(scale, curve.odds), constant - curve.odds * scale.log()
+        else:
+            odds = self._odds(bank, system, known)
+            slope = torch.where(scale > 0, odds.slope / scale, 0.0)
+            parts = curve.odds * slope, curve.odds * (odds.offset - slope * shift) + constant
         return parts[0].cpu().numpy().astype(np.float32), parts[1].cpu().numpy().astype(np.float32)
 
-    def _fit_logistic(self, bank: WordBank, sample: SampledImages) -> Logistic | None:
-        """From the words that the images of a sample would be given, each image scored as if it had been left out."""
-        system, known, scale, shift = self._affine(bank)
-        device = system.mean.device
+    def _learn_confidence(self, bank: WordBank, sample: SampledImages) -> None:
+        """From the words that the images of a sample would be given, each image scored as if it had been left out.
+
+        Where the balance is open, it becomes that of the curve, by which words come in order of confidence.
+        """
+        assert self.chosen is not None
+        system, known = self._solved(bank)
+        device, images = system.mean.device, self.config.objective == "images"
         truth = sample.labels(device)[:, known]
         scores = system.left_out_scores(sample.vectors(device), truth, known)
-        given = (scores * scale + shift).topk(min(SAMPLE_WORDS, len(known)), dim=1).indices
-        odds, prior = self._odds(bank, system, known), _prior(system, known)
-        picked = (odds.slope * scores + odds.offset).gather(1, given), prior[given], truth.gather(1, given) > 0
-        return fit_logistic(*(part.cpu().numpy().ravel() for part in picked))
+        evidence, prior = self._evidence(bank, system, known, scores), self._frequency(system, known)
+        most = most_words(truth, len(known)) if images else min(SAMPLE_WORDS, len(known))
+        follow = images and self.config.balance is None and self.calibration == "none"
+        curve: Logistic | None = None
+        for _ in range(3 if follow else 1):  # which words are given depends on the balance
+            *_, scale, shift = self._affine(bank)
+            given = (scores * scale + shift).topk(most, dim=1).indices
+            picked = evidence.gather(1, given), prior[given], truth.gather(1, given) > 0
+            values, frequency, right = (part.cpu().numpy() for part in picked)
+            curve = self.logistic = fit_logistic(values.ravel(), frequency.ravel(), right.ravel())
+            if curve is None:
+                return
+            if follow and curve.odds > 0:
+                self.chosen = self.chosen._replace(balance=float(np.clip(-curve.prior / curve.odds, 0, 1)))
+        if images and curve is not None:
+            confidence = expit(curve.odds * values + curve.prior * frequency + curve.constant)
+            carried = truth.sum(dim=1).cpu().numpy().astype(np.int64)
+            self.chosen = self.chosen._replace(threshold=choose_threshold(confidence, right, carried), words=most)
 
     @one_torch_thread()
     def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
@@ -181,11 +286,11 @@ class WordHead:
     def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:
         """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s = (x − μ)·K_j."""
         system, known = self._solved(bank)
-        if self.config.calibration == "odds":
+        if self.calibration == "odds":
             odds = self._odds(bank, system, known)
-            return system, known, odds.slope, odds.offset + (1 - self.config.balance) * _prior(system, known)
+            return system, known, odds.slope, odds.offset + (1 - self._balance) * _prior(system, known)
         share = system.counts[known] / system.images
-        scale = share**-self.config.balance
+        scale = share**-self._balance
         return system, known, scale, scale * share
 
     def _odds(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Odds:
@@ -209,6 +314,11 @@ def _prior(system: RidgeSystem, known: Tensor) -> Tensor:
     """log N_j/(N − N_j)."""
     counts = system.counts[known]
     return (counts / (system.images - counts).clamp(min=0.5)).log()
+
+
+def _penalty(regularisation: float, mean_diagonal: float) -> float:
+    """λ. Images that are all alike leave nothing to multiply; any λ then gives weights of zero."""
+    return regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
 
 
 def _moments(bank: WordBank) -> Moments:

@@ -126,7 +126,7 @@ def annotate_batch(
         TooManyFailuresError: by ``on_error`` or ``max_failures``. ClusterError: no Dask, no answer from the scheduler, no workers,
             files that they do not share, or a part that several workers died of.
     """
-    k = model.check_k(k, threshold)
+    k, threshold = model.check_giving(k, threshold)
     inputs = source if isinstance(source, Inputs) else Inputs(source)
     clustered = workers is not None or scheduler is not None
     if clustered or dashboard:

@@ -20,7 +20,7 @@ def annotate_stream(
     model: WordModel, images: Images, k: int | None, *, threshold: float | None, decode: str, progress: bool | None
 ) -> Iterator[Annotations]:
     """:meth:`gpuannot.Annotator.stream`, which says what the arguments mean."""
-    k = model.check_k(k, threshold)
+    k, threshold = model.check_giving(k, threshold)
     config, threads = model.config, cpus()
     decoding = Decoding(threads, False, *choose_decoder(decode, model.device, config.input_size, config.interpolation, threads))
     if isinstance(images, (str, Path, Inputs)):

@@ -83,9 +83,7 @@ class Annotations:
                 "these annotations have no confidences to compare with a threshold; the head 'ridge' gives them"
             )
         check_threshold(threshold)
-        kept = self.confidence >= threshold
-        if kept.size:
-            kept[np.arange(len(kept)), self.confidence.argmax(axis=1)] = True
+        kept = given_words(self.confidence, threshold)
         order = np.argsort(~kept, axis=1, kind="stable")
 
         def compacted(values: NDArray[Any], missing: float) -> NDArray[Any]:
@@ -102,6 +100,14 @@ class Annotations:
     def words(self) -> list[tuple[str, ...]]:
         """For each image its words, nearest first."""
         return [tuple(self.vocabulary[word] for word in row if word >= 0) for row in self.index]
+
+
+def given_words(confidence: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+    """Which words (T, k) pass a threshold of confidence, or are the one of the highest of their image."""
+    kept = confidence >= threshold
+    if kept.size:
+        kept[np.arange(len(kept)), confidence.argmax(axis=1)] = True
+    return kept
 
 
 def _joined(parts: Sequence[NDArray[np.float32] | None], width: int | None = None) -> NDArray[np.float32] | None:

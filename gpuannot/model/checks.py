@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..config import AnnotatorConfig
 from ..errors import ModelFileError
+from ..heads.choosing import Chosen
 from ..method.weights import Preprocessing
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -197,6 +198,11 @@ def _check_head(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any],
         raise ModelFileError(f"{path} lacks the tensor {missing[0]!r}, which the head {head!r} needs")
     if unknown := sorted(there - wanted - ({"confidence"} if head == "ridge" else set())):
         raise _wrong(path, unknown[0], f"a tensor that the head {head!r} does not have")
+    chosen = metadata.get("chosen")
+    if (chosen is not None) != (head == "ridge") and (chosen is not None or _is_open(metadata["config"])):
+        raise _wrong(path, "chosen", f"{_shown(chosen)}, which does not suit the head {head!r} and its settings")
+    if chosen is not None and chosen["threshold"] is not None and "confidence" not in tensors:
+        raise _wrong(path, "chosen", f"{_shown(chosen)}, and there is no tensor 'confidence' to compare its threshold with")
     with_sums = "total" in tensors
     for name in ("images", "penalty"):
         if (metadata.get(name) is not None) != with_sums:
@@ -205,6 +211,19 @@ def _check_head(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any],
         raise _wrong(path, "logistic", f"{_shown(metadata.get('logistic'))}, which does not suit the tensor 'confidence'")
     if not with_sums and metadata.get("logistic") is not None:
         raise _wrong(path, "logistic", f"{_shown(metadata['logistic'])}, and its sums are not there")
+
+
+def _is_open(config: Any) -> bool:
+    """Whether the settings leave something to be chosen at a fit."""
+    return isinstance(config, dict) and None in (config.get("regularisation"), config.get("balance"))
+
+
+def _is_chosen(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != set(Chosen._fields):
+        return False
+    numbers = _finite(value["regularisation"]) and value["regularisation"] > 0 and _finite(value["balance"])
+    threshold = value["threshold"]
+    return numbers and (threshold is None or (_finite(threshold) and 0 <= threshold <= 1)) and _whole(value["words"])
 
 
 def _whole(value: Any) -> bool:
@@ -235,6 +254,7 @@ _METADATA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "images": ("a number of images", _whole),
     "penalty": ("a number above 0", lambda value: _finite(value) and value > 0),
     "logistic": ("null or three numbers", lambda value: value is None or _numbers(value, 3)),
+    "chosen": (f"null or the numbers {', '.join(Chosen._fields)}", lambda value: value is None or _is_chosen(value)),
 }
 
 

@@ -14,6 +14,7 @@ from scipy import sparse
 from ..config import AnnotatorConfig
 from ..errors import DeviceError, InvalidArgumentError, ModelFileError
 from ..heads.calibration import Logistic
+from ..heads.choosing import Chosen
 from ..heads.cooccurrence import Cooccurrence
 from ..heads.moments import Moments
 from ..method.ranking import LinearRanking
@@ -126,6 +127,8 @@ def _of_words(model: WordModel, with_sums: bool) -> tuple[dict[str, NDArray[Any]
         tensors.update(weights=ranking.weights, bias=ranking.bias)
         if (curves := model.ranker.curves(bank)) is not None:
             tensors["confidence"] = curves
+        if head.chosen is not None:
+            metadata["chosen"] = head.chosen._asdict()
         if not with_sums or moments is None:
             return tensors, metadata
     elif not with_sums:
@@ -158,6 +161,8 @@ def _restore_words(model: WordModel, file: ModelFile) -> None:
         pairs.counts = sparse.csr_array((images, (first, second)), shape=(len(bank.vocabulary),) * 2)
         bank.extras = [moments, pairs]
     model.head.penalty = metadata.get("penalty")
+    if metadata.get("chosen") is not None:
+        model.head.chosen = Chosen(**metadata["chosen"])
     if metadata.get("logistic") is not None:
         model.head.logistic = Logistic(*metadata["logistic"])
     ranking = LinearRanking(tensors["weights"], tensors["bias"]) if "weights" in tensors else None

@@ -16,6 +16,8 @@ from ..method.words import WordBank
 from ..system.threads import one_blas_thread
 from .encoder import Vectors
 
+_LEAST = 1e-12  # a score whose logarithm makes any word unlikely
+
 
 class WordRanker:
     """Ranks words and says how likely they are. It holds for one state of a bank: after a change, make another.
@@ -78,9 +80,11 @@ class WordRanker:
             if self._device_curves is None or self._device_curves.device != distance.device:
                 self._device_curves = torch.from_numpy(curves).to(distance.device)
             slope, offset = self._device_curves[:, torch.as_tensor(index)]
-            return torch.sigmoid(offset - slope * distance)
+            on_device = (-distance).clamp(min=_LEAST).log() if self._head.of_logarithms else -distance
+            return torch.sigmoid(offset + slope * on_device)
         slope, offset = curves[:, index]
-        return expit(offset - slope * distance)
+        score = np.log(np.maximum(-distance, _LEAST)) if self._head.of_logarithms else -distance
+        return expit(offset + slope * score)
 
     def curves(self, bank: WordBank) -> NDArray[np.float32] | None:
         """Slope and offset of each word's confidence, (2, W); None where there are none."""

@@ -90,7 +90,7 @@ class WordModel:
         sources = sources_or_vectors(images)
         matrix, words = label_matrix(labels, self.bank_.vocabulary, extend=True)
         check_lengths(len(sources), matrix)
-        failures = self._start_failures()
+        failures = self.encoder.extractor.failures = []
         self.head.add_words(len(words) - len(self.bank_.vocabulary))
         self.bank_.add_words(words)
         self.changed()
@@ -106,9 +106,7 @@ class WordModel:
         """Take out images that were learnt from, by the labels they were learnt with. Words stay, even those left without image.
 
         Args:
-            images: N images.
-            labels: the words of each, or an (N, W) matrix of 0 and 1.
-            progress: show a bar; None shows one on terminals.
+            images, labels, progress: as in :meth:`partial_fit`.
 
         Raises:
             ValueError: more images of a word than there are.
@@ -124,9 +122,7 @@ class WordModel:
         """Add a word by images that show it, a few or many; they carry no other word.
 
         Args:
-            word: that is new, or has no image yet.
-            images: N of them.
-            progress: show a bar; None shows one on terminals.
+            word: that is new, or has no image yet. images: N of them. progress: as in :meth:`partial_fit`.
 
         Raises:
             ValueError: the vocabulary has the word, with images.
@@ -212,7 +208,7 @@ class WordModel:
         return bank.flush() if self.encoder.extractor.on_gpu else bank
 
     def forget_all(self) -> None:
-        """Forget the words: if a fit fails half-way, nothing may rank by what an earlier one learnt."""
+        """Forget the words, so that after a fit that fails nothing ranks by an earlier one."""
         vars(self).pop("bank_", None)
 
     def learn(self, vocabulary: Sequence[str], sums: WordBank | None) -> None:
@@ -228,7 +224,7 @@ class WordModel:
         """How many words every image is given: k, or for None 5, where as many have an image.
 
         Raises:
-            ValueError: not 1…number of words that have at least one image; a threshold that confidences cannot be compared with.
+            ValueError: not 1…number of words with an image, or a threshold that confidences cannot be compared with.
         """
         self.require_fit()
         check_threshold(threshold)
@@ -240,6 +236,13 @@ class WordModel:
             detail = f"; {without} words of the vocabulary have no image" if without else ""
             raise InvalidArgumentError(f"k = {k} must lie in 1…{known}, the number of words that can be given{detail}")
         return k
+
+    def check_giving(self, k: int | None, threshold: float | None) -> tuple[int, float | None]:
+        """:meth:`check_k`, and the confidence that words need; where k is None, both as the fit chose them."""
+        self.require_fit()
+        if k is None and (chosen := self.head.chosen) is not None and chosen.threshold is not None and self.has_confidence:
+            k, threshold = min(chosen.words, len(self.bank_.known)), chosen.threshold if threshold is None else threshold
+        return self.check_k(k, threshold), threshold
 
     def annotate_tensor(self, images: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
         """The k nearest words of a decoded batch, without a wait for the GPU.
@@ -268,7 +271,7 @@ class WordModel:
         return self.ranker.ranking(self.bank_)
 
     def rank(self, vectors: Vectors, k: int) -> tuple[Vectors, Vectors]:
-        """Nearest words of image vectors (T, D), where those are: index (T, k) int64 into the vocabulary, distance (T, k)."""
+        """:meth:`gpuannot.model.ranker.WordRanker.rank`."""
         return self.ranker.rank(self.bank_, vectors, k)
 
     def confidence(self, index: NDArray[np.int64] | Tensor, distance: Vectors) -> Any:
@@ -324,17 +327,13 @@ class WordModel:
         given = [words or []] * len(sources) if labels is None else labels
         matrix, _ = label_matrix(given, self.bank_.vocabulary, known=True)
         check_lengths(len(sources), matrix)
-        failures = self._start_failures()
+        failures = self.encoder.extractor.failures = []
         parts = [to_host(vectors) for _, vectors in self._encoded(sources, progress)]
         if failures:
             raise DataError(
                 f"{len(failures)} of {len(sources)} images cannot be read; the first: {failures[0].path}: {failures[0].reason}"
             )
         return np.concatenate([np.empty((0, self.encoder.dimension), np.float32), *parts]), matrix
-
-    def _start_failures(self) -> list[Any]:
-        self.encoder.extractor.failures = []
-        return self.encoder.extractor.failures
 
     def require_fit(self) -> None:
         """Raise NotFittedError before a fit."""

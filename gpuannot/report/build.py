@@ -58,7 +58,7 @@ def report_images(
         truth, vocabulary = truth_of(images, vocabulary)
     else:
         sources = images
-    annotator.words.check_k(k, threshold)
+    annotator.words.check_giving(k, threshold)
     failures: list[ImageFailure] = []
     with ReportWriter(
         path, vocabulary, len(sources), truth=truth, annotator=annotator, heatmaps=heatmaps, title=title, limit=limit,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from gpuannot import Annotator
 from gpuannot.cli.main import app
-from gpuannot.config import AnnotatorConfig
+from gpuannot.config import OBJECTIVES, AnnotatorConfig
 from gpuannot.datasets.label_files import LabelledImages, load_benchmark
 from gpuannot.errors import DataError
 from gpuannot.experiments.holdout import cover_holdout, covered_words
@@ -23,7 +23,7 @@ from gpuannot.metrics import evaluate
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = AnnotatorConfig(
     layer="pool2+conv3_1", input_size=32, n_components=6, n_centers=3, signed_sqrt=True, l2=True, projection=4, quadratic=2,
-    head="ridge", balance=1.0, calibration="odds",
+    head="ridge", objective="words",
 )  # fmt: skip
 K = 3
 
@@ -35,21 +35,25 @@ def by_hand(scenes: LabelledImages, config: AnnotatorConfig, holdout: int, split
         learn, held = cover_holdout(scenes.labels, holdout, config.seed + number)
         paths = [scenes.paths[row] for row in learn]
         annotator = Annotator(config, device="cpu").fit(paths, scenes.labels[learn], vocabulary=scenes.vocabulary)
-        given = annotator.annotate([scenes.paths[row] for row in held], K)
+        chosen = annotator.words.head.chosen
+        own = config.objective == "images" and chosen is not None and chosen.threshold is not None
+        given = annotator.annotate([scenes.paths[row] for row in held], None if own else K)
         scores = evaluate(given.index, scenes.labels[held], words=covered_words(scenes.labels, held))
-        f1.append(scores.f1)
+        f1.append(scores.image_f1 if config.objective == "images" else scores.f1)
         n_plus.append(scores.n_plus)
     return float(np.mean(f1)), float(np.mean(n_plus))
 
 
-def test_every_trial_is_a_fit_without_the_held_out_images(scenes: LabelledImages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_trial_is_a_fit_without_the_held_out_images(objective: str, scenes: LabelledImages, tmp_path: Path) -> None:
     space: dict[str, Any] = {"regularisation": (0.1, 10.0), "head": ("mean",), "n_centers": (4,)}
-    found = tune(scenes, SMALL, space, holdout=6, splits=2, k=K, cache=tmp_path, device="cpu")
+    config = dataclasses.replace(SMALL, objective=objective)
+    found = tune(scenes, config, space, holdout=6, splits=2, k=K, cache=tmp_path, device="cpu")
     assert [(trial.setting, trial.value) for trial in found.trials] == [
-        ("regularisation", 1.0), ("regularisation", 0.1), ("regularisation", 10.0), ("head", "ridge"), ("head", "mean"),
+        ("regularisation", None), ("regularisation", 0.1), ("regularisation", 10.0), ("head", "ridge"), ("head", "mean"),
         ("n_centers", 3), ("n_centers", 4),
     ]  # fmt: skip
-    config, best = SMALL, -1.0
+    best = -1.0
     for trial in found.trials:
         candidate = dataclasses.replace(config, **{trial.setting: trial.value})
         f1, n_plus = by_hand(scenes, candidate, 6, 2)

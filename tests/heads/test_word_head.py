@@ -360,7 +360,7 @@ def test_the_logistic_curve_is_the_most_likely_one() -> None:
 def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> None:
     """By hand: refits without each image, its five best words, a logistic regression over those."""
     vectors, labels = data(150)
-    config = AnnotatorConfig(**changes)
+    config = AnnotatorConfig(**{"regularisation": 1.0, "balance": 0.0, **changes})
     bank = new_bank(config, WORDS, D, "cpu").partial_fit(vectors, labels)
     sample = bank.extra(SampledImages)
     assert sample is not None
@@ -374,16 +374,23 @@ def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> No
     _, _, scale, shift = head._affine(bank)
     slope, offset = head._odds(bank, head._system, torch.arange(5))
     ranked = np.argsort(-(left_out * scale.numpy() + shift.numpy()), axis=1)[:, :5]
-    prior = np.log(bank.counts[:5] / (150 - bank.counts[:5]))
-    picked = [np.take_along_axis(each, ranked, 1).ravel() for each in (left_out * slope.numpy() + offset.numpy(), dense[:, :5])]
+    logarithms = changes.get("calibration") != "odds"
+    share = bank.counts[:5] / 150
+    prior = np.log(share) if logarithms else np.log(share / (1 - share))
+
+    def evidence(raw: NDArray) -> NDArray:
+        return np.log(np.maximum(raw + share, 1e-3)) if logarithms else raw * slope.numpy() + offset.numpy()
+
+    picked = [np.take_along_axis(each, ranked, 1).ravel() for each in (evidence(left_out), dense[:, :5])]
     model = LogisticRegression(C=1.0, max_iter=1000).fit(np.stack([picked[0], prior[ranked].ravel()], 1), picked[1] > 0)
     test = data(30, seed=1)[0].astype(np.float64)
     scores = test @ weights.T + bias
-    own = (scores - shift.numpy()) / scale.numpy() * slope.numpy() + offset.numpy()
+    own = evidence((scores - shift.numpy()) / scale.numpy())
     expected = model.predict_proba(np.stack([own.ravel(), np.broadcast_to(prior, own.shape).ravel()], 1))[:, 1].reshape(own.shape)
     curves = head.confidence(bank)
     assert curves is not None
-    np.testing.assert_allclose(1 / (1 + np.exp(-(curves[0] * scores + curves[1]))), expected, atol=1e-4)
+    of = np.log(np.maximum(scores, 1e-3 * scale.numpy())) if logarithms else scores
+    np.testing.assert_allclose(1 / (1 + np.exp(-(curves[0] * of + curves[1]))), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, SAMPLE_IMAGES, SAMPLE_IMAGES + 700])
