@@ -70,13 +70,11 @@ def tune(
         return
     for trial in found.trials:
         typer.echo(
-            f"{_stated(trial.setting, trial.value)}: F1 {100 * trial.f1:.2f} ± {100 * trial.f1_error:.2f} %, N+ {trial.n_plus:.1f}, "
-            f"gain {100 * trial.gain:+.2f} ± {100 * trial.gain_error:.2f}"
+            f"{_stated(trial.setting, trial.value)}: F1 {100 * trial.f1:.2f} ± {100 * trial.f1_error:.2f} %, "
+            f"N+ {trial.n_plus:.1f}, gain {100 * trial.gain:+.2f} ± {100 * trial.gain_error:.2f}"
         )
     varied = dict.fromkeys(trial.setting for trial in found.trials)
     chosen = ", ".join(_stated(name, getattr(found.config, name)) for name in varied)
-        f"{name} = {_shown(getattr(found.config, name))}" for name in dict.fromkeys(trial.setting for trial in found.trials)
-    )
     errors.print(f"{plain(to)}: {plain(chosen)}; gpuannot fit {plain(data)} --config {plain(to)}")
 
 

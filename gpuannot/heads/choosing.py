@@ -20,6 +20,8 @@ from .ridge import LeftOut
 
 #: λ, as multiples of the mean diagonal, that are tried on a sample of the images; more images call for less, in halves.
 REGULARISATIONS = tuple(0.025 * 2.0**step for step in range(11))
+#: The least that many images are allowed.
+LEAST_REGULARISATION = REGULARISATIONS[0] / 4
 #: Where no images are there to choose by.
 DEFAULT_REGULARISATION = 1.0
 

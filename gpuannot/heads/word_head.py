@@ -22,7 +22,7 @@ from ..system.threads import one_blas_thread, one_torch_thread
 from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
 from .choosing import (
     DEFAULT_REGULARISATION,
-    REGULARISATIONS,
+    LEAST_REGULARISATION,
     Chosen,
     choose_regularisation,
     choose_threshold,
@@ -172,7 +172,7 @@ class WordHead:
         if _moments(bank).images == len(sample) or len(bank.known) < 2:
             return
         best = value()
-        while (now := self.chosen.regularisation) / 2 >= min(REGULARISATIONS) / 4:
+        while (now := self.chosen.regularisation) / 2 >= LEAST_REGULARISATION:
             before = self._system
             take(now / 2)
             if (found := value()) <= best:
