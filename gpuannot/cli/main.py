@@ -28,6 +28,7 @@ from .options import (
     K,
     MaxFailures,
     Model,
+    Objective,
     OnErrorOption,
     Overwrite,
     PartFormat,
@@ -50,7 +51,7 @@ from .options import (
 )
 from .report import ReportTo, report, reporting
 from .reproduce import reproduce
-from .tables import output, plain, scores_table, some
+from .tables import chosen_line, output, plain, scores_table, some
 from .tune import tune
 from .words import app as words_app
 
@@ -88,6 +89,7 @@ def fit(
     model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
     preset: Preset = None,
     config_file: ConfigFile = None,
+    objective: Objective = None,
     weights: Weights = None,
     weights_convention: Convention = None,
     seed: Seed = None,
@@ -111,7 +113,7 @@ def fit(
     from ..datasets.label_files import load_labelled_images
     from .settings import config_from_options
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file)
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file, objective)
     if model.is_dir() or model.suffix != ".safetensors":
         better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
         raise InvalidArgumentError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
@@ -133,6 +135,8 @@ def fit(
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
     errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
+    if (line := chosen_line(annotator)) is not None:
+        errors.print(line)
     if images.subfolders:
         errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
@@ -213,6 +217,9 @@ def annotate(
         check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    _, least = annotator.words.check_giving(k, threshold)
+    if least is not None and threshold is None:
+        errors.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
     if to is not None and folder:
         done, failed, shown = annotating.to_folder(
             annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given

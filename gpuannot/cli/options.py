@@ -31,13 +31,23 @@ class Decode(StrEnum):
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
 K = Annotated[
     int | None,
-    typer.Option("-k", "--words", min=1, help="Words to give each image; by default 5, or as many as the model can give."),
+    typer.Option("-k", "--words", min=1, help="Words to give each image; by default those likely enough (--threshold), or 5."),
+]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        help="What the head ridge is to be good at: 'images' (default), the words of each image by how likely they are, or 'words', "
+        "every word alike, rare or frequent, as the literature scores it."
+    ),
 ]
 ScoredK = Annotated[int, typer.Option("-k", "--words", min=1, help="Words to give each image.")]
 Threshold = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Give of those words only the ones with at least this confidence, but one at least (head ridge)."
+        min=0,
+        max=1,
+        help="Give of those words only the ones with at least this confidence, but one at least (head ridge); "
+        "without --words, by default what the fit chose for the objective 'images'.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]

@@ -66,7 +66,9 @@ def reproduce(
     from ..experiments.reproduce import reproduce as run
     from .settings import config_from_options
 
-    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file, objective="words")
+    config = config_from_options(
+        preset, weights, weights_convention, seed, settings, config_file, objective=None if config_file else "words"
+    )
     if to is not None:
         check_folder_of(to)
     if not table and (only or networks != Networks.none):

@@ -23,7 +23,7 @@ def config_from_options(
 ) -> AnnotatorConfig:
     """The settings that ``--preset`` or ``--config``, ``--weights``, ``--convention``, ``--seed`` and ``--set NAME=VALUE`` ask for.
 
-    ``objective`` stands where none is set otherwise; None is that of the preset or file.
+    ``objective`` is that of ``--objective``, or of the command where there is no such option; None is that of the preset or file.
 
     Raises:
         InvalidArgumentError: both a preset and a file, a setting that is unknown, or a value that is not one of its kind.
@@ -33,7 +33,7 @@ def config_from_options(
 
     if preset is not None and file is not None:
         raise InvalidArgumentError("--preset and --config both say where to start from; give one of them")
-    changes: dict[str, Any] = {} if objective is None or file is not None else {"objective": objective}
+    changes: dict[str, Any] = {} if objective is None else {"objective": objective}
     if seed is not None:
         changes["seed"] = seed
     for setting in settings or ():

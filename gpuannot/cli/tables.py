@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..annotator import Annotator
     from ..metrics import Scores
 
 # A table sent to a file or a pipe has no terminal to fit.
@@ -97,3 +98,16 @@ def printable(text: str) -> str:
 def plain(text: object) -> str:
     """Text for rich to print as it is: a word or path in square brackets is not markup."""
     return escape(str(text))
+
+
+def chosen_line(annotator: Annotator) -> str | None:
+    """What a fit chose by leave-one-out, in words; None where it had nothing to choose."""
+    chosen, config = annotator.words.head.chosen, annotator.config
+    if chosen is None:
+        return None
+    parts = [f"regularisation {chosen.regularisation:.4g}"] if config.regularisation is None else []
+    if config.balance is None and config.objective == "images":
+        parts.append(f"balance {chosen.balance:.2f}")
+    if chosen.threshold is not None:
+        parts.append(f"words of confidence ≥ {chosen.threshold:.2f}, one at least and {chosen.words} at most")
+    return f"chosen by leave-one-out for the objective {config.objective!r}: {', '.join(parts)}" if parts else None

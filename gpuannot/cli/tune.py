@@ -10,7 +10,20 @@ import typer
 
 from ..errors import InvalidArgumentError
 from .exit import errors, errors_to_exit_code
-from .options import AsJson, ConfigFile, Convention, Device, Overwrite, Preset, Progress, ScoredK, Seed, Settings, Weights
+from .options import (
+    AsJson,
+    ConfigFile,
+    Convention,
+    Device,
+    Objective,
+    Overwrite,
+    Preset,
+    Progress,
+    ScoredK,
+    Seed,
+    Settings,
+    Weights,
+)
 from .tables import plain
 
 
@@ -36,6 +49,7 @@ def tune(
     k: ScoredK = 5,
     preset: Preset = None,
     config_file: ConfigFile = None,
+    objective: Objective = None,
     weights: Weights = None,
     weights_convention: Convention = None,
     seed: Seed = None,
@@ -56,7 +70,7 @@ def tune(
     from .settings import config_from_options, search_space
 
     start = preset or (None if config_file is not None else "best")
-    config = config_from_options(start, weights, weights_convention, seed, settings, config_file)
+    config = config_from_options(start, weights, weights_convention, seed, settings, config_file, objective)
     space = search_space(vary)
     if to.exists() and not overwrite:
         raise InvalidArgumentError(f"{to} exists; choose another name with --output, or replace it with --overwrite")
