@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidArgumentError
-from ..system.threads import even_block, for_blocks
+from ..system.threads import for_blocks
 
 # What is held at once beside the vectors, weights and scores.
 _BLOCK_BYTES = 64 << 20
@@ -18,20 +18,19 @@ _BLOCK_BYTES = 64 << 20
 _AT_ONCE = 2048
 # Images that a thread ranks at once.
 _IMAGES = 128
-# Zeros make up a multiple of so many images: a product of few rows rounds otherwise, and the batch would change an image's bits.
-_TILE = 16
-# BLAS makes products of at most 10⁶ multiplications in another way, so where those of a tile could be, blocks are of one size.
-_SMALL = 1_000_000
+# Bits after the point that image vectors and kernel values are rounded to, a sixteenth of float32's step near 1 and less.
+_BITS = 26
 
 
 class KernelRanking:
     """Words ranked by the score k(x)ᵀv_w + b_w, the highest first, k(x) being e^(γ(x·u − 1))/(1 − e^(−γ)) for each image u.
 
-    Inner products and kernel values are float32, their sums float64, rounded to float32 in the end; words of equal weights and bias
-    have equal scores. Images without weight are left out.
+    Vectors, kernel values and weights are rounded to whole multiples of powers of 2 that are so large that their products and the
+    sums of these are exact in float64 (weights in two parts, 2⁻⁴⁰ of their sum and less at fault). So an image's score has the same
+    bits in any batch, with any number of threads, and words of equal weights tie exactly. Images without weight are left out.
 
     Args:
-        vectors: u (N, d), kept in float16.
+        vectors: u (N, d), of length 1 or less, kept in float16.
         weights: v (N, W), kept in float32.
         bias: b (W,), likewise.
         width: γ > 0.
@@ -48,7 +47,11 @@ class KernelRanking:
         self.vectors = np.ascontiguousarray(vectors[used], dtype=np.float16)
         self.weights, self.bias = np.ascontiguousarray(weights[used]), np.array(bias, dtype=np.float32)
         self.width = float(width)
-        self._first = _first_equal(self.weights, self.bias)
+        self._divisor = -math.expm1(-self.width)
+        # Kernel values times the divisor are at most 1, and whole multiples of 2^(−bits); float64 has 53 bits for their sums.
+        largest = np.abs(self.weights).sum(axis=0, dtype=np.float64) / self._divisor
+        self._step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest, 1.0))) + _BITS - 51)
+        self._part = 2.0 ** -(51 - _BITS - math.ceil(math.log2(len(self.vectors) + 1)))
 
     def nearest(self, vectors: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k best words of each image, best first, ties to the lowest word index.
@@ -104,7 +107,7 @@ class KernelRanking:
         for start in range(0, len(self.vectors), block):
             rows = self.vectors[start : start + block].astype(np.float64)
             # NumPy's sums over short products, rather than BLAS, whose bits depend on the number of threads.
-            values = np.exp(self.width * (np.einsum("id,d->i", rows, x) - 1)) / -math.expm1(-self.width)
+            values = np.exp(self.width * (np.einsum("id,d->i", rows, x) - 1)) / self._divisor
             share = self.weights[start : start + block][:, numbers] * values[:, None]
             score += share.sum(axis=0)
             slopes += self.width * np.einsum("ik,id->kd", share, rows)
@@ -120,34 +123,43 @@ class KernelRanking:
 
     def _scores(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
         _check_finite(vectors)
-        count = len(vectors)
-        learnt_images, dimension = self.vectors.shape
         words = len(self.bias)
-        block = even_block(learnt_images, _rows_at_once(dimension, words))
-        tile = _TILE if _TILE * block * min(dimension, words) > 2 * _SMALL else _IMAGES
-        given = np.zeros((-(-count // tile) * tile, dimension), np.float32)
-        given[:count] = vectors
-        found = np.tile(self.bias.astype(np.float64), (len(given), 1))
-        divisor = np.float32(-math.expm1(-self.width))
-        for start in range(0, learnt_images, block):
+        given = _rounded(vectors.astype(np.float64), 2.0**-_BITS)
+        found = np.zeros((len(given), 2 * words))
+        block = _rows_at_once(self.vectors.shape[1], words)
+        for start in range(0, len(self.vectors), block):
             # torch converts many times faster than NumPy.
-            learnt = torch.from_numpy(self.vectors[start : start + block]).float().numpy().T
-            weights = self.weights[start : start + block].astype(np.float64)
+            learnt = torch.from_numpy(self.vectors[start : start + block]).double().numpy().T
+            weights = self._parts(self.weights[start : start + block])
 
             def add(first: int, last: int, learnt: NDArray = learnt, weights: NDArray = weights) -> None:
                 values = given[first:last] @ learnt
-                values -= np.float32(1)
-                values *= np.float32(self.width)
-                np.exp(values, out=values)
-                values /= divisor
-                found[first:last] += values.astype(np.float64) @ weights
+                values -= 1.0
+                values *= self.width
+                found[first:last] += _rounded(np.exp(values, out=values), 2.0**-_BITS) @ weights
 
             for_blocks(add, len(given), _IMAGES)
-        return found[:count, self._first].astype(np.float32)
+        return (found[:, :words] + found[:, words:] + self.bias).astype(np.float32)
+
+    def _parts(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Weights (B, W) over the divisor, as whole multiples of a step, and what that leaves, of a part of it: (B, 2·W)."""
+        whole = weights.astype(np.float64) / self._divisor
+        coarse = _rounded(whole.copy(), self._step)
+        return np.hstack([coarse, _rounded(whole - coarse, self._step * self._part)])
+
+
+def _rounded(values: NDArray[np.float64], step: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """To whole multiples of ``step``, a power of 2; in place."""
+    values /= step
+    np.rint(values, out=values)
+    values *= step
+    return values
 
 
 class DeviceKernelRanking:
     """:class:`KernelRanking` in torch, on the device of the image vectors and without a wait for it.
+
+    Inner products and kernel values are float32, their sums float64; words of equal weights and bias have equal scores.
 
     Args:
         ranking: what it ranks by.
@@ -158,7 +170,7 @@ class DeviceKernelRanking:
         self.vectors, self.weights = torch.from_numpy(ranking.vectors).to(device), torch.from_numpy(ranking.weights).to(device)
         self.bias, self.width = torch.from_numpy(ranking.bias).to(device), ranking.width
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
-        self._first = torch.from_numpy(ranking._first).to(device)
+        self._first = torch.from_numpy(_first_equal(ranking.weights, ranking.bias)).to(device)
 
     def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best words of each image, best first, ties to the lowest word index.
@@ -197,8 +209,8 @@ class DeviceKernelRanking:
 
 
 def _rows_at_once(dimension: int, words: int) -> int:
-    """Images whose vectors are held in float32, and whose weights in float64."""
-    return max(1, _BLOCK_BYTES // (4 * dimension + 8 * words + 24 * _IMAGES))
+    """Images whose vectors and weights are held in float64 at once."""
+    return max(1, _BLOCK_BYTES // (8 * dimension + 32 * words + 16 * _IMAGES))
 
 
 def _check_k(k: int, words: int) -> None:
