@@ -18,6 +18,7 @@ from gpuannot.heads.kernel import KernelSystem
 from gpuannot.heads.kernel_exact import ExactKernel
 from gpuannot.heads.kernel_landmarks import LandmarkKernel
 from gpuannot.heads.kernel_ranking import KernelRanking
+from gpuannot.method.words import WordBank
 from gpuannot.system import threads
 from gpuannot.system.threads import one_torch_thread
 
@@ -213,9 +214,17 @@ def test_many_changes_mean_solving_anew(monkeypatch: pytest.MonkeyPatch) -> None
     system.update(vectors[35:36], labels[35:36])
     assert system._solved is None
     assert_as_refitted(system, vectors[:36], labels[:36].toarray())
-    system.update(vectors[:5], labels[:5], -1)  # more than an eighth
+
+
+def test_an_eighth_of_the_images_at_once_means_solving_anew() -> None:
+    vectors, labels = data(40)
+    system = KernelSystem(kept(vectors, labels), PENALTY)
+    first = system._solve()
+    system.update(vectors[:5], labels[:5], -1)
+    assert system._solved is first
+    system.update(vectors[:5], labels[:5])
     assert system._solved is None
-    assert_as_refitted(system, vectors[5:36], labels[5:36].toarray())
+    assert_as_refitted(system, np.roll(vectors, -5, axis=0), np.roll(labels.toarray(), -5, axis=0))
 
 
 def test_an_unknown_image_is_not_forgotten() -> None:
@@ -269,6 +278,18 @@ def test_landmarks_minimise_in_their_span(monkeypatch: pytest.MonkeyPatch) -> No
     assert_close(system.scores(test), expected, 1e-6)
     hat = design @ np.linalg.pinv(design)
     assert float(system.leverage) == pytest.approx(np.trace(hat[:57, :57]) / 57, rel=1e-6)
+
+
+def test_landmarks_are_drawn_by_position_and_seed() -> None:
+    vectors, labels = data(40)
+    backwards = KeptImages(W, D)
+    for row in range(39, -1, -1):
+        backwards.update(vectors[[row]], labels[[row]], 1, np.array([row]))
+    drawn = [KernelSystem(kept(vectors, labels), PENALTY, most=20, seed=seed).vectors for seed in (0, 1)]
+    assert torch.equal(drawn[0], KernelSystem(backwards, PENALTY, most=20).vectors)
+    assert not torch.equal(*drawn)
+    halves = [np.isin(np.arange(40), [backwards.vectors.tolist().index(mark) for mark in marks.tolist()]) for marks in drawn]
+    assert all(half.sum() == 20 and 0 < half[:20].sum() < 20 for half in halves)
 
 
 def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +383,29 @@ def test_words_of_kept_images() -> None:
     assert np.array_equal(snapshot.labels.toarray(), dense)
 
 
+def test_a_bank_keeps_its_images_current() -> None:
+    vectors, labels = data(30)
+    dense = labels.toarray()
+    bank = WordBank("abcde", D, [KeptImages(W, D)])
+    bank.partial_fit(vectors[15:], labels[15:], np.arange(15, 30)).partial_fit(vectors[:15], labels[:15], np.arange(15))
+    both = np.flatnonzero(dense[:, 0] * dense[:, 2])
+    with pytest.raises(InvalidArgumentError, match=f"{len(both)} images carry both"):
+        bank.merge_words("a", "c")
+    sums = bank.sums.copy()
+    with pytest.raises(InvalidArgumentError, match="cannot forget 1 of the 2"):
+        bank.forget(np.vstack([vectors[:1], -vectors[1:2]]), labels[:2])
+    assert np.array_equal(bank.sums, sums)
+    bank.merge_words("a", "c", vectors[both], labels[both])
+    dense[:, 2] = np.maximum(dense[:, 0], dense[:, 2])
+    dense = dense[:, 1:]
+    bank.forget(vectors[[3, 8]], sparse.csr_array(dense[[3, 8]]))
+    bank.add_words(["f"]).remove_words(["b"])
+    images, left = bank.extra(KeptImages), np.delete(np.arange(30), [3, 8])
+    assert images is not None and torch.equal(images.vectors, torch.from_numpy(vectors[left]).half())
+    assert np.array_equal(images.labels.toarray(), np.pad(dense[left, 1:], ((0, 0), (0, 1))))
+    assert np.array_equal(images.labels.sum(axis=0), bank.counts)
+
+
 # ---- the ranking
 
 
@@ -417,6 +461,18 @@ def test_an_image_has_the_same_bits_in_any_batch(learnt: int, dimension: int, wo
     whole = ranking.scores(test)
     assert np.array_equal(whole, np.vstack([ranking.scores(test[row : row + 1]) for row in range(150)]))
     assert np.array_equal(whole[7:60], ranking.scores(test[7:60]))
+
+
+def test_sums_are_exact() -> None:
+    """Each image comes twice, with opposite weights, in an order of its own: nothing is left, where rounding would leave 10⁻⁹."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((560, 333)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors, test = vectors[:500], vectors[500:]
+    weights = rng.standard_normal((500, 7)) * 10.0 ** rng.integers(-4, 7, (500, 7))
+    order = rng.permutation(1000)
+    twice, opposite = np.vstack([vectors, vectors])[order], np.vstack([weights, -weights])[order]
+    assert not KernelRanking(twice, opposite, np.zeros(7), 2.0).scores(test).any()
 
 
 def test_images_without_weight_are_left_out() -> None:
