@@ -15,7 +15,7 @@ CONVENTIONS = ("caffe", "torchvision")
 TRUNK_DTYPES = ("auto", "float32", "bfloat16", "float16")
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
-HEADS = ("mean", "demixed", "ridge")
+HEADS = ("mean", "demixed", "ridge", "kernel")
 CALIBRATIONS = ("none", "odds")
 OBJECTIVES = ("images", "words")
 # Values that files of earlier versions may state.
@@ -152,6 +152,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "quadratic_weight": positive(1e30),
     "metric": one_of(METRICS),
     "head": one_of(HEADS),
+    "kernel_width": positive(100),
     "objective": one_of(OBJECTIVES),
     "regularisation": or_chosen(positive()),
     "balance": or_chosen(number(0, 1)),
@@ -215,20 +216,23 @@ class AnnotatorConfig:
     """Distance from an image vector to a word vector, for the heads that make word vectors: ``l2`` (the paper) or ``cosine`` (1 −
     cosine similarity)."""
     head: str = "mean"
-    """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, or the linear score ``ridge``; see
-    :class:`~gpuannot.heads.word_head.WordHead`. ``ridge`` keeps D² sums, D = m·n."""
+    """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, the linear score ``ridge``, or ``kernel``, ridge
+    regression by similarity to each image; see :class:`~gpuannot.heads.word_head.WordHead`. ``ridge`` keeps D² sums, D = m·n, and
+    ``kernel`` all image vectors, in 16 bits: it takes them at unit length, by ``l2`` or ``projection``, without ``quadratic``."""
+    kernel_width: float = 2.0
+    """γ of ``kernel``: the similarity of two image vectors is e^(γ(⟨u, u'⟩ − 1))/(1 − e^(−γ))."""
     objective: str = "images"
-    """What the head ``ridge`` is to be good at. ``images``: the words of each image, by how likely they are, as many as are likely
-    enough. ``words``: every word alike, rare or frequent, by the literature's per-word F1 with five words an image."""
+    """What ``ridge`` and ``kernel`` are to be good at. ``images``: the words of each image, by how likely they are, as many as are
+    likely enough. ``words``: every word alike, rare or frequent, by the literature's per-word F1 with five words an image."""
     regularisation: float | None = None
-    """λ of ``demixed`` and ``ridge``, as a multiple of the mean diagonal of the system that is solved. None has the fit choose it
-    for ``objective`` by leave-one-out (``ridge``), or is 1 (``demixed``)."""
+    """λ of ``demixed`` and ``ridge``, as a multiple of the mean diagonal of the system that is solved, and of ``kernel`` itself.
+    None has the fit choose it for ``objective`` by leave-one-out, or is 1 (``demixed``)."""
     balance: float | None = None
-    """g, of ``ridge``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent it is. None has the
-    fit choose it for ``images``, and is 1 for ``words``."""
+    """g, of ``ridge`` and ``kernel``: 0 ranks by how likely a word is, which favours frequent words; 1 leaves out how frequent it
+    is. None has the fit choose it for ``images``, and is 1 for ``words``."""
     calibration: str | None = None
-    """How ``ridge`` brings the words' scores to one scale: ``none`` (they are predictions of 0 and 1) or ``odds`` (log-odds by two
-    Gaussians, fitted to leave-one-out scores). None is ``none`` for ``images`` and ``odds`` for ``words``."""
+    """How ``ridge`` and ``kernel`` bring the words' scores to one scale: ``none`` (they are predictions of 0 and 1) or ``odds``
+    (log-odds by two Gaussians, fitted to leave-one-out scores). None is ``none`` for ``images`` and ``odds`` for ``words``."""
     seed: int = 0
     """Seeds every random choice: same images, seed and machine, same model, on any number of its cores."""
     batch_size: int = 32
@@ -239,6 +243,8 @@ class AnnotatorConfig:
             object.__setattr__(self, "weights", os.fspath(self.weights))
         for name, constraint in CONSTRAINTS.items():
             constraint.check(name, getattr(self, name), self)
+        if self.head == "kernel" and (self.quadratic or not (self.l2 or self.projection)):
+            raise InvalidArgumentError("head 'kernel' takes image vectors of unit length: set l2 or projection, and quadratic = 0")
 
     @property
     def layer_count(self) -> int:
@@ -307,3 +313,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "head": "ridge",
     },
 }
+PRESETS["kernel"] = {**PRESETS["best"], "quadratic": 0, "head": "kernel"}

@@ -36,7 +36,7 @@ K = Annotated[
 Objective = Annotated[
     str | None,
     typer.Option(
-        help="What the head ridge is to be good at: 'images' (default), the words of each image by how likely they are, or 'words', "
+        help="What words are ranked for: 'images' (default), those of each image by how likely they are, or 'words', "
         "every word alike, rare or frequent, as the literature scores it."
     ),
 ]

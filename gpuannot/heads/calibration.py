@@ -48,7 +48,7 @@ class SampledImages(BankExtra):
             labels: (B, W) 0/1.
         """
         if len(positions):
-            self._add(_random_numbers(positions, self._seed), torch.as_tensor(vectors), labels)
+            self._add(random_numbers(positions, self._seed), torch.as_tensor(vectors), labels)
 
     def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
         if positions is not None and sign > 0:
@@ -85,7 +85,7 @@ class SampledImages(BankExtra):
         return torch.from_numpy(self._labels.toarray()).to(device, torch.float64)
 
 
-def _random_numbers(positions: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+def random_numbers(positions: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     """A number for each position that looks random: the mixing function of SplitMix64."""
     with np.errstate(over="ignore"):
         mixed = positions.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)

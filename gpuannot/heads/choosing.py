@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .calibration import SAMPLE_WORDS, Odds, gaussian_odds
-from .products import gram, leading_eigenvectors, product
+from .products import leading_eigenvectors, product
 from .ridge import LeftOut
 
 #: λ, as multiples of the mean diagonal, that are tried on a sample of the images; more images call for less, in halves.
@@ -24,6 +23,10 @@ REGULARISATIONS = tuple(0.025 * 2.0**step for step in range(11))
 LEAST_REGULARISATION = REGULARISATIONS[0] / 4
 #: Where no images are there to choose by.
 DEFAULT_REGULARISATION = 1.0
+
+
+# Bootstrap samples that a standard error is taken of.
+_DRAWS = 100
 
 
 class Chosen(NamedTuple):
@@ -42,24 +45,24 @@ class Chosen(NamedTuple):
     words: int
 
 
-def left_out_scores(vectors: Tensor, labels: Tensor) -> Iterator[tuple[float, Tensor]]:
+def left_out_scores(gram: Tensor, unit: float, labels: Tensor) -> Iterator[tuple[float, Tensor]]:
     """Ridge regression of images, each by all the others: λ's multiple and scores (S, W), for each of :data:`REGULARISATIONS`.
 
     With the eigenvectors U and values e of the centred Gram matrix, all predictions are ȳ + U·(e/(e + λ))·Uᵀ(y − ȳ), the leverage
     of an image is h = Σ U²·e/(e + λ) + 1/S, and what its own label is not part of is (s − h·(y − ȳ))/(1 − h).
 
     Args:
-        vectors: (S, D) float64.
+        gram: (S, S) float64, centred inner products.
+        unit: what λ is a multiple of.
         labels: (S, W) float64 0/1.
     """
-    images = len(vectors)
-    values, basis = leading_eigenvectors(gram(vectors - vectors.mean(dim=0)), images)
+    images = len(gram)
+    values, basis = leading_eigenvectors(gram, images)
     values = values.clamp(min=0)
-    mean_diagonal = float(values.sum()) / vectors.shape[1]
     residual = labels - labels.mean(dim=0)
     targets = product(basis.T.contiguous(), residual)
     for multiple in REGULARISATIONS:
-        kept = values / (values + multiple * (mean_diagonal if mean_diagonal > 0 else 1.0))
+        kept = values / (values + multiple * unit)
         leverage = product(basis.square(), kept[:, None]) + 1 / images
         scores = product(basis, kept[:, None] * targets)
         yield multiple, (scores - leverage * residual) / (1 - leverage).clamp(min=1e-9)
@@ -74,50 +77,71 @@ def odds_of(scores: Tensor, labels: Tensor) -> Tensor:
     return odds.slope * scores + odds.offset
 
 
-def reached(ranked: Tensor, labels: Tensor, objective: str) -> float:
-    """How well left-out images get their words, 0…1.
+class Reached(NamedTuple):
+    """How well left-out images get their words.
+
+    Attributes:
+        value: 0…1.
+        resampled: (B,) the same of images drawn with replacement; the draws are the same for every ranking.
+    """
+
+    value: float
+    resampled: NDArray[np.float64]
+
+    def beats(self, other: Reached) -> bool:
+        """Whether this is better by more than the standard error of the difference."""
+        gain = self.value - other.value
+        return gain > 0 and gain > float((self.resampled - other.resampled).std(ddof=1))
+
+
+def reached(ranked: Tensor, labels: Tensor, objective: str) -> Reached:
+    """How well left-out images get their words.
 
     Args:
         ranked: (S, W) what words are ranked by.
         labels: (S, W) 0/1.
-        objective: ``images``: the mean over images of the average precision of their words; ``words``: the per-word F1 of five
-            words an image, or of half of them where there are fewer than ten.
+        objective: ``images``: the mean over labelled images of the average precision of their words; ``words``: the per-word F1 of
+            five words an image, or of half of them where there are fewer than ten.
     """
-    truth = labels.cpu().numpy() > 0
-    if objective == "words":
-        given = torch.zeros_like(ranked).scatter_(1, ranked.topk(min(SAMPLE_WORDS, -(-ranked.shape[1] // 2)), dim=1).indices, 1.0)
-        right = (given * labels).sum(dim=0)
-        precision = float((right / given.sum(dim=0).clamp(min=1)).mean())
-        recall = float((right / labels.sum(dim=0).clamp(min=1)).mean())
-        return 2 * precision * recall / max(precision + recall, 1e-12)
-    from sklearn.metrics import label_ranking_average_precision_score
+    order, truth = ranked.cpu().numpy().argsort(axis=1, kind="stable")[:, ::-1], labels.cpu().numpy() > 0
+    draws = np.random.default_rng(0).multinomial(len(truth), np.full(len(truth), 1 / max(1, len(truth))), size=_DRAWS)
+    weights = np.vstack([np.ones(len(truth)), draws])
+    if objective == "images":
+        right = np.take_along_axis(truth, order, axis=1)
+        precision = right.cumsum(axis=1) / np.arange(1, truth.shape[1] + 1)
+        carried = truth.sum(axis=1)
+        average = (right * precision).sum(axis=1) / np.maximum(carried, 1)
+        found = weights @ average / np.maximum(weights @ (carried > 0), 1)
+    else:
+        given = np.zeros(truth.shape)
+        np.put_along_axis(given, order[:, : min(SAMPLE_WORDS, -(-truth.shape[1] // 2))], 1.0, axis=1)
+        hits = weights @ (given * truth)
+        share = (hits / np.maximum(weights @ given, 1)).mean(axis=1), (hits / np.maximum(weights @ truth, 1)).mean(axis=1)
+        found = 2 * share[0] * share[1] / np.maximum(share[0] + share[1], 1e-12)
+    return Reached(float(found[0]), found[1:])
 
-    some = truth.any(axis=1)
-    if truth.shape[1] < 2 or not some.any():
-        return 0.0
-    return float(label_ranking_average_precision_score(truth[some], ranked.cpu().numpy()[some]))
 
+def choose_regularisation(gram: Tensor, unit: float, labels: Tensor, objective: str, calibration: str) -> float:
+    """The largest of :data:`REGULARISATIONS` that is as good for a sample's left-out images as the best, up to the standard error.
 
-def choose_regularisation(vectors: Tensor, labels: Tensor, objective: str, calibration: str) -> float:
-    """The multiple of :data:`REGULARISATIONS` at which a sample's left-out images get their words best, the larger of equals.
-
+    The smaller λ, the more a fit leans on what was learnt from the left-out images too, the projection: equals go to the larger.
     Words are ranked by the odds alone, or without them by the predictions: how frequent a word is has no say, or all it should.
 
     Args:
-        vectors: (S, D) float64.
-        labels: (S, W) float64 0/1.
+        gram, unit, labels: as in :func:`left_out_scores`.
         objective: as in :func:`reached`.
         calibration: ``odds`` or ``none``.
     """
     carried = labels.sum(dim=0) > 0
     labels = labels[:, carried]
-    if len(vectors) < 3 or labels.shape[1] < 2:
+    if len(gram) < 3 or labels.shape[1] < 2:
         return DEFAULT_REGULARISATION
-    found = []
-    for multiple, scores in left_out_scores(vectors, labels):
+    found = {}
+    for multiple, scores in left_out_scores(gram, unit, labels):
         ranked = odds_of(scores, labels) if calibration == "odds" else scores + labels.mean(dim=0)
-        found.append((reached(ranked, labels, objective), multiple))
-    return max(found)[1]
+        found[multiple] = reached(ranked, labels, objective)
+    best = max(found.values(), key=lambda each: each.value)
+    return max(multiple for multiple, each in found.items() if not best.beats(each))
 
 
 def most_words(labels: Tensor, known: int) -> int:

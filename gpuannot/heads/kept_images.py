@@ -69,6 +69,12 @@ class KeptImages(BankExtra):
         self.flush()
         return self._labels
 
+    def restore(self, keys: NDArray[np.int64], vectors: Tensor, labels: sparse.csr_array) -> Self:
+        """Take images that were kept before, in their order: keys (N,), vectors (N, d) float16, labels (N, W)."""
+        self._keys, self._vectors, self._labels = keys, vectors.to(self.device), _canonical(labels)
+        self._later = max(0, int(keys[-1]) - _LATER + 1) if len(keys) else 0
+        return self
+
     def copy(self) -> KeptImages:
         """The same images, in the same memory until one of the two changes."""
         self.flush()
@@ -172,6 +178,10 @@ class KeptImages(BankExtra):
 
     def with_both(self, word: int, into: int) -> int | None:
         return len(self.rows_with_both(word, into))
+
+    def images_with_both(self, word: int, into: int) -> tuple[Vectors, sparse.csr_array] | None:
+        rows = self.rows_with_both(word, into)
+        return self._vectors[torch.from_numpy(rows).to(self.device)].float().cpu().numpy(), self._labels[rows]
 
     def rows_with_both(self, word: int, into: int) -> NDArray[np.int64]:
         """The rows of the images that carry both words."""

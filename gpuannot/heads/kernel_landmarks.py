@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .calibration import _random_numbers
+from .calibration import random_numbers
 from .kept_images import KeptImages
 from .kernel_exact import add_product, kernel_values
 from .products import inverse, product
@@ -47,7 +47,7 @@ class LandmarkKernel:
 
     def __init__(self, images: KeptImages, penalty: float, width: float, most: int, seed: int) -> None:
         self._all, self._labels, self.width = images.vectors, images.labels, width
-        drawn = np.argsort(_random_numbers(images.keys, seed), kind="stable")[:most]
+        drawn = np.argsort(random_numbers(images.keys, seed), kind="stable")[:most]
         self.vectors = self._all[torch.from_numpy(np.sort(drawn)).to(self._all.device)]
         size, count = len(self.vectors), len(self._all)
         system = self._all.new_zeros((size, size), dtype=torch.float64)

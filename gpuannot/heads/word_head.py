@@ -1,7 +1,8 @@
 """Heads: from the sums over labelled images to what ranks the words, each in closed form.
 
 ``mean`` and ``demixed`` make a vector for every word, and an image's words are those whose vectors are nearest. ``ridge`` makes a
-linear score x·v_w + b_w, and an image's words are those that score highest. Annotating costs O(W·D) an image with all of them.
+linear score x·v_w + b_w, and ``kernel`` one of the similarities to all images; an image's words are those that score highest.
+Annotating costs O(W·D) an image, with ``kernel`` O(N·(D + W)).
 """
 
 from __future__ import annotations
@@ -24,18 +25,38 @@ from .choosing import (
     DEFAULT_REGULARISATION,
     LEAST_REGULARISATION,
     Chosen,
+    Reached,
     choose_regularisation,
     choose_threshold,
     most_words,
     reached,
 )
 from .cooccurrence import Cooccurrence
+from .kept_images import KeptImages
+from .kernel_ranking import KernelRanking
 from .moments import Moments
-from .products import product
 from .ridge import LeftOut, RidgeSystem
+from .systems import (
+    REGRESSIONS,
+    LeftOutSample,
+    System,
+    device_of,
+    images_of,
+    kept_images,
+    left_out,
+    linear,
+    merge_words,
+    moments_of,
+    ranking,
+    solve,
+)
 
 # Predictions below this say no more against a word.
 _LEAST = 1e-3
+
+
+# Of more images than these, a kernel's λ is chosen by the sample alone: to solve for each is a matter of minutes.
+_REFINED = 8000
 
 
 class LinearWords(NamedTuple):
@@ -52,7 +73,9 @@ def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: in
         ValueError: vectors too long for that head.
     """
     extras: list[BankExtra] = []
-    if config.head != "mean":
+    if config.head == "kernel":
+        extras = [KeptImages(len(vocabulary), dimension, device)]
+    elif config.head != "mean":
         extras = [Moments(dimension, device, scatter=config.head == "ridge"), Cooccurrence(len(vocabulary))]
     if config.head == "ridge":
         extras.append(SampledImages(config.seed))
@@ -66,6 +89,8 @@ class WordHead:
 
     * ``mean``: μ_j, the paper's equation 4.
     * ``demixed``: the paper's equation 3, I = Σ_j a_j·w_j, solved by ridge regression: (YᵀY + λI)·w = YᵀX, one W × W system.
+    * ``kernel``: as ``ridge``, with the kernel matrix of all images in the place of their inner products, see
+      :class:`~gpuannot.heads.kernel.KernelSystem`; λ is ``regularisation`` itself.
     * ``ridge``: regression of the 0/1 labels, v_j = A⁻¹C_j and b_j = N_j/N − μ·v_j, which leaves the bias free of the penalty.
       ``calibration`` then brings the words to one scale, by their scores over the training images as if each had been left out of
       the fit (:meth:`~gpuannot.heads.ridge.RidgeSystem.left_out`). ``none``: a word's targets are multiplied by (N/N_j)^g, g being
@@ -90,10 +115,12 @@ class WordHead:
         self.penalty: float | None = None
         self.chosen: Chosen | None = None
         self.logistic: Logistic | None = None
-        self._system: RidgeSystem | None = None
+        self._system: System | None = None
 
     def has_sums(self, bank: WordBank) -> bool:
         """Whether the bank has what this head learns from: a model that was saved without sums has not."""
+        if self.config.head == "kernel":
+            return bank.extra(KeptImages) is not None
         return self.config.head == "mean" or bank.extra(Moments) is not None
 
     @one_torch_thread()
@@ -104,16 +131,15 @@ class WordHead:
         given = self.config.regularisation
         if self.config.head == "demixed":
             mean_diagonal = float(bank.counts.mean()) if len(bank.counts) else 0.0
-            self.penalty = _penalty(DEFAULT_REGULARISATION if given is None else given, mean_diagonal)
-        if self.config.head != "ridge":
+            self.penalty = (DEFAULT_REGULARISATION if given is None else given) * _or_one(mean_diagonal)
+        if self.config.head not in REGRESSIONS:
             return
-        sample = bank.extra(SampledImages)
-        if sample is not None and not len(sample):
-            sample = None
-        mean_diagonal = float(_moments(bank).total_variance()) / bank.dimension
+        mean_diagonal, sample = 1.0, LeftOutSample(self.config, bank)  # a kernel is at most about 1
+        if self.config.head == "ridge":
+            mean_diagonal = _or_one(float(moments_of(bank).total_variance()) / bank.dimension)
         self.chosen = Chosen(DEFAULT_REGULARISATION if given is None else given, self._balance, None, SAMPLE_WORDS)
-        self.penalty = _penalty(self.chosen.regularisation, mean_diagonal)
-        if sample is not None:
+        self.penalty = self.chosen.regularisation * mean_diagonal
+        if len(sample):
             if given is None:
                 self._choose_regularisation(bank, sample, mean_diagonal)
             self._learn_confidence(bank, sample)
@@ -127,18 +153,18 @@ class WordHead:
     @property
     def of_logarithms(self) -> bool:
         """Whether confidences go by the logarithm of a word's score, which then is its prediction (N/N_j)^g-fold."""
-        return self.config.head == "ridge" and self.chosen is not None and self.calibration == "none"
+        return self.config.head in REGRESSIONS and self.chosen is not None and self.calibration == "none"
 
-    def _evidence(self, bank: WordBank, system: RidgeSystem, known: Tensor, scores: Tensor) -> Tensor:
+    def _evidence(self, bank: WordBank, system: System, known: Tensor, scores: Tensor) -> Tensor:
         """What scores (S, len(known)) say of their words: the logarithm of the predictions, or the log-odds."""
         if self.of_logarithms:
-            return (scores + system.counts[known] / system.images).clamp(min=_LEAST).log()
+            return (scores + self._share(system, known)).clamp(min=_LEAST).log()
         odds = self._odds(bank, system, known)
         return odds.slope * scores + odds.offset
 
-    def _frequency(self, system: RidgeSystem, known: Tensor) -> Tensor:
+    def _frequency(self, system: System, known: Tensor) -> Tensor:
         """log N_j/N beside logarithms, else log N_j/(N − N_j): (len(known),)."""
-        return (system.counts[known] / system.images).log() if self.of_logarithms else _prior(system, known)
+        return self._share(system, known).log() if self.of_logarithms else _prior(system, known)
 
     @property
     def _balance(self) -> float:
@@ -149,33 +175,35 @@ class WordHead:
             return self.config.balance
         return 1.0 if self.config.objective == "words" else 0.0
 
-    def _choose_regularisation(self, bank: WordBank, sample: SampledImages, mean_diagonal: float) -> None:
+    def _choose_regularisation(self, bank: WordBank, sample: LeftOutSample, mean_diagonal: float) -> None:
         """By the sample alone, and where that is not all images on from there, by the system of all, for as long as it gains."""
         assert self.chosen is not None
-        device, objective = _moments(bank).device, self.config.objective
-        vectors, labels = sample.vectors(device), sample.labels(device)
+        objective = self.config.objective
 
         def take(regularisation: float) -> None:
             assert self.chosen is not None
             self.chosen = self.chosen._replace(regularisation=regularisation)
-            self.penalty, self._system = _penalty(regularisation, mean_diagonal), None
+            self.penalty, self._system = regularisation * mean_diagonal, None
 
-        def value() -> float:
+        def value() -> Reached:
             system, known = self._solved(bank)
-            scores = system.left_out_scores(vectors, labels[:, known], known)
+            scores = sample.scores(system, known)
             if self.calibration == "odds":
                 odds = self._odds(bank, system, known)
-                return reached(odds.slope * scores + odds.offset, labels[:, known], objective)
-            return reached(scores + system.counts[known] / system.images, labels[:, known], objective)
+                return reached(odds.slope * scores + odds.offset, sample.labels[:, known], objective)
+            return reached(scores + self._share(system, known), sample.labels[:, known], objective)
 
-        take(choose_regularisation(vectors, labels, objective, self.calibration))
-        if _moments(bank).images == len(sample) or len(bank.known) < 2:
+        gram = sample.gram()
+        unit = 1.0 if self.config.head == "kernel" else _or_one(float(gram.diagonal().sum()) / bank.dimension)
+        take(choose_regularisation(gram, unit, sample.labels, objective, self.calibration))
+        images = len(kept_images(bank)) if self.config.head == "kernel" else moments_of(bank).images
+        if len(sample) == images or len(bank.known) < 2 or (self.config.head == "kernel" and images > _REFINED):
             return
         best = value()
         while (now := self.chosen.regularisation) / 2 >= LEAST_REGULARISATION:
             before = self._system
             take(now / 2)
-            if (found := value()) <= best:
+            if (found := value()).value <= best.value:
                 take(now)
                 self._system = before
                 return
@@ -198,16 +226,15 @@ class WordHead:
             parts = curve.odds * slope, curve.odds * (odds.offset - slope * shift) + constant
         return parts[0].cpu().numpy().astype(np.float32), parts[1].cpu().numpy().astype(np.float32)
 
-    def _learn_confidence(self, bank: WordBank, sample: SampledImages) -> None:
+    def _learn_confidence(self, bank: WordBank, sample: LeftOutSample) -> None:
         """From the words that the images of a sample would be given, each image scored as if it had been left out.
 
         Where the balance is open, it becomes that of the curve, by which words come in order of confidence.
         """
         assert self.chosen is not None
         system, known = self._solved(bank)
-        device, images = system.mean.device, self.config.objective == "images"
-        truth = sample.labels(device)[:, known]
-        scores = system.left_out_scores(sample.vectors(device), truth, known)
+        images = self.config.objective == "images"
+        truth, scores = sample.labels[:, known], sample.scores(system, known)
         evidence, prior = self._evidence(bank, system, known, scores), self._frequency(system, known)
         most = most_words(truth, len(known)) if images else min(SAMPLE_WORDS, len(known))
         follow = images and self.config.balance is None and self.calibration == "none"
@@ -228,19 +255,18 @@ class WordHead:
             self.chosen = self.chosen._replace(threshold=choose_threshold(confidence, right, carried), words=most)
 
     @one_torch_thread()
-    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
+    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking | KernelRanking:
         """What ranks the words of :attr:`WordBank.known`, in that order."""
-        if self.config.head == "ridge":
-            weights, bias = (part.cpu().numpy() for part in self.linear(bank))
-            return LinearRanking(weights, bias)
+        if self.config.head in REGRESSIONS:
+            return ranking(*self._affine(bank))
         return WordRanking(bank.vectors() if self.config.head == "mean" else self._demixed(bank), self.config.metric)
 
     @one_torch_thread()
     def linear(self, bank: WordBank) -> LinearWords:
         """Weights and bias of the head ``ridge``."""
         system, known, scale, shift = self._affine(bank)
-        solution = system.solution if len(known) == len(system.solution) else system.solution[known]
-        return LinearWords(solution * scale[:, None], shift - scale * product(solution, system.mean[:, None])[:, 0])
+        assert isinstance(system, RidgeSystem)
+        return LinearWords(*linear(system, known, scale, shift))
 
     # -- sums that change -------------------------------------------------------------------------------------------------------
 
@@ -250,7 +276,8 @@ class WordHead:
         system = self._system
         if system is None:
             return
-        if len(vectors) > vectors.shape[1] // 8 or system.images + sign * len(vectors) < 1:
+        many = isinstance(system, RidgeSystem) and len(vectors) > vectors.shape[1] // 8
+        if many or images_of(system) + sign * len(vectors) < 1:
             self._system = None  # to solve anew costs less
         else:
             system.update(vectors, labels, sign)
@@ -269,8 +296,7 @@ class WordHead:
     def merge_words(self, word: int, into: int, both: NDArray[np.floating] | Tensor) -> None:
         """The bank merged ``word`` with ``into``, ``both`` (B, D) being the images that carry both, and removed it."""
         if self._system is not None:
-            self._system.merge_words(word, into, both)
-            self._system.keep_words([number for number in range(len(self._system.counts)) if number != word])
+            merge_words(self._system, word, into, both)
 
     # -- the heads --------------------------------------------------------------------------------------------------------------
 
@@ -283,25 +309,27 @@ class WordHead:
         with one_blas_thread():
             return np.linalg.solve(system, bank.sums[known])
 
-    def _affine(self, bank: WordBank) -> tuple[RidgeSystem, Tensor, Tensor, Tensor]:
-        """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s = (x − μ)·K_j."""
+    def _affine(self, bank: WordBank) -> tuple[System, Tensor, Tensor, Tensor]:
+        """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s being the prediction less its mean."""
         system, known = self._solved(bank)
         if self.calibration == "odds":
             odds = self._odds(bank, system, known)
             return system, known, odds.slope, odds.offset + (1 - self._balance) * _prior(system, known)
-        share = system.counts[known] / system.images
+        share = self._share(system, known)
         scale = share**-self._balance
         return system, known, scale, scale * share
 
-    def _odds(self, bank: WordBank, system: RidgeSystem, known: Tensor) -> Odds:
-        sums = torch.from_numpy(bank.sums).to(system.mean.device)
-        scores = LeftOut(*(part[known] for part in system.left_out(sums)))
-        return gaussian_odds(scores, system.counts[known])
+    def _odds(self, bank: WordBank, system: System, known: Tensor) -> Odds:
+        return gaussian_odds(LeftOut(*(part[known] for part in left_out(system, bank))), system.counts[known])
 
-    def _solved(self, bank: WordBank) -> tuple[RidgeSystem, Tensor]:
+    def _share(self, system: System, known: Tensor) -> Tensor:
+        """N_j/N."""
+        return system.counts[known] / images_of(system)
+
+    def _solved(self, bank: WordBank) -> tuple[System, Tensor]:
         if self._system is None:
-            self._system = RidgeSystem(bank, self._settled(bank))
-        return self._system, torch.from_numpy(bank.known).to(self._system.mean.device)
+            self._system = solve(self.config, bank, self._settled(bank))
+        return self._system, torch.from_numpy(bank.known).to(device_of(self._system))
 
     def _settled(self, bank: WordBank) -> float:
         if self.penalty is None:
@@ -310,19 +338,12 @@ class WordHead:
         return self.penalty
 
 
-def _prior(system: RidgeSystem, known: Tensor) -> Tensor:
+def _prior(system: System, known: Tensor) -> Tensor:
     """log N_j/(N − N_j)."""
     counts = system.counts[known]
-    return (counts / (system.images - counts).clamp(min=0.5)).log()
+    return (counts / (images_of(system) - counts).clamp(min=0.5)).log()
 
 
-def _penalty(regularisation: float, mean_diagonal: float) -> float:
-    """λ. Images that are all alike leave nothing to multiply; any λ then gives weights of zero."""
-    return regularisation * (mean_diagonal if mean_diagonal > 0 else 1.0)
-
-
-def _moments(bank: WordBank) -> Moments:
-    moments = bank.extra(Moments)
-    if moments is None:
-        raise ValueError("this bank keeps no sums over all images, which the head needs; make it with new_bank")
-    return moments
+def _or_one(mean_diagonal: float) -> float:
+    """What λ is a multiple of. Images that are all alike leave nothing to multiply; any λ then gives weights of zero."""
+    return mean_diagonal if mean_diagonal > 0 else 1.0

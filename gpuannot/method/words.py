@@ -45,6 +45,10 @@ class BankExtra:
         """How many images carry both words; None where it does not know."""
         return None
 
+    def images_with_both(self, word: int, into: int) -> tuple[Vectors, sparse.csr_array] | None:
+        """The images that carry both words, vectors (B, D) and labels (B, W); None where it does not keep them."""
+        return None
+
     def to(self, device: torch.device | str) -> Self:
         """This extra on ``device``."""
         return self
@@ -240,7 +244,7 @@ class WordBank:
 
         Args:
             vectors, labels: (B, D) and (B, W) of the images that carry both, which the sums of the two words hold twice; None where
-                no image does.
+                no image does, or the bank keeps them.
 
         Raises:
             ValueError: the vocabulary lacks a word, the two are one, or the images given are not those that carry both (where
@@ -249,6 +253,9 @@ class WordBank:
         first, second = self.number(word), self.number(into)
         if first == second:
             raise InvalidArgumentError(f"{word!r} cannot be merged with itself")
+        if vectors is None or labels is None or not len(vectors):
+            kept = (extra.images_with_both(first, second) for extra in self.extras)
+            vectors, labels = next((found for found in kept if found is not None), (None, None))
         if vectors is None or labels is None:
             vectors, labels = np.empty((0, self.dimension)), sparse.csr_array((0, len(self.vocabulary)))
         labels = self.checked_labels(vectors, labels)

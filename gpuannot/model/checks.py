@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..config import AnnotatorConfig
 from ..errors import ModelFileError
 from ..heads.choosing import Chosen
+from ..heads.systems import REGRESSIONS
 from ..method.weights import Preprocessing
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -22,10 +23,11 @@ _SHAPES = {
     "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "counts": "W", "sums": "W D",
     "projection": "V d", "projection_mean": "V",
     "weights": "K D", "bias": "K", "confidence": "2 W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
+    "landmarks": "M D", "coefficients": "M K", "images": "N D", "image_keys": "N", "image_words": "E 2",
 }  # fmt: skip
 _DTYPES = {
     "explained_variance_ratio": "float64", "sums": "float64", "counts": "int64", "total": "float64", "cooccurrence": "int64",
-    "scatter": "float64",
+    "scatter": "float64", "landmarks": "float16", "images": "float16", "image_keys": "int64", "image_words": "int64",
 }  # fmt: skip
 # float32 where not named
 #: The same of a model of several layers.
@@ -36,9 +38,10 @@ _OF_HEAD = {
     "mean": (("sums",), ()),
     "demixed": (("sums", "total", "cooccurrence"), ()),
     "ridge": (("weights", "bias"), ("sums", "total", "cooccurrence", "scatter")),
+    "kernel": (("landmarks", "coefficients", "bias"), ("sums", "images", "image_keys", "image_words")),
 }
 # Squares of larger numbers, added up over a vector, leave the range of their type.
-_LARGEST = {"float32": 1e17, "float64": 1e140}
+_LARGEST = {"float16": 1.01, "float32": 1e17, "float64": 1e140}
 _MOST_IMAGES = 2**53
 _ROUNDING = 1e-6
 
@@ -107,7 +110,8 @@ def check_settings(
 
 def _check_shapes(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
     sizes: dict[str, int] = {"W": len(metadata["vocabulary"]), "2": 2, "3": 3}
-    needed = (*_ALWAYS, *(("weights", "bias") if "weights" in tensors else ("sums",)))
+    ranks = next((_OF_HEAD[head][0] for head in ("ridge", "kernel") if _OF_HEAD[head][0][0] in tensors), ("sums",))
+    needed = (*_ALWAYS, *ranks)
     if missing := [name for name in needed if name not in tensors]:
         raise ModelFileError(f"{path} lacks the tensor {missing[0]!r}")
     layered = np.ndim(tensors["centers"]) == 3
@@ -148,7 +152,7 @@ def _check_range(path: str | Path, name: str, tensor: NDArray[Any]) -> None:
             raise ModelFileError(f"{path}: {name} holds NaN or infinite values")
         if tensor.size and max(abs(tensor.min()), abs(tensor.max())) > (largest := _LARGEST[tensor.dtype.name]):
             raise _wrong(path, name, f"out of range: it holds values beyond ±{largest:g}")
-    elif tensor.size and not (tensor.min() >= 0 and tensor.max() <= _MOST_IMAGES):
+    elif tensor.size and not (tensor.min() >= 0 and (tensor.max() <= _MOST_IMAGES or name == "image_keys")):
         raise _wrong(path, name, f"out of range: it holds {tensor.min()}…{tensor.max()}, expected numbers of images, 0 or more")
 
 
@@ -159,16 +163,36 @@ def _check_words(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any]
         raise _wrong(path, "counts", f"wrong: a word has {counts.max()} images, and 'images' says that there are {images}")
     if "sums" in tensors and tensors["sums"][counts == 0].any():
         raise _wrong(path, "sums", "wrong: a word that no image carries, by 'counts', has a sum that is not 0")
-    if "weights" in tensors and len(tensors["weights"]) != (known := np.count_nonzero(counts)):
-        raise _wrong(path, "weights", f"of {len(tensors['weights'])} words, and by 'counts' {known} words have an image")
+    for name, axis in (("weights", 0), ("coefficients", 1)):
+        if name in tensors and (words := tensors[name].shape[axis]) != (known := np.count_nonzero(counts)):
+            raise _wrong(path, name, f"of {words} words, and by 'counts' {known} words have an image")
     if "confidence" in tensors and tensors["confidence"][:, counts == 0].any():
         raise _wrong(path, "confidence", "wrong: a word that no image carries, by 'counts', has one that is not 0")
     if "scatter" in tensors:
         rows = np.arange(len(tensors["total"]) if "total" in tensors else 0)
         if (tensors["scatter"][rows * (rows + 3) // 2] < 0).any():
             raise _wrong(path, "scatter", "wrong: a sum of squares in it is negative")
+    if "images" in tensors:
+        _check_images(path, tensors, images, counts)
     if "cooccurrence" in tensors:
         _check_pairs(path, tensors["cooccurrence"], counts)
+
+
+def _check_images(path: str | Path, tensors: Tensors, images: Any, counts: NDArray[np.int64]) -> None:
+    """The images that a kernel head keeps, and which of them carry what."""
+    for name in ("image_keys", "image_words"):
+        if name not in tensors:
+            raise ModelFileError(f"{path} lacks the tensor {name!r}, which belongs to 'images'")
+    keys, (rows, words) = tensors["image_keys"], tensors["image_words"].T
+    if len(keys) != images:
+        raise _wrong(path, "images", f"{len(keys)} by the tensors, and 'images' says that there are {_shown(images)}")
+    if (np.diff(keys) <= 0).any():
+        raise _wrong(path, "image_keys", "not ascending")
+    if len(rows) and (rows.max() >= len(keys) or words.max() >= len(counts)):
+        raise _wrong(path, "image_words", f"wrong: it names an image or word beyond the {len(keys)} and {len(counts)} there are")
+    carried = np.bincount(words, minlength=len(counts))
+    if len(np.unique(rows * len(counts) + words)) != len(rows) or not np.array_equal(carried, counts):
+        raise _wrong(path, "image_words", "wrong: its words are not those that 'counts' counts")
 
 
 def _check_pairs(path: str | Path, pairs: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
@@ -196,14 +220,14 @@ def _check_head(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any],
     wanted = {*ranks, *(learns if there & set(learns) else ())}
     if missing := sorted(wanted - there):
         raise ModelFileError(f"{path} lacks the tensor {missing[0]!r}, which the head {head!r} needs")
-    if unknown := sorted(there - wanted - ({"confidence"} if head == "ridge" else set())):
+    if unknown := sorted(there - wanted - ({"confidence"} if head in REGRESSIONS else set())):
         raise _wrong(path, unknown[0], f"a tensor that the head {head!r} does not have")
     chosen = metadata.get("chosen")
-    if (chosen is not None) != (head == "ridge") and (chosen is not None or _is_open(metadata["config"])):
+    if (chosen is not None) != (head in REGRESSIONS) and (chosen is not None or _is_open(metadata["config"])):
         raise _wrong(path, "chosen", f"{_shown(chosen)}, which does not suit the head {head!r} and its settings")
     if chosen is not None and chosen["threshold"] is not None and "confidence" not in tensors:
         raise _wrong(path, "chosen", f"{_shown(chosen)}, and there is no tensor 'confidence' to compare its threshold with")
-    with_sums = "total" in tensors
+    with_sums = "total" in tensors or "images" in tensors
     for name in ("images", "penalty"):
         if (metadata.get(name) is not None) != with_sums:
             raise _wrong(path, name, f"{_shown(metadata.get(name))}, and its sums are {'there' if with_sums else 'not'}")

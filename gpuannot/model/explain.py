@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
+from ..heads.kernel_ranking import KernelRanking
 from ..images.decode import decode_image
 from ..images.input import utf8
 from ..images.inputs import Images, as_sequence, source_name, warn_of_failures
-from ..method.ranking import LinearRanking
+from ..method.ranking import LinearRanking, WordRanking
 from ..system.progress import progress_bar
 from ..system.threads import one_blas_thread
 from .encoder import to_host
@@ -29,8 +30,9 @@ class Explanation:
     """Which patches of one image speak for a word, and which against it.
 
     For each of its k words the contributions of the patches and the bias add up to the score that the word is ranked by. Of the
-    head ``ridge`` that is x·v + b; of word vectors compared in L2, x·v − ‖v‖²/2, which orders them as the distance does; of word
-    vectors compared by cosine, the cosine. What normalisation does to the split:
+    head ``ridge`` that is x·v + b; of ``kernel``, which is no sum over patches, the linear function that touches the score at the
+    image, the bias being what it leaves over; of word vectors compared in L2, x·v − ‖v‖²/2, which orders them as the distance
+    does; of word vectors compared by cosine, the cosine. What normalisation does to the split:
     :func:`gpuannot.reference.vlad.patch_contributions`.
 
     Attributes:
@@ -131,11 +133,12 @@ def explain(
 @one_blas_thread()
 def _explanation(model: WordModel, name: str, features: Any, numbers: NDArray[np.int64]) -> Explanation:
     bank = model.bank_
-    weights, bias = _linear(model, np.searchsorted(bank.known, numbers))
+    vector = to_host(model.encoder.vectors(features[None]))[0]
+    weights, bias = _linear(model, vector, np.searchsorted(bank.known, numbers))
     split = model.encoder.patch_contributions(features, weights)
     contributions, bias = split.patches, bias + split.constant
     ranking = model.ranking
-    if not isinstance(ranking, LinearRanking) and ranking.metric == "cosine":
+    if isinstance(ranking, WordRanking) and ranking.metric == "cosine":
         norm = float(np.linalg.norm(split.vector))
         contributions, bias = contributions / (norm or 1.0), bias / (norm or 1.0)
     return Explanation(
@@ -149,9 +152,13 @@ def _explanation(model: WordModel, name: str, features: Any, numbers: NDArray[np
     )
 
 
-def _linear(model: WordModel, known: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (k, D) and bias (k,) of the linear score that some of the known words are ranked by."""
+def _linear(
+    model: WordModel, vector: NDArray[np.float32], known: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (k, D) and bias (k,) of the linear score that some of the known words are ranked by, of a kernel's at the image."""
     ranking = model.ranking
+    if isinstance(ranking, KernelRanking):
+        return ranking.first_order(vector, known)
     if isinstance(ranking, LinearRanking):
         return ranking.weights[known].astype(np.float64), ranking.bias[known].astype(np.float64)
     vectors = ranking.word_vectors[known, : model.encoder.dimension].astype(np.float64)

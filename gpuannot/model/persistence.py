@@ -16,8 +16,10 @@ from ..errors import DeviceError, InvalidArgumentError, ModelFileError
 from ..heads.calibration import Logistic
 from ..heads.choosing import Chosen
 from ..heads.cooccurrence import Cooccurrence
+from ..heads.kept_images import KeptImages
+from ..heads.kernel_ranking import KernelRanking
 from ..heads.moments import Moments
-from ..method.ranking import LinearRanking
+from ..method.ranking import LinearRanking, WordRanking
 from ..method.trunk import split_layers
 from ..method.words import WordBank
 from ..system.version import __version__
@@ -123,17 +125,26 @@ def _of_words(model: WordModel, with_sums: bool) -> tuple[dict[str, NDArray[Any]
     tensors: dict[str, NDArray[Any]] = {"counts": bank.counts}
     metadata: dict[str, Any] = {}
     ranking, moments, pairs = model.ranking, bank.extra(Moments), bank.extra(Cooccurrence)
-    if isinstance(ranking, LinearRanking):
-        tensors.update(weights=ranking.weights, bias=ranking.bias)
+    kept = bank.extra(KeptImages)
+    if not isinstance(ranking, WordRanking):
+        if isinstance(ranking, KernelRanking):
+            tensors.update(landmarks=ranking.vectors, coefficients=ranking.weights, bias=ranking.bias)
+        else:
+            tensors.update(weights=ranking.weights, bias=ranking.bias)
         if (curves := model.ranker.curves(bank)) is not None:
             tensors["confidence"] = curves
         if head.chosen is not None:
             metadata["chosen"] = head.chosen._asdict()
-        if not with_sums or moments is None:
+        if not with_sums or (moments is None and kept is None):
             return tensors, metadata
     elif not with_sums:
         raise InvalidArgumentError(f"the head {model.config.head!r} ranks by its sums: such a model cannot be saved without them")
     tensors["sums"] = bank.sums
+    if kept is not None:
+        entries = sparse.coo_array(kept.labels)
+        tensors["images"], tensors["image_keys"] = kept.vectors.cpu().numpy(), kept.keys
+        tensors["image_words"] = np.stack([entries.row, entries.col], axis=1).astype(np.int64)
+        metadata.update(images=len(kept), penalty=head.penalty, logistic=head.logistic)
     if moments is not None and pairs is not None:
         entries = sparse.coo_array(pairs.counts)
         tensors["cooccurrence"] = np.stack([entries.row, entries.col, entries.data], axis=1).astype(np.int64)
@@ -146,8 +157,7 @@ def _of_words(model: WordModel, with_sums: bool) -> tuple[dict[str, NDArray[Any]
 
 def _restore_words(model: WordModel, file: ModelFile) -> None:
     tensors, metadata = file.tensors, file.metadata
-    known = tensors["sums"] if "sums" in tensors else tensors["weights"]
-    bank = WordBank(metadata["vocabulary"], known.shape[1])
+    bank = WordBank(metadata["vocabulary"], model.encoder.dimension)
     bank.counts = tensors["counts"]
     if "sums" in tensors:
         bank.sums = tensors["sums"]
@@ -160,10 +170,19 @@ def _restore_words(model: WordModel, file: ModelFile) -> None:
         first, second, images = tensors["cooccurrence"].T
         pairs.counts = sparse.csr_array((images, (first, second)), shape=(len(bank.vocabulary),) * 2)
         bank.extras = [moments, pairs]
+    if "images" in tensors:
+        entries = tensors["image_words"].T
+        labels = sparse.csr_array((np.ones(entries.shape[1], np.float32), entries), (len(tensors["images"]), len(bank.vocabulary)))
+        kept = KeptImages(len(bank.vocabulary), bank.dimension, model.device)
+        bank.extras = [kept.restore(tensors["image_keys"], torch.from_numpy(tensors["images"]), labels)]
     model.head.penalty = metadata.get("penalty")
     if metadata.get("chosen") is not None:
         model.head.chosen = Chosen(**metadata["chosen"])
     if metadata.get("logistic") is not None:
         model.head.logistic = Logistic(*metadata["logistic"])
-    ranking = LinearRanking(tensors["weights"], tensors["bias"]) if "weights" in tensors else None
+    ranking: LinearRanking | KernelRanking | None = None
+    if "weights" in tensors:
+        ranking = LinearRanking(tensors["weights"], tensors["bias"])
+    elif "landmarks" in tensors:
+        ranking = KernelRanking(tensors["landmarks"], tensors["coefficients"], tensors["bias"], model.config.kernel_width)
     model.restore(bank, WordRanker(model.head, model.device, ranking, tensors.get("confidence", False)))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
+from ..heads.kernel_ranking import DeviceKernelRanking, KernelRanking
 from ..heads.word_head import WordHead
 from ..method.ranking import DeviceLinearRanking, DeviceRanking, LinearRanking, WordRanking
 from ..method.words import WordBank
@@ -33,16 +34,16 @@ class WordRanker:
         self,
         head: WordHead,
         device: torch.device,
-        ranking: LinearRanking | None = None,
+        ranking: LinearRanking | KernelRanking | None = None,
         curves: NDArray[np.float32] | Literal[False] | None = None,
     ) -> None:
         self._head, self._device = head, device
-        self._ranking: WordRanking | LinearRanking | None = ranking
+        self._ranking: WordRanking | LinearRanking | KernelRanking | None = ranking
         self._curves = curves
-        self._device_ranking: DeviceRanking | DeviceLinearRanking | None = None
+        self._device_ranking: DeviceRanking | DeviceLinearRanking | DeviceKernelRanking | None = None
         self._device_curves: Tensor | None = None
 
-    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking:
+    def ranking(self, bank: WordBank) -> WordRanking | LinearRanking | KernelRanking:
         """What ranks the words that have an image."""
         if self._ranking is None:
             self._ranking = self._head.ranking(bank)

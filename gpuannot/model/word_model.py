@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config import AnnotatorConfig
 from ..errors import DataError, InvalidArgumentError, NotFittedError
+from ..heads.kernel_ranking import KernelRanking
 from ..heads.word_head import WordHead, new_bank
 from ..images.inputs import Images, are_vectors, none_readable, sources_or_vectors, warn_of_failures
 from ..method.labels import check_lengths, label_matrix, number_of
@@ -266,7 +267,7 @@ class WordModel:
         return torch.as_tensor(index), torch.as_tensor(distance)
 
     @property
-    def ranking(self) -> WordRanking | LinearRanking:
+    def ranking(self) -> WordRanking | LinearRanking | KernelRanking:
         """What ranks the words that have an image."""
         return self.ranker.ranking(self.bank_)
 

@@ -292,7 +292,7 @@ def test_images_decoded_again_give_the_same(learning: Any) -> None:
     assert same(kept, again)
 
 
-def test_the_callers_random_numbers_stay(learning: Any) -> None:
+def test_the_callersrandom_numbers_stay(learning: Any) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

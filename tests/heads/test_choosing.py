@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,18 @@ def tensors(count: int, **changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(vectors).double(), torch.from_numpy(labels.toarray())
 
 
+def of(rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Centred inner products, and their trace over the dimension."""
+    centred = rows - rows.mean(dim=0)
+    gram = centred @ centred.T
+    return gram, float(gram.trace()) / rows.shape[1]
+
+
 @pytest.mark.parametrize(("count", "dimension"), [(31, 5), (12, 40)])
 def test_left_out_scores_are_those_of_refits(count: int, dimension: int) -> None:
     rows, truth = tensors(count, dimension=dimension)
     vectors, labels = rows.numpy(), truth.numpy()
-    found = dict(left_out_scores(rows, truth))
+    found = dict(left_out_scores(*of(rows), truth))
     assert tuple(found) == REGULARISATIONS
     for multiple in (REGULARISATIONS[0], 1.6):
         penalty = multiple * np.square(vectors - vectors.mean(axis=0)).sum() / dimension
@@ -69,30 +77,44 @@ def test_what_is_reached_is_what_the_field_measures(words: int) -> None:
     ranked = rng.standard_normal((40, words))
     some = truth.any(axis=1)
     found = reached(torch.from_numpy(ranked), torch.from_numpy(truth.astype(float)), "images")
-    assert found == pytest.approx(label_ranking_average_precision_score(truth[some], ranked[some]))
+    assert found.value == pytest.approx(label_ranking_average_precision_score(truth[some], ranked[some]))
     given = np.argsort(-ranked, axis=1)[:, : min(5, -(-words // 2))]
     expected = evaluate(given, sparse.csr_array(truth.astype(float))).f1
-    assert reached(torch.from_numpy(ranked), torch.from_numpy(truth.astype(float)), "words") == pytest.approx(expected)
+    assert reached(torch.from_numpy(ranked), torch.from_numpy(truth.astype(float)), "words").value == pytest.approx(expected)
 
 
-def test_the_regularisation_is_the_one_that_serves_left_out_images_best() -> None:
+def test_resampled_values_are_those_of_drawn_images() -> None:
+    rng = np.random.default_rng(1)
+    truth, ranked = rng.random((50, 12)) < 0.3, rng.standard_normal((50, 12))
+    draws = np.random.default_rng(0).multinomial(50, np.full(50, 1 / 50), size=100)
+    for objective in OBJECTIVES:
+        found = reached(torch.from_numpy(ranked), torch.from_numpy(truth.astype(float)), objective)
+        for draw in (0, 99):
+            rows = np.repeat(np.arange(50), draws[draw])
+            again = reached(torch.from_numpy(ranked[rows]), torch.from_numpy(truth[rows].astype(float)), objective)
+            assert found.resampled[draw] == pytest.approx(again.value)
+
+
+def test_the_regularisation_is_the_largest_that_serves_left_out_images_as_well_as_the_best() -> None:
     rows, truth = tensors(300)
     carried = truth[:, truth.sum(dim=0) > 0]
-    share = carried.mean(dim=0)
-    some = (carried.sum(dim=1) > 0).numpy()
-    by_hand = {
-        multiple: label_ranking_average_precision_score(carried[some].numpy(), (scores + share)[some].numpy())
-        for multiple, scores in left_out_scores(rows, carried)
+    found = {
+        multiple: reached(scores + carried.mean(dim=0), carried, "images")
+        for multiple, scores in left_out_scores(*of(rows), carried)
     }
-    chosen = choose_regularisation(rows, truth, "images", "none")
-    assert by_hand[chosen] == max(by_hand.values()) and len(set(by_hand.values())) > 5
+    best = max(found.values(), key=lambda each: each.value)
+    chosen = choose_regularisation(*of(rows), truth, "images", "none")
+    gaps = {multiple: best.value - each.value for multiple, each in found.items()}
+    errors = {multiple: np.std(best.resampled - each.resampled, ddof=1) for multiple, each in found.items()}
+    assert gaps[chosen] <= errors[chosen] and all(gaps[more] > errors[more] for more in found if more > chosen)
+    assert len(set(gaps.values())) > 5 and chosen < max(found)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_images_to_choose_by(count: int, objective: str) -> None:
     rows, truth = tensors(count)
-    assert choose_regularisation(rows, torch.ones_like(truth), objective, "odds") == DEFAULT_REGULARISATION
+    assert choose_regularisation(*of(rows), torch.ones_like(truth), objective, "odds") == DEFAULT_REGULARISATION
 
 
 def test_the_threshold_is_that_of_the_highest_f1_of_an_image() -> None:
@@ -172,7 +194,7 @@ def test_beyond_the_sample_all_images_have_a_say(objective: str, monkeypatch: py
         odds = gaussian_odds(system.left_out(torch.from_numpy(bank.sums)), labels.sum(dim=0))
         ranked = odds.slope * scores + odds.offset if objective == "words" else scores + labels.mean(dim=0)
         values.append(reached(ranked, truth, objective))
-    gains = np.append(np.diff(values) > 0, False)
+    gains = np.append([after.value > before.value for before, after in pairwise(values)], False)
     steps = int(np.flatnonzero(~gains)[0])
     assert steps > 0 or objective == "words"
     assert head.chosen.regularisation == 12.8 / 2**steps

@@ -41,6 +41,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "few": {"statistics_images": 200, "batch_size": 7, "projection_sample": 90},
     "layers": {"projection": 0, "quadratic": 0, "head": "mean"},
     "uncalibrated": {"statistics_images": 500, "projection": 0, "quadratic": 0, "calibration": "none"},
+    "chosen": {"regularisation": None, "balance": None, "calibration": None},
+    "kernel": {"quadratic": 0, "head": "kernel", "regularisation": None, "balance": None, "calibration": None},
     "demixed": {"layer": "pool1", "head": "demixed"},
 }
 
