@@ -23,6 +23,7 @@ from gpuannot.config import PRESETS, AnnotatorConfig
 from gpuannot.datasets.label_files import LabelledImages, load_benchmark, load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
 from gpuannot.experiments.feature_cache import cached_features
+from gpuannot.experiments.reproduce import annotate_descriptors
 from gpuannot.method.codebook import LayerCodebooks
 from gpuannot.metrics import evaluate
 from gpuannot.model.encoder import Encoder, Learnt
@@ -173,7 +174,7 @@ def _run(described: _Described, config: AnnotatorConfig, books: _Books) -> dict[
         _ = model.ranking  # the closed form is solved when it is first asked for
 
     _, fitting = _timed(fit)
-    (positions, index, _), annotating = _timed(lambda: model.annotate_descriptors(test_store, K))
+    (positions, index, _), annotating = _timed(lambda: annotate_descriptors(model, test_store, K))
     scores = evaluate(index, test.labels[positions])
     sizes = {"with sums": _bytes(model, True)}
     if config.head == "ridge":

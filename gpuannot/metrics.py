@@ -8,6 +8,7 @@ and N+ counts the words with recall > 0.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +164,64 @@ def mean_average_precision(scores: NDArray[np.floating], truth: sparse.csr_array
     dense = truth.toarray() > 0
     words = np.flatnonzero(dense.any(axis=0))
     return float(sum(average_precision_score(dense[:, word], scores[:, word]) for word in words) / max(1, len(words)))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Whether confidences are true: of the words given with about one confidence, as many should be right.
+
+    Attributes:
+        pairs: (B,) int64, how many (image, word) pairs fall into each of B bins of equal width over 0…1.
+        confidence: (B,) their mean confidence, NaN where there are none.
+        right: (B,) the share of them that is right, NaN where there are none.
+        error: expected calibration error, Σ_b n_b/n·|right_b − confidence_b| (Guo et al. 2017, equation 3); 0 of no pairs.
+    """
+
+    pairs: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        gaps = np.abs(self.right - self.confidence)[self.pairs > 0]
+        return float(self.pairs[self.pairs > 0] @ gaps / max(1, self.pairs.sum()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, None for NaN."""
+        shares = {
+            name: [None if np.isnan(value) else float(value) for value in vars(self)[name]] for name in ("confidence", "right")
+        }
+        return {"pairs": self.pairs.tolist(), **shares, "error": self.error}
+
+
+def reliability(
+    confidence: NDArray[np.floating], index: NDArray[np.integer], truth: sparse.csr_array, *, bins: int = 10
+) -> Reliability:
+    """How true confidences are.
+
+    Args:
+        confidence: (T, k), 0…1, of the words given.
+        index: (T, k) their numbers, −1 for none.
+        truth: (T, W) 0/1.
+        bins: B.
+
+    Raises:
+        ValueError: as :func:`word_counts`, confidences of another shape or outside 0…1, or less than one bin.
+    """
+    if confidence.shape != index.shape or bins < 1:
+        raise ValueError(f"confidences have shape {confidence.shape}, the words {index.shape}, and there are {bins} bins")
+    indicator(index, truth)
+    given = index >= 0
+    values = confidence[given].astype(np.float64)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("confidences must lie in 0…1")
+    rows = np.nonzero(given)[0]
+    right = np.asarray(truth[rows, index[given]]).ravel() > 0 if len(rows) else np.empty(0, bool)
+    places = np.minimum((values * bins).astype(np.int64), bins - 1)
+    pairs = np.bincount(places, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(places, weights=of, minlength=bins) / pairs for of in (values, right.astype(np.float64))]
+    return Reliability(pairs, *means)
 
 
 def harmonic_mean(precision: float, recall: float) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.calibration import calibration_curve
 
-from gpuannot.metrics import Scores, WordCounts, evaluate, harmonic_mean, mean_average_precision, word_counts
+from gpuannot.metrics import Scores, WordCounts, evaluate, harmonic_mean, mean_average_precision, reliability, word_counts
 
 
 def truth_of(*rows: list[int], dtype: type = np.float32) -> sparse.csr_array:
@@ -218,3 +220,43 @@ def test_a_word_given_twice_to_one_image() -> None:
 def test_no_annotations(index: NDArray) -> None:
     with pytest.raises(ValueError, match="no annotations to evaluate"):
         evaluate(index, sparse.csr_array((len(index), 4)))
+
+
+# ---- confidences
+
+
+def test_reliability_is_scikit_learns_calibration_curve(rng: np.random.Generator) -> None:
+    confidence = rng.random((300, 4))
+    index = np.tile(np.arange(4), (300, 1))
+    right = rng.random((300, 4)) < confidence**1.5
+    index[::7, 3] = -1  # given to nobody, whatever its confidence
+    truth = sparse.csr_array(right.astype(float))
+    found = reliability(confidence, index, truth)
+    given = index >= 0
+    shares, means = calibration_curve(right[given], confidence[given], n_bins=10)
+    np.testing.assert_allclose(found.right, shares)
+    np.testing.assert_allclose(found.confidence, means)
+    places = np.digitize(confidence[given], np.linspace(0, 1, 11)) - 1
+    by_hand = sum(
+        (places == b).mean() * abs(right[given][places == b].mean() - confidence[given][places == b].mean()) for b in range(10)
+    )
+    assert found.error == pytest.approx(by_hand) and found.pairs.sum() == given.sum()
+
+
+@pytest.mark.parametrize(("confidence", "right", "error"), [(1.0, 1, 0.0), (0.0, 1, 1.0), (0.75, 0, 0.75)])
+def test_reliability_of_one_pair(confidence: float, right: int, error: float) -> None:
+    found = reliability(np.array([[confidence]]), np.array([[0]]), sparse.csr_array([[float(right)]]))
+    assert found.error == error and found.pairs.sum() == 1 and found.pairs[min(9, int(confidence * 10))] == 1
+    content = json.loads(json.dumps(found.to_dict()))
+    assert content["right"].count(None) == 9 and content["error"] == error
+
+
+def test_reliability_of_nothing() -> None:
+    found = reliability(np.empty((0, 3)), np.empty((0, 3), np.int64), sparse.csr_array((0, 5)))
+    assert found.error == 0 and not found.pairs.any()
+
+
+@pytest.mark.parametrize("wrong", [np.array([[1.5]]), np.array([[-0.1]]), np.array([[np.nan]]), np.array([[0.5, 0.5]])])
+def test_wrong_confidences(wrong: NDArray) -> None:
+    with pytest.raises(ValueError, match="confidences"):
+        reliability(wrong, np.array([[0]]), sparse.csr_array([[1.0]]))

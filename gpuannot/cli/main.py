@@ -51,7 +51,7 @@ from .options import (
 )
 from .report import ReportTo, report, reporting
 from .reproduce import reproduce
-from .tables import chosen_line, output, plain, scores_table, some
+from .tables import chosen_line, output, plain, reliability_table, scores_table, some
 from .tune import tune
 from .words import app as words_app
 
@@ -257,13 +257,15 @@ def evaluate(
     """Annotate labelled images and score the words given.
 
     Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means ± its
-    standard error (bootstrap over the images), N+ the number of words given correctly at least once.
+    standard error (bootstrap over the images), N+ the number of words given correctly at least once. With confidences, a table
+    says how many of the words of about each confidence were right, and the mean gap, the expected calibration error.
     """
     from ..annotator import Annotator
     from ..datasets.label_files import load_labelled_images
     from ..experiments.bootstrap import resample
     from ..method.labels import label_matrix
     from ..metrics import evaluate as score
+    from ..metrics import reliability
     from ..model.annotations import Annotations
 
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
@@ -280,10 +282,14 @@ def evaluate(
     if unknown:
         errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {plain(some(unknown))}")
     scores, f1_error = score(annotations.index, truth), resample(annotations.index, truth).standard_errors()["f1"]
+    true = None if annotations.confidence is None else reliability(annotations.confidence, annotations.index, truth)
     if as_json:
-        typer.echo(json.dumps({**scores.to_dict(), "f1_error": f1_error, "failed": len(failures)}, indent=2))
+        content = {**scores.to_dict(), "f1_error": f1_error, "failed": len(failures)}
+        typer.echo(json.dumps({**content, **({} if true is None else {"reliability": true.to_dict()})}, indent=2))
     else:
         output.print(scores_table(scores, f1_error=f1_error))
+        if true is not None:
+            output.print(reliability_table(true))
     exit_for(failures, done=len(annotations))
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
-    from ..metrics import Scores
+    from ..metrics import Reliability, Scores
 
 # A table sent to a file or a pipe has no terminal to fit.
 output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
@@ -30,6 +30,19 @@ def scores_table(scores: Scores, others: dict[str, Scores] | None = None, *, f1_
         table.add_row(
             name, *shares, str(row.n_plus), str(row.words_given), f"{100 * row.image_f1:.2f}", f"{100 * row.micro_f1:.2f}"
         )
+    return table
+
+
+def reliability_table(found: Reliability) -> Table:
+    """A row for each bin of confidence that words were given with."""
+    table = Table(title=f"expected calibration error {100 * found.error:.1f} %", title_justify="left")
+    for heading in ("confidence", "words given", "mean confidence %", "right %"):
+        table.add_column(heading, justify="left" if heading == "confidence" else "right")
+    bins = len(found.pairs)
+    for number, count in enumerate(found.pairs):
+        if count:
+            shares = (f"{100 * value[number]:.1f}" for value in (found.confidence, found.right))
+            table.add_row(f"{number / bins:.1f}–{(number + 1) / bins:.1f}", str(count), *shares)
     return table
 
 

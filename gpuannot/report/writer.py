@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import DataError, ImageError, InvalidArgumentError
+from ..heads.systems import REGRESSIONS
 from ..images.batches import ImageFailure
 from ..images.containers import Containers
 from ..images.input import Input, Loaded, utf8
+from ..metrics import reliability
 from ..model.annotations import Annotations
 from ..system.atomic_files import replacing
 from ..system.environment import record
@@ -205,6 +207,7 @@ class ReportWriter:
             "table": counts.table(totals, self._training()),
             "scores": None if truth is None else counts.scores(totals),
             "confusion": None if truth is None else counts.confusion(given, truth),
+            "reliability": reliability(values, index, truth).to_dict() if self._confident and truth is not None else None,
             "measure": self._measure(),
             "annotated": len(index),
             "failed": self._failed,
@@ -226,7 +229,7 @@ class ReportWriter:
         """What the values of words are; of all but confidences, smaller is better."""
         if self._confident:
             return "confidence"
-        return "negative score" if self._annotator is not None and self._annotator.config.head == "ridge" else "distance"
+        return "negative score" if self._annotator is not None and self._annotator.config.head in REGRESSIONS else "distance"
 
     def _training(self) -> NDArray[np.int64] | None:
         """Training images of each word; words that the model does not know have none."""

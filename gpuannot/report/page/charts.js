@@ -114,9 +114,48 @@ function drawScatter() {
   );
 }
 
+/** Of the words given with about one confidence, how many were right: on the diagonal, confidences are true. */
+function drawReliability() {
+  const found = data.reliability;
+  byId("reliable").closest("figure").hidden = found === null;
+  if (found === null) return;
+  const points = found.pairs
+    .map((pairs, bin) => ({ x: found.confidence[bin], y: found.right[bin], pairs }))
+    .filter(({ pairs }) => pairs > 0);
+  drawChart(
+    "reliable",
+    {
+      type: "line",
+      data: {
+        datasets: [
+          { data: points, borderColor: colour("--accent"), backgroundColor: colour("--accent"), pointRadius: 4.5, clip: false },
+          { data: [{ x: 0, y: 0 }, { x: 1, y: 1 }], borderColor: colour("--dim"), borderDash: [4, 4], pointRadius: 0, borderWidth: 1 },
+        ],
+      },
+      options: {
+        scales: { x: { type: "linear", ...shareAxis("confidence") }, y: shareAxis("right") },
+        plugins: {
+          legend: { display: false },
+          tooltip: {
+            filter: ({ datasetIndex }) => datasetIndex === 0,
+            callbacks: {
+              title: () => "",
+              label: ({ raw }) => `confidence ${percent(raw.x, 1)}, right ${percent(raw.y, 1)}, ${raw.pairs.toLocaleString("en")} words`,
+            },
+          },
+        },
+      },
+    },
+    "Confidence and truth",
+    `Expected calibration error ${percent(found.error, 1)}; ` +
+      points.map(({ x, y }) => `of words given at ${percent(x)} ${percent(y)} were right`).join(", "),
+  );
+}
+
 function drawCharts() {
   if (byId("words").hidden) return; // a chart in a hidden part has no size
   chartStyle();
   drawBars();
   drawScatter();
+  drawReliability();
 }
