@@ -51,7 +51,12 @@ Threshold = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, to standard output.")]
-Preset = Annotated[str | None, typer.Option(help="Settings to start from: 'paper' (default), as the paper has it, or 'best'.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings to start from: 'paper' (default), as the paper has it, 'best', or 'kernel', the most right but slower."
+    ),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Start from the settings in this file instead, as 'gpuannot tune' writes it.")
 ]

@@ -516,6 +516,30 @@ def test_evaluate_prints_one_table(model: Path, drawn_scenes: Path) -> None:
     assert result.stderr == "" and "24 images" in result.stdout
 
 
+def test_a_fit_that_chooses_says_what_and_its_model_uses_it(drawn_scenes: Path, tmp_path: Path) -> None:
+    model = tmp_path / "chosen.safetensors"
+    settings = ["--set", "head=ridge", "--set", "signed_sqrt=true", "--set", "l2=true"]
+    fitted = run("fit", drawn_scenes, *SMALL, *settings, "-o", model)
+    assert fitted.exit_code == 0, fitted.stderr
+    told = re.search(r"objective 'images': regularisation (\S+), balance \S+, words of confidence ≥ (\S+),", fitted.stderr)
+    assert told is not None
+    chosen = Annotator.load(model, device="cpu").words.head.chosen
+    assert chosen is not None and chosen.threshold is not None
+    assert float(told[1]) == pytest.approx(chosen.regularisation, rel=1e-3) and float(told[2]) == chosen.threshold
+    given = run("annotate", model, drawn_scenes / "images", "--json")
+    assert f"words of a confidence of {chosen.threshold:.2f} or more" in given.stderr
+    rows = [json.loads(line) for line in given.stdout.splitlines()]
+    assert {len(row["words"]) for row in rows} != {5}
+    assert all(row["confidences"] == sorted(row["confidences"], reverse=True) for row in rows)
+    fixed = run("annotate", model, drawn_scenes / "images", "--json", "-k", "4")
+    assert {len(json.loads(line)["words"]) for line in fixed.stdout.splitlines()} == {4} and "or more" not in fixed.stderr
+    scores = json.loads(run("evaluate", model, drawn_scenes, "--json").stdout)
+    assert 0 <= scores["reliability"]["error"] <= 1
+    assert "expected calibration error" in run("evaluate", model, drawn_scenes).stdout
+    words = run("fit", drawn_scenes, *SMALL, *settings, "--objective", "words", "-o", tmp_path / "words.safetensors")
+    assert "objective 'words': regularisation" in words.stderr and "confidence" not in words.stderr
+
+
 # ---- real processes
 
 

@@ -24,6 +24,7 @@ from gpuannot.cli.main import app
 from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.errors import DataError
 from gpuannot.jobs.writers import AnnotationWriter
+from gpuannot.metrics import reliability
 from gpuannot.report.build import report_files, report_images
 from gpuannot.report.writer import ReportWriter
 
@@ -216,6 +217,11 @@ def test_values_are_named_for_what_they_are(scenes: LabelledImages, tmp_path: Pa
     confidence = annotator.confidence(found.index, found.distance)
     assert data["measure"] == measure and (confidence is not None) == (measure == "confidence")
     assert np.allclose(data["images"]["values"], found.distance if confidence is None else confidence, rtol=1e-3)
+    if confidence is None:
+        assert data["reliability"] is None
+    else:
+        assert data["reliability"] == reliability(confidence, found.index, scenes.labels).to_dict()
+        assert sum(data["reliability"]["pairs"]) == found.index.size
 
 
 def test_an_image_that_goes_before_it_is_explained(annotator: Annotator, drawn_scenes: Path, tmp_path: Path) -> None:

@@ -122,13 +122,20 @@ function drawReliability() {
   const points = found.pairs
     .map((pairs, bin) => ({ x: found.confidence[bin], y: found.right[bin], pairs }))
     .filter(({ pairs }) => pairs > 0);
+  const most = Math.max(...found.pairs);
   drawChart(
     "reliable",
     {
       type: "line",
       data: {
         datasets: [
-          { data: points, borderColor: colour("--accent"), backgroundColor: colour("--accent"), pointRadius: 4.5, clip: false },
+          {
+            data: points,
+            borderColor: colour("--accent"),
+            backgroundColor: colour("--accent"),
+            pointRadius: points.map(({ pairs }) => 3 + 6 * Math.sqrt(pairs / most)),
+            clip: false,
+          },
           { data: [{ x: 0, y: 0 }, { x: 1, y: 1 }], borderColor: colour("--dim"), borderDash: [4, 4], pointRadius: 0, borderWidth: 1 },
         ],
       },
@@ -147,9 +154,10 @@ function drawReliability() {
       },
     },
     "Confidence and truth",
-    `Expected calibration error ${percent(found.error, 1)}; ` +
-      points.map(({ x, y }) => `of words given at ${percent(x)} ${percent(y)} were right`).join(", "),
+    `How many of the words given with about one confidence were right; expected calibration error ${percent(found.error, 1)}`,
   );
+  const said = points.map(({ x, y, pairs }) => `of ${pairs} words given with ${percent(x)}, ${percent(y)} were right`);
+  byId("reliable").setAttribute("aria-label", `Confidence and truth: ${said.join("; ")}`);
 }
 
 function drawCharts() {
