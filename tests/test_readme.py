@@ -83,7 +83,7 @@ def test_the_costs_are_those_measured() -> None:
 def test_the_short_table_is_part_of_the_long_one() -> None:
     result = results("corel5k-comparison")
     rows = {row["paper_row"]: row for row in comparison_rows() if row["paper_row"] and "missing" not in row}
-    *shown, (_, paper, ours), (_, nothing, best) = table_after("## Results", README)
+    *shown, (_, paper, ours), (_, nothing, best), (_, again, kernel) = table_after("## Results", README)
     chosen = ("MBRM, hand-made features", "JEC, several hand-made features", "JEC, VGG-16 end-to-end features")
     for (_, printed, measured), name in zip(shown, (*chosen, "2PKNN, VGG-16 end-to-end features"), strict=True):
         *shares, n_plus = result["paper"][name]
@@ -92,14 +92,30 @@ def test_the_short_table_is_part_of_the_long_one() -> None:
     *shares, n_plus = result["paper"]["conv5_2 + VLAD + positive mean"]
     assert paper == " / ".join([*(f"{value:.2f}" for value in shares), str(n_plus)])
     assert ours == " / ".join(spread(results("corel5k-paper-embedded")["summary"]))
-    assert nothing == "" and best == " / ".join(spread(results("corel5k-best-seeds")["summary"]))
+    assert nothing == again == "" and best == " / ".join(spread(results("corel5k-best-seeds")["summary"]))
+    assert kernel == " / ".join(spread(results("corel5k-kernel-seeds")["summary"]))
 
 
 def test_the_paper_s_experiment() -> None:
-    *_, embedded, original, best = table_after("## The paper's experiment")
+    *_, embedded, original, best, kernel = table_after("## The paper's experiment")
     assert embedded[1:] == spread(results("corel5k-paper-embedded")["summary"])
     assert original[1:] == spread(results("corel5k-paper-oxford-float16")["summary"])
     assert best[1:] == spread(results("corel5k-best-seeds")["summary"])
+    assert kernel[1:] == spread(results("corel5k-kernel-seeds")["summary"])
+
+
+def test_every_preset_for_every_objective() -> None:
+    rows = [(name, row) for name, of in results("generality")["sets"].items() for row in of]
+    name = ""
+    for (shown_name, *shown), (of, row) in zip(table_after("## For people, and for the protocol"), rows, strict=True):
+        name = shown_name or name
+        f1, image_f1 = (f"{100 * row[each]:.1f} ± {100 * row[f'{each}_error']:.1f}" for each in ("f1", "image_f1"))
+        error, paper = row["calibration_error"], row["preset"] == "paper"
+        assert name == of and shown == [
+            f"`{row['preset']}`", "" if paper else row["objective"], f1, str(row["n_plus"]), image_f1,
+            f"{100 * row['mean_average_precision']:.1f}", f"{row['words_an_image']:.1f}",
+            "" if error is None else f"{100 * error:.1f}",
+        ]  # fmt: skip
 
 
 def test_the_speed_is_that_measured() -> None:

@@ -7,8 +7,6 @@ Annotating costs O(W·D) an image, with ``kernel`` O(N·(D + W)).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -57,13 +55,6 @@ _LEAST = 1e-3
 
 # Of more images than these, a kernel's λ is chosen by the sample alone: to solve for each is a matter of minutes.
 _REFINED = 8000
-
-
-class LinearWords(NamedTuple):
-    """The score x·v + b of the words that have an image: ``weights`` (len(known), D) and ``bias`` (len(known),), float64."""
-
-    weights: Tensor
-    bias: Tensor
 
 
 def new_bank(config: AnnotatorConfig, vocabulary: tuple[str, ...], dimension: int, device: torch.device | str) -> WordBank:
@@ -249,6 +240,13 @@ class WordHead:
                 return
             if follow and curve.odds > 0:
                 self.chosen = self.chosen._replace(balance=float(np.clip(-curve.prior / curve.odds, 0, 1)))
+        if follow:  # by what they are ranked by alone, so that words come in order of confidence
+            along = values - self.chosen.balance * frequency
+            curve = fit_logistic(along.ravel(), np.zeros_like(along).ravel(), right.ravel())
+            if curve is None or curve.odds <= 0:
+                self.logistic = None
+                return
+            curve = self.logistic = curve._replace(prior=-self.chosen.balance * curve.odds)
         if images and curve is not None:
             confidence = expit(curve.odds * values + curve.prior * frequency + curve.constant)
             carried = truth.sum(dim=1).cpu().numpy().astype(np.int64)
@@ -262,11 +260,11 @@ class WordHead:
         return WordRanking(bank.vectors() if self.config.head == "mean" else self._demixed(bank), self.config.metric)
 
     @one_torch_thread()
-    def linear(self, bank: WordBank) -> LinearWords:
-        """Weights and bias of the head ``ridge``."""
+    def linear(self, bank: WordBank) -> tuple[Tensor, Tensor]:
+        """The score x·v + b of the words that have an image, of ``ridge``: v (len(known), D) and b (len(known),), float64."""
         system, known, scale, shift = self._affine(bank)
         assert isinstance(system, RidgeSystem)
-        return LinearWords(*linear(system, known, scale, shift))
+        return linear(system, known, scale, shift)
 
     # -- sums that change -------------------------------------------------------------------------------------------------------
 
