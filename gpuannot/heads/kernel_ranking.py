@@ -36,7 +36,10 @@ class KernelRanking:
         width: γ > 0.
 
     Attributes:
-        vectors, weights, bias, width: what is ranked by.
+        vectors: u of the images with weight, (M, d) float16.
+        weights: v (M, W) float32.
+        bias: b (W,) float32.
+        width: γ.
     """
 
     def __init__(
