@@ -174,7 +174,7 @@ class Reliability:
         pairs: (B,) int64, how many (image, word) pairs fall into each of B bins of equal width over 0…1.
         confidence: (B,) their mean confidence, NaN where there are none.
         right: (B,) the share of them that is right, NaN where there are none.
-        error: expected calibration error, Σ_b n_b/n·|right_b − confidence_b| (Guo et al. 2017, equation 3); 0 of no pairs.
+        error: expected calibration error, Σ_b n_b/n·|right_b − confidence_b| (Guo et al. 2017, equation 3); NaN of no pairs.
     """
 
     pairs: NDArray[np.int64]
@@ -184,14 +184,14 @@ class Reliability:
     @property
     def error(self) -> float:
         gaps = np.abs(self.right - self.confidence)[self.pairs > 0]
-        return float(self.pairs[self.pairs > 0] @ gaps / max(1, self.pairs.sum()))
+        return float(self.pairs[self.pairs > 0] @ gaps / self.pairs.sum()) if self.pairs.any() else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, None for NaN."""
         shares = {
             name: [None if np.isnan(value) else float(value) for value in vars(self)[name]] for name in ("confidence", "right")
         }
-        return {"pairs": self.pairs.tolist(), **shares, "error": self.error}
+        return {"pairs": self.pairs.tolist(), **shares, "error": self.error if self.pairs.any() else None}
 
 
 def reliability(
@@ -206,11 +206,12 @@ def reliability(
         bins: B.
 
     Raises:
-        ValueError: as :func:`word_counts`, confidences of another shape or outside 0…1, or less than one bin.
+        ValueError: as :func:`word_counts`, but an image may have no word; confidences of another shape or outside 0…1, or less
+            than one bin.
     """
     if confidence.shape != index.shape or bins < 1:
         raise ValueError(f"confidences have shape {confidence.shape}, the words {index.shape}, and there are {bins} bins")
-    indicator(index, truth)
+    _sorted(index, truth)
     given = index >= 0
     values = confidence[given].astype(np.float64)
     if not ((values >= 0) & (values <= 1)).all():
@@ -243,16 +244,22 @@ def indicator(index: NDArray[np.integer], truth: sparse.csr_array) -> sparse.csr
     Raises:
         ValueError: as :func:`word_counts`, or an image without a word.
     """
+    ordered = _sorted(index, truth)
+    given = ordered >= 0
+    if index.size and not given.any(axis=1).all():
+        raise ValueError("an image was given no word")
+    indptr = np.concatenate([[0], np.cumsum(given.sum(axis=1))])
+    return sparse.csr_array((np.ones(indptr[-1]), ordered[given], indptr), shape=truth.shape)
+
+
+def _sorted(index: NDArray[np.integer], truth: sparse.csr_array) -> NDArray[np.integer]:
+    """Word indices (T, k), ascending in each row, if they are such as the truth (T, W) can judge; else ValueError."""
     images, words = truth.shape
     if index.ndim != 2 or len(index) != images:
         raise ValueError(f"annotations have shape {index.shape}, the truth has {images} images")
     if index.size and not (index.min() >= -1 and index.max() < words):
         raise ValueError(f"annotations hold word indices outside 0…{words - 1}")
     ordered = np.sort(index, axis=1)
-    given = ordered >= 0
-    if ((ordered[:, 1:] == ordered[:, :-1]) & given[:, 1:]).any():
+    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise ValueError("an image was given the same word twice")
-    if index.size and not given.any(axis=1).all():
-        raise ValueError("an image was given no word")
-    indptr = np.concatenate([[0], np.cumsum(given.sum(axis=1))])
-    return sparse.csr_array((np.ones(indptr[-1]), ordered[given], indptr), shape=truth.shape)
+    return ordered

@@ -253,7 +253,9 @@ def test_reliability_of_one_pair(confidence: float, right: int, error: float) ->
 
 def test_reliability_of_nothing() -> None:
     found = reliability(np.empty((0, 3)), np.empty((0, 3), np.int64), sparse.csr_array((0, 5)))
-    assert found.error == 0 and not found.pairs.any()
+    assert math.isnan(found.error) and not found.pairs.any() and found.to_dict()["error"] is None
+    one = reliability(np.array([[0.25], [0.0]]), np.array([[0], [-1]]), sparse.csr_array([[1.0], [1.0]]))
+    assert one.error == 0.75 and one.pairs.sum() == 1  # an image without a word has no part in it
 
 
 @pytest.mark.parametrize("wrong", [np.array([[1.5]]), np.array([[-0.1]]), np.array([[np.nan]]), np.array([[0.5, 0.5]])])

@@ -188,7 +188,15 @@ def _checked(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
     for name, found in values.items():
         if len(found) not in (0, len(words)):
             raise DataError(f"{file}, row {number}: {len(words)} words but {len(found)} {name}")
+        if wrong := [value for value in found if not _is_one(name, value)]:
+            expected = "numbers in 0…1" if name == "confidences" else "numbers"
+            raise DataError(f"{file}, row {number}: its {name} hold {wrong[0]!r}, expected {expected}")
     return {**row, **values}
+
+
+def _is_one(name: str, value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and (name != "confidences" or 0 <= value <= 1)
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

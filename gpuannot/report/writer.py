@@ -198,7 +198,7 @@ class ReportWriter:
         positions, shown = np.concatenate(self._positions), np.concatenate(self._shown)
         truth = None if self._truth is None else self._truth[positions]
         given = counts.given_matrix(index, len(self.vocabulary))
-        totals = counts.word_totals(given, truth)
+        totals, rated = counts.word_totals(given, truth), self._confident and given.nnz
         common = counts.folder_of(self._names)
         return {
             "schema": SCHEMA,
@@ -207,7 +207,7 @@ class ReportWriter:
             "table": counts.table(totals, self._training()),
             "scores": None if truth is None else counts.scores(totals),
             "confusion": None if truth is None else counts.confusion(given, truth),
-            "reliability": reliability(values, index, truth).to_dict() if self._confident and truth is not None else None,
+            "reliability": reliability(values, index, truth).to_dict() if truth is not None and rated else None,
             "measure": self._measure(),
             "annotated": len(index),
             "failed": self._failed,

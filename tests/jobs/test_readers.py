@@ -94,6 +94,13 @@ def test_cells(words: list[str]) -> None:
         ("w.jsonl", '{"path": 3, "words": ["sky"]}', r"row 0: expected a 'path'"),
         ("w.jsonl", '{"path": "a", "words": ["sky", "sky"]}', r"row 0: a word is listed twice: sky, sky"),
         ("w.jsonl", '{"path": "a", "words": ["sky"], "distances": [1, 2]}', r"1 words but 2 distances"),
+        (
+            "w.jsonl",
+            '{"path": "a", "words": ["sky"], "distances": ["near"]}',
+            r"its distances hold .near., expected numbers",
+        ),
+        ("w.jsonl", '{"path": "a", "words": ["sky"], "confidences": [1.5]}', r"its confidences hold 1.5, expected numbers in 0…1"),
+        ("w.jsonl", '{"path": "a", "words": ["sky"], "confidences": [NaN]}', r"its confidences hold nan, expected numbers in 0…1"),
         ("w.jsonl", '{"path": "a", "words": ["car"]}', r"does not know, such as 'car'"),
         ("w.jsonl", '{"path": "a", "words": [], "model": "1"}\n{"path": "b", "words": [], "model": "2"}', r"rows of 2 models"),
         ("w.csv", "image,words\na,sky\n", r"w.csv, row 0: expected a 'path'"),

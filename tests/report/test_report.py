@@ -224,6 +224,18 @@ def test_values_are_named_for_what_they_are(scenes: LabelledImages, tmp_path: Pa
         assert sum(data["reliability"]["pairs"]) == found.index.size
 
 
+@pytest.mark.parametrize(("words", "expected"), [((["sea"], []), [0, 1]), (([], []), None)])
+def test_images_that_were_given_no_word(words: tuple[list[str], ...], expected: list[int] | None, tmp_path: Path) -> None:
+    paths = pictures(tmp_path / "in", ["a.jpg", "b.jpg"])
+    rows = [{"path": str(path), "words": own, "confidences": [0.5] * len(own)} for path, own in zip(paths, words, strict=True)]
+    (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    labels = {"samples": [{"image_name": path.name, "image_labels": ["sky"]} for path in paths]}
+    (tmp_path / "in" / "labels.json").write_text(json.dumps(labels))
+    report_files(tmp_path / "w.jsonl", tmp_path / "r.html", labels=load_labelled_images(tmp_path / "in"), progress=False)
+    found = data_of(tmp_path / "r.html")["reliability"]
+    assert found is None if expected is None else (sum(found["pairs"]), found["error"]) == (1, 0.5)
+
+
 def test_an_image_that_goes_before_it_is_explained(annotator: Annotator, drawn_scenes: Path, tmp_path: Path) -> None:
     paths = [Path(shutil.copy(drawn_scenes / "images" / f"scene_0000{number}.jpg", tmp_path)) for number in range(3)]
     annotations = annotator.annotate(paths, 2, progress=False)
