@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidArgumentError
+from ..method.ranking import in_blocks
 from ..system.threads import for_blocks
 
 # What is held at once beside the vectors, weights and scores.
@@ -188,13 +189,11 @@ class DeviceKernelRanking:
             ValueError: k outside 1…W.
         """
         _check_k(k, len(self.bias))
-        index = torch.empty((len(vectors), k), dtype=torch.int64, device=vectors.device)
-        distance = torch.empty((len(vectors), k), dtype=torch.float32, device=vectors.device)
-        for start in range(0, len(vectors), _AT_ONCE):
-            rows = slice(start, start + _AT_ONCE)
-            negative, order = self._scores(vectors[rows]).neg().sort(dim=1, stable=True)
-            index[rows], distance[rows] = self.known[order[:, :k]], negative[:, :k]
-        return index, distance
+        return in_blocks(lambda rows: self._nearest(rows, k), vectors, k, _AT_ONCE)
+
+    def _nearest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        negative, order = self._scores(rows).neg().sort(dim=1, stable=True)
+        return self.known[order[:, :k]], negative[:, :k]
 
     def scores(self, vectors: Tensor) -> Tensor:
         """The scores (T, W) float32 of images (T, d) float32."""

@@ -97,7 +97,7 @@ class WordHead:
 
     Attributes:
         penalty: λ, None where the head has none or it is not settled.
-        chosen: of ``ridge``, what the fit works with; None before :meth:`settle`, and in models of versions that chose nothing.
+        chosen: of ``ridge`` and ``kernel``, what the fit works with; None before :meth:`settle`, and in models of old versions.
         logistic: what makes confidences of scores; learnt once by :meth:`settle`, and held. None without.
     """
 
@@ -203,7 +203,7 @@ class WordHead:
     @one_torch_thread()
     def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Slope and offset, (len(known),) each, of a word's confidence σ(slope·t + offset), t being its score, or with
-        :attr:`of_logarithms` that of its score; None where nothing was learnt."""
+        :attr:`of_logarithms` its logarithm; None where nothing was learnt."""
         if self.logistic is None:
             return None
         system, known, scale, shift = self._affine(bank)

@@ -118,7 +118,7 @@ class DeviceRanking:
         words, dimension = self.word_vectors.shape
         take = _candidates_for(k, words, self._MARGIN)
         block = max(1, self._BLOCK_BYTES // (4 * (words + 3 * take * dimension)))
-        return _in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
+        return in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
     def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
         if self.cosine:
@@ -218,7 +218,7 @@ class DeviceLinearRanking:
         words, dimension = self.weights.shape
         take = _candidates_for(k, words, self._MARGIN)
         block = max(1, self._BLOCK_BYTES // (4 * (words + 5 * take * dimension)))
-        return _in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
+        return in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
     def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
         scores = torch.addmm(self.bias, rows, self.weights.T)
@@ -236,7 +236,8 @@ def _candidates_for(k: int, words: int, margin: int) -> int:
     return min(max(2 * k, k + margin), words)
 
 
-def _in_blocks(nearest: Callable[[Tensor], tuple[Tensor, Tensor]], vectors: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+def in_blocks(nearest: Callable[[Tensor], tuple[Tensor, Tensor]], vectors: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """``nearest`` of image vectors (T, D), ``block`` of them at once: index (T, k) int64 and distance (T, k) float32."""
     parts = [nearest(vectors[start : start + block]) for start in range(0, len(vectors), block)]
     if len(parts) == 1:
         return parts[0]

@@ -133,8 +133,7 @@ def explain(
 @one_blas_thread()
 def _explanation(model: WordModel, name: str, features: Any, numbers: NDArray[np.int64]) -> Explanation:
     bank = model.bank_
-    vector = to_host(model.encoder.vectors(features[None]))[0]
-    weights, bias = _linear(model, vector, np.searchsorted(bank.known, numbers))
+    weights, bias = _linear(model, features, np.searchsorted(bank.known, numbers))
     split = model.encoder.patch_contributions(features, weights)
     contributions, bias = split.patches, bias + split.constant
     ranking = model.ranking
@@ -152,13 +151,11 @@ def _explanation(model: WordModel, name: str, features: Any, numbers: NDArray[np
     )
 
 
-def _linear(
-    model: WordModel, vector: NDArray[np.float32], known: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _linear(model: WordModel, features: Any, known: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (k, D) and bias (k,) of the linear score that some of the known words are ranked by, of a kernel's at the image."""
     ranking = model.ranking
     if isinstance(ranking, KernelRanking):
-        return ranking.first_order(vector, known)
+        return ranking.first_order(to_host(model.encoder.vectors(features[None]))[0], known)
     if isinstance(ranking, LinearRanking):
         return ranking.weights[known].astype(np.float64), ranking.bias[known].astype(np.float64)
     vectors = ranking.word_vectors[known, : model.encoder.dimension].astype(np.float64)
