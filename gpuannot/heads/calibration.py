@@ -121,11 +121,13 @@ def gaussian_odds(scores: LeftOut, counts: Tensor) -> Odds:
 
 
 class Logistic(NamedTuple):
-    """P(word is right) = σ(``odds``·log-odds of its score + ``prior``·log-odds of its frequency + ``constant``)."""
+    """P(word is right) = σ(``odds``·e + ``prior``·f + ``constant`` + ``level``·s), e and f being the log-odds of the word's score
+    and of its frequency, or where words are ranked by predictions s the logarithms of the prediction and of the frequency."""
 
     odds: float
     prior: float
     constant: float
+    level: float = 0.0
 
 
 def fit_logistic(odds: NDArray[np.float64], prior: NDArray[np.float64], right: NDArray[np.bool_]) -> Logistic | None:
@@ -136,12 +138,40 @@ def fit_logistic(odds: NDArray[np.float64], prior: NDArray[np.float64], right: N
         prior: (M,) log-odds of its frequency.
         right: (M,) whether it was right.
     """
+    found = _most_likely(np.stack([odds, prior], axis=1), right)
+    return None if found is None else Logistic(found[0], found[1], found[2])
+
+
+def fit_rising(score: NDArray[np.float64], right: NDArray[np.bool_]) -> Logistic | None:
+    """The curve σ(``odds``·log s + ``level``·s + ``constant``) of words that were given, ``odds`` and ``level`` ≥ 0.
+
+    Small predictions count by their logarithm and large ones as they are; a curve of the logarithm alone takes words of 0.6 for
+    likelier than they are.
+
+    Args:
+        score: s (M,), above 0.
+        right: (M,) whether it was right.
+
+    Returns:
+        None where all or none were right, or where a higher score does not speak for a word.
+    """
+    logarithm = np.log(score)
+    if (found := _most_likely(np.stack([logarithm, score], axis=1), right)) is None:
+        return None
+    odds, level, constant = found
+    if odds < 0 or level < 0:
+        slope, constant = _most_likely((logarithm if level < 0 else score)[:, None], right) or (0.0, 0.0)
+        odds, level = (slope, 0.0) if level < 0 else (0.0, slope)
+    return Logistic(odds, 0.0, constant, level) if odds >= 0 and level >= 0 and odds + level > 0 else None
+
+
+def _most_likely(features: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, ...] | None:
+    """Coefficients (F,) and constant of the logistic regression on features (M, F); None where all or none are right."""
     from sklearn.linear_model import LogisticRegression
 
     if right.all() or not right.any():
         return None
-    # The two come in one unit, and thousands of words hardly feel the penalty; it only holds where there are a handful.
+    # The features come in like units, and thousands of words hardly feel the penalty; it only holds where there are a handful.
     with one_blas_thread():
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(np.stack([odds, prior], axis=1), right)
-    of_odds, of_prior = model.coef_[0]
-    return Logistic(float(of_odds), float(of_prior), float(model.intercept_[0]))
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(features, right)
+    return (*map(float, model.coef_[0]), float(model.intercept_[0]))

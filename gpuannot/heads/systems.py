@@ -19,9 +19,13 @@ from .kernel_exact import kernel_values
 from .kernel_ranking import KernelRanking
 from .moments import Moments
 from .products import gram, product
+from .projection import projection_images
 from .ridge import LeftOut, RidgeSystem
 
 System: TypeAlias = RidgeSystem | KernelSystem
+
+# Fewer images that the projection has not seen do not tell how much the others' scores fall short.
+_FEWEST = 20
 
 #: Heads whose scores are regressions of the labels.
 REGRESSIONS = ("ridge", "kernel")
@@ -87,25 +91,42 @@ class LeftOutSample:
         self._rows: NDArray[np.int64] | None = None
         if config.head == "kernel":
             images = kept_images(bank)
-            self._rows = np.sort(np.argsort(random_numbers(images.keys, config.seed), kind="stable")[:SAMPLE_IMAGES])
+            self._rows = np.argsort(random_numbers(images.keys, config.seed), kind="stable")[:SAMPLE_IMAGES]
             self._vectors = images.vectors[torch.from_numpy(self._rows).to(images.device)]
             self.labels = torch.from_numpy(images.labels[self._rows].toarray()).to(images.device, torch.float64)
+            self._unseen = self._count_unseen(config, len(images))
             return
         sample, device = bank.extra(SampledImages), moments_of(bank).device
         if sample is None or not len(sample):
             self._vectors, self.labels = torch.empty((0, bank.dimension)), torch.empty((0, len(bank.vocabulary)))
         else:
             self._vectors, self.labels = sample.vectors(device), sample.labels(device)
+        self._unseen = self._count_unseen(config, moments_of(bank).images)
+
+    def _count_unseen(self, config: AnnotatorConfig, images: int) -> int:
+        """How many of the images the projection was not learnt from; they come first."""
+        left = images - projection_images(images, config.projection_sample) if config.projection else images
+        return min(len(self), left)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def scores(self, system: System, known: Tensor) -> Tensor:
-        """Scores (S, K) of the words ``known`` by all the other images that the system was solved from."""
+        """Scores (S, K) of the words ``known`` by all the other images that the system was solved from.
+
+        Those of images that the projection was learnt from are lower than those of images that come later, see
+        :func:`~gpuannot.heads.projection.projection_images`: they are brought to the root mean square of the others.
+        """
         if isinstance(system, KernelSystem):
             assert self._rows is not None
-            return system.left_out_scores(self._rows, own=True)[:, known]
-        return system.left_out_scores(self._vectors, self.labels[:, known], known)
+            scores = system.left_out_scores(self._rows, own=True)[:, known]
+        else:
+            scores = system.left_out_scores(self._vectors, self.labels[:, known], known)
+        if _FEWEST <= self._unseen < len(self):
+            unseen, seen = scores[: self._unseen], scores[self._unseen :]
+            power = seen.square().mean()
+            seen *= torch.where(power > 0, unseen.square().mean() / power, 1.0).sqrt()
+        return scores
 
     def gram(self) -> Tensor:
         """The centred inner products (S, S) of these images alone, by the kernel where there is one."""

@@ -18,7 +18,7 @@ from ..config import AnnotatorConfig
 from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import BankExtra, WordBank
 from ..system.threads import one_blas_thread, one_torch_thread
-from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, gaussian_odds
+from .calibration import SAMPLE_WORDS, Logistic, Odds, SampledImages, fit_logistic, fit_rising, gaussian_odds
 from .choosing import (
     DEFAULT_REGULARISATION,
     LEAST_REGULARISATION,
@@ -201,21 +201,21 @@ class WordHead:
             best = found
 
     @one_torch_thread()
-    def confidence(self, bank: WordBank) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Slope and offset, (len(known),) each, of a word's confidence σ(slope·t + offset), t being its score, or with
-        :attr:`of_logarithms` its logarithm; None where nothing was learnt."""
+    def confidence(self, bank: WordBank) -> NDArray[np.float32] | None:
+        """Slope, offset and level, (3, len(known)), of a word's confidence σ(slope·t + offset + level·s), s being its score and t
+        with :attr:`of_logarithms` the logarithm of it, else s itself; None where nothing was learnt."""
         if self.logistic is None:
             return None
         system, known, scale, shift = self._affine(bank)
         curve = self.logistic
         constant = curve.prior * self._frequency(system, known) + curve.constant
         if self.of_logarithms:  # of the prediction, which is the score divided by its scale
-            parts = torch.full_like(scale, curve.odds), constant - curve.odds * scale.log()
+            slope, offset = torch.full_like(scale, curve.odds), constant - curve.odds * scale.log()
         else:
             odds = self._odds(bank, system, known)
-            slope = torch.where(scale > 0, odds.slope / scale, 0.0)
-            parts = curve.odds * slope, curve.odds * (odds.offset - slope * shift) + constant
-        return parts[0].cpu().numpy().astype(np.float32), parts[1].cpu().numpy().astype(np.float32)
+            of_score = torch.where(scale > 0, odds.slope / scale, 0.0)
+            slope, offset = curve.odds * of_score, curve.odds * (odds.offset - of_score * shift) + constant
+        return torch.stack([slope, offset, torch.full_like(slope, curve.level)]).cpu().numpy().astype(np.float32)
 
     def _learn_confidence(self, bank: WordBank, sample: LeftOutSample) -> None:
         """From the words that the images of a sample would be given, each image scored as if it had been left out.
@@ -241,14 +241,14 @@ class WordHead:
             if follow and curve.odds > 0:
                 self.chosen = self.chosen._replace(balance=float(np.clip(-curve.prior / curve.odds, 0, 1)))
         if follow:  # by what they are ranked by alone, so that words come in order of confidence
-            along = values - self.chosen.balance * frequency
-            curve = fit_logistic(along.ravel(), np.zeros_like(along).ravel(), right.ravel())
-            if curve is None or curve.odds <= 0:
-                self.logistic = None
+            score = np.exp(values - self.chosen.balance * frequency)
+            curve = self.logistic = fit_rising(score.ravel(), right.ravel())
+            if curve is None:
                 return
             curve = self.logistic = curve._replace(prior=-self.chosen.balance * curve.odds)
         if images and curve is not None:
-            confidence = expit(curve.odds * values + curve.prior * frequency + curve.constant)
+            level = curve.level * np.exp(values - self._balance * frequency) if curve.level else 0.0
+            confidence = expit(curve.odds * values + curve.prior * frequency + curve.constant + level)
             carried = truth.sum(dim=1).cpu().numpy().astype(np.int64)
             self.chosen = self.chosen._replace(threshold=choose_threshold(confidence, right, carried), words=most)
 

@@ -120,7 +120,7 @@ class OnCluster:
         return self._gathered("descriptors", sample, self._encoder.extractor.patches, descriptors_at, self._learnt("transform_"))
 
     def vector_sample(self) -> Tensor:
-        sample = self._encoder.vector_sample(self._count)
+        sample = self._encoder.vector_sample(np.concatenate([each.positions for each in self._read]))
         return self._gathered("sample of vectors", sample, 1, vectors_at, self._learnt("transform_", "codebook_"))
 
     def word_sums(self) -> WordBank | None:

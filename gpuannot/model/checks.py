@@ -22,7 +22,7 @@ Tensors = Mapping[str, NDArray[Any]]
 _SHAPES = {
     "matrix": "C n", "offset": "n", "explained_variance_ratio": "n", "centers": "m n", "counts": "W", "sums": "W D",
     "projection": "V d", "projection_mean": "V",
-    "weights": "K D", "bias": "K", "confidence": "2 W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
+    "weights": "K D", "bias": "K", "confidence": "R W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
     "landmarks": "M D", "coefficients": "M K", "images": "N D", "image_keys": "N", "image_words": "E 2",
 }  # fmt: skip
 _DTYPES = {
@@ -128,6 +128,8 @@ def _check_shapes(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any
             if sizes.setdefault(axis, size) != size:
                 raise ModelFileError(f"{path}: {name} has shape {tensor.shape}, expected {axis} = {sizes[axis]}")
         _check_range(path, name, tensor)
+    if sizes.get("R", 3) not in (2, 3):  # earlier versions had two rows
+        raise ModelFileError(f"{path}: confidence has {sizes['R']} rows, expected 3")
     vlad = sizes.get("L", 1) * sizes["m"] * sizes["n"]
     if sizes.get("V", vlad) != vlad:
         raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the VLAD vectors have {vlad}")
@@ -277,7 +279,7 @@ _METADATA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trunk_sha256": ("64 hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))),
     "images": ("a number of images", _whole),
     "penalty": ("a number above 0", lambda value: _finite(value) and value > 0),
-    "logistic": ("null or three numbers", lambda value: value is None or _numbers(value, 3)),
+    "logistic": ("null or four numbers", lambda value: value is None or _numbers(value, 4) or _numbers(value, 3)),
     "chosen": (f"null or the numbers {', '.join(Chosen._fields)}", lambda value: value is None or _is_chosen(value)),
 }
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import AnnotatorConfig
 from ..errors import InvalidArgumentError, NotFittedError
-from ..heads.projection import JointProjection
+from ..heads.projection import JointProjection, projection_sample
 from ..images.batches import ImageFailure
 from ..images.inputs import Images, as_sequence, warn_of_failures
 from ..method.codebook import LayerCodebooks, sample_positions
@@ -188,9 +188,9 @@ class Encoder:
         """Which of the local features of so many images PCA (on a GPU) and codebook are learnt from, ascending."""
         return sample_positions(images * self.extractor.patches, self.config.codebook_sample, self.config.seed)
 
-    def vector_sample(self, images: int) -> NDArray[np.int64]:
-        """Which of so many images that could be read the projection is learnt from, ascending."""
-        return sample_positions(images, self.config.projection_sample, self.config.seed)
+    def vector_sample(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of the images at these positions (N,) of a data set the projection is learnt from, ascending."""
+        return projection_sample(positions, self.config.projection_sample, self.config.seed)
 
     def describe(
         self, features: FeatureStore, folder: str | Path | None = None, *, advance: Callable[[int], object] | None = None

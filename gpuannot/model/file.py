@@ -10,10 +10,10 @@ have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that 
 m·n below.
 
 With the head ``ridge`` there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
-confidences ``confidence`` (2, W), slope and offset of each word's. With a head that needs more sums than the words' there are
-``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that carry both) and, for ``ridge``,
-``scatter``, the lower triangle of Σxxᵀ row by row, float64. ``sums`` and these are missing in a model that was saved without sums;
-it annotates, and cannot learn.
+confidences ``confidence`` (3, W), slope, offset and level of each word's; two rows, without level, in earlier files. With a head
+that needs more sums than the words' there are ``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that
+carry both) and, for ``ridge``, ``scatter``, the lower triangle of Σxxᵀ row by row, float64. ``sums`` and these are missing in a
+model that was saved without sums; it annotates, and cannot learn.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class InProcess:
 
     def vector_sample(self) -> Tensor:
         store, encoder = self._chosen(self.descriptors), self._encoder
-        rows = store.rows(encoder.vector_sample(len(store)))
+        rows = store.rows(encoder.vector_sample(store.positions))
         return torch.cat([torch.as_tensor(encoder.vlad(block.to(encoder.device))) for block in rows])
 
     def word_sums(self) -> WordBank | None:

@@ -185,4 +185,7 @@ def _restore_words(model: WordModel, file: ModelFile) -> None:
         ranking = LinearRanking(tensors["weights"], tensors["bias"])
     elif "landmarks" in tensors:
         ranking = KernelRanking(tensors["landmarks"], tensors["coefficients"], tensors["bias"], model.config.kernel_width)
-    model.restore(bank, WordRanker(model.head, model.device, ranking, tensors.get("confidence", False)))
+    curves = tensors.get("confidence")
+    if curves is not None and len(curves) == 2:  # written before there was a level
+        curves = np.concatenate([curves, np.zeros_like(curves[:1])])
+    model.restore(bank, WordRanker(model.head, model.device, ranking, False if curves is None else curves))

@@ -80,19 +80,20 @@ class WordRanker:
         if isinstance(distance, Tensor):
             if self._device_curves is None or self._device_curves.device != distance.device:
                 self._device_curves = torch.from_numpy(curves).to(distance.device)
-            slope, offset = self._device_curves[:, torch.as_tensor(index)]
+            slope, offset, level = self._device_curves[:, torch.as_tensor(index)]
             on_device = (-distance).clamp(min=_LEAST).log() if self._head.of_logarithms else -distance
-            return torch.sigmoid(offset + slope * on_device)
-        slope, offset = curves[:, index]
+            return torch.sigmoid(offset + slope * on_device - level * distance)
+        slope, offset, level = curves[:, index]
         score = np.log(np.maximum(-distance, _LEAST)) if self._head.of_logarithms else -distance
-        return expit(offset + slope * score)
+        return expit(offset + slope * score - level * distance)
 
     def curves(self, bank: WordBank) -> NDArray[np.float32] | None:
-        """Slope and offset of each word's confidence, (2, W); None where there are none."""
+        """Slope, offset and level of each word's confidence, (3, W), as :meth:`WordHead.confidence
+        <gpuannot.heads.word_head.WordHead.confidence>` has them; None where there are none."""
         if self._curves is None:
             found = self._head.confidence(bank)
             self._curves = False
             if found is not None:
-                self._curves = np.zeros((2, len(bank.vocabulary)), np.float32)
+                self._curves = np.zeros((3, len(bank.vocabulary)), np.float32)
                 self._curves[:, bank.known] = found
         return None if self._curves is False else self._curves

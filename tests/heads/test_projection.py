@@ -14,7 +14,8 @@ from small import small_annotator
 from gpuannot import Annotator
 from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.errors import ModelFileError, NotFittedError
-from gpuannot.heads.projection import JointProjection
+from gpuannot.heads.calibration import random_numbers
+from gpuannot.heads.projection import JointProjection, projection_sample
 from gpuannot.model.file import ModelFile
 
 
@@ -37,11 +38,11 @@ def drawn_vectors(images: int, dimension: int) -> NDArray[np.float32]:
     return (rng.normal(size=(images, dimension)) * np.linspace(3, 1, dimension) + rng.normal(size=dimension)).astype(np.float32)
 
 
-def by_svd(vectors: NDArray[np.float32], keep: int) -> NDArray[np.float64]:
-    """Unit-length projections on the leading right singular vectors, float64."""
+def by_svd(vectors: NDArray[np.float32], keep: int, learnt: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """Unit-length projections on the leading right singular vectors, float64; ``learnt`` are the rows that these come from."""
     exact = vectors.astype(np.float64)
-    centred = exact - exact.mean(axis=0)
-    projected = centred @ np.linalg.svd(centred, full_matrices=False)[2][:keep].T
+    rows = exact if learnt is None else exact[learnt]
+    projected = (exact - rows.mean(axis=0)) @ np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[2][:keep].T
     return projected / np.linalg.norm(projected, axis=1, keepdims=True)
 
 
@@ -71,10 +72,23 @@ def test_products_by_plain_loops(quadratic: int) -> None:
     np.testing.assert_allclose(whole @ whole.T, kernel, atol=1e-5)
 
 
-def test_few_images_keep_a_quarter_of_their_number() -> None:
-    vectors = torch.from_numpy(drawn_vectors(22, 12))
+def test_few_images_keep_a_third_of_their_number() -> None:
+    vectors = torch.from_numpy(drawn_vectors(17, 12))
     projection = JointProjection(8, 7).fit(vectors)
     assert (projection.n_components, projection.quadratic, projection.dimension) == (5, 5, 5 + 15)
+
+
+@pytest.mark.parametrize(
+    ("images", "most", "expected"),
+    [(0, 9, 0), (1, 9, 1), (3, 9, 3), (4, 9, 3), (9, 9, 7), (13, 9, 9), (14, 9, 9), (5000, 4096, 3750)],
+)
+def test_the_projection_leaves_a_quarter_of_the_images(images: int, most: int, expected: int) -> None:
+    """Those that a sample of the images takes first, wherever images that cannot be read are missing."""
+    positions = np.flatnonzero(np.random.default_rng(0).random(2 * images + 50) < 0.6)[:images]
+    sample, keys = projection_sample(positions, most, 3), random_numbers(positions, 3)
+    assert len(sample) == expected and (np.diff(sample) > 0).all()
+    left = np.setdiff1d(np.arange(images), sample)
+    assert not len(left) or not expected or keys[left].max() < keys[sample].min()
 
 
 def test_no_vectors_and_a_vector_of_the_mean() -> None:
@@ -86,7 +100,7 @@ def test_no_vectors_and_a_vector_of_the_mean() -> None:
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (torch.ones(3, 12), "at least 4 images, got 3"),
+        (torch.ones(2, 12), "at least 3 images, got 2"),
         (torch.ones(40, 12), "vary in 0 directions only, not in 5"),
         (torch.full((40, 12), torch.nan), "NaN or infinite"),
     ],
@@ -120,7 +134,7 @@ def test_the_annotators_vectors_are_the_projected_vlad_vectors(fitted: Annotator
     plain.words.restore(fitted.bank_)
     _, vlad = plain.encoder.encode(scenes.paths)
     _, vectors = fitted.encoder.encode(scenes.paths)
-    unit = by_svd(vlad, 5)
+    unit = by_svd(vlad, 5, np.sort(np.argsort(random_numbers(np.arange(24), 0))[6:]))
     assert vectors.shape == (24, fitted.encoder.dimension) == (24, 5 + 6)
     signs = np.sign((vectors[:, :5] * unit).sum(axis=0))
     np.testing.assert_allclose(vectors[:, :5] * signs, unit, atol=1e-3)
@@ -128,7 +142,7 @@ def test_the_annotators_vectors_are_the_projected_vlad_vectors(fitted: Annotator
 
 
 def test_it_is_learnt_from_a_bounded_sample(scenes: LabelledImages) -> None:
-    few = annotator(projection_sample=12).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    few = annotator(projection_sample=11).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
     assert few.encoder.projection_.n_components == 3
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from scipy.special import expit
 
 from gpuannot import Annotations, Annotator, __version__
 from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
@@ -335,6 +336,27 @@ def test_a_model_of_a_version_with_a_vote_that_was_off(fitted: Annotator, drawn_
     loaded = Annotator.load(ModelFile(good.tensors, {**good.metadata, "config": config}).write(tmp_path / "m"), device="cpu")
     assert loaded.config == fitted.config and loaded.to_model_file().sha256 == good.sha256
     assert same(loaded.annotate(drawn_scenes), fitted.annotate(drawn_scenes))
+
+
+def test_a_model_whose_confidences_have_no_level(drawn_scenes: Path, tmp_path: Path) -> None:
+    """As earlier versions wrote them: slope and offset of the logarithm."""
+    made = fit(drawn_scenes, head="ridge")
+    good = made.to_model_file()
+    changed = {"confidence": good.tensors["confidence"][:2]}
+    assert good.tensors["confidence"][2].any() and len(good.metadata["logistic"]) == 4
+    old = ModelFile({**good.tensors, **changed}, {**good.metadata, "logistic": good.metadata["logistic"][:3]})
+    loaded = Annotator.load(old.write(tmp_path / "m"), device="cpu")
+    found = loaded.annotate(drawn_scenes, k=3)
+    slope, offset = changed["confidence"][:, found.index].astype(np.float64)
+    expected = expit(slope * np.log(np.maximum(-found.distance, 1e-12)) + offset)
+    assert found.confidence is not None
+    np.testing.assert_allclose(found.confidence, expected, atol=1e-5)
+    again = Annotator.load(loaded.save(tmp_path / "again"), device="cpu").annotate(drawn_scenes, k=3)
+    np.testing.assert_array_equal(again.confidence, found.confidence)
+    for rows in (1, 4):
+        bad = ModelFile({**good.tensors, "confidence": np.ones((rows, len(made.vocabulary)), np.float32)}, good.metadata)
+        with pytest.raises(ModelFileError, match=f"confidence has {rows} rows, expected 3"):
+            Annotator.load(bad.write(tmp_path / "bad"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("vote", 0.45), ("head", "lda"), ("head", "centred"), ("calibration", "spread")])
