@@ -205,9 +205,9 @@ class AnnotatorConfig:
     """VLAD normalisation, last step: unit L2 norm for the whole vector."""
     projection: int = 0
     """d, the principal components kept of the VLAD vectors, then brought to unit length; 0 leaves the vectors as they are.
-    No more are kept than a third of the images that they are learnt from."""
+    No more are kept than a quarter of the images that they are learnt from."""
     projection_sample: int = 4096
-    """Most training images, drawn uniformly, whose vectors the projection is learnt from: three in four, where they are fewer."""
+    """Most training images, drawn uniformly, whose vectors the projection is learnt from: seven in eight, where they are fewer."""
     quadratic: int = 0
     """t, with ``projection``: the products of the first t components are put behind all of them; 0 for none."""
     quadratic_weight: float = 0.5

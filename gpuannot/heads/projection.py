@@ -21,12 +21,12 @@ from .products import gram, leading_eigenvectors, product
 
 
 def projection_images(images: int, most: int) -> int:
-    """Of how many of a fit's images the projection is learnt: ``most``, but of no more than three in four.
+    """Of how many of a fit's images the projection is learnt: ``most``, but of no more than seven in eight.
 
     An image that it was learnt from has part of its variance in components that are its own. Brought to unit length, such an image
     scores lower than one that comes later; how much, the images that are left show.
     """
-    return min(most, images - images // 4)
+    return min(most, images - images // 8)
 
 
 def projection_sample(positions: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
@@ -43,7 +43,7 @@ class JointProjection:
     stays zero.
 
     Args:
-        n_components: d, the coordinates of u, when there are three times as many vectors to learn from; with fewer a third of
+        n_components: d, the coordinates of u, when there are four times as many vectors to learn from; with fewer a quarter of
             them, as components of few vectors are those vectors' own.
         quadratic: t, at most d; 0 for none.
         weight: q.
@@ -82,13 +82,13 @@ class JointProjection:
         """Learn μ and P from vectors (S, D) float32, on their device; on the CPU the same bits with any number of threads.
 
         Raises:
-            ValueError: fewer than 3 vectors, too few directions in which they vary, or non-finite values.
+            ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
         """
         if not bool(torch.isfinite(vectors).all()):
             raise InvalidArgumentError("the image vectors hold NaN or infinite values")
-        keep = min(self.most_components, len(vectors) // 3)
+        keep = min(self.most_components, len(vectors) // 4)
         if not keep:
-            raise InvalidArgumentError(f"a projection of image vectors needs at least 3 images, got {len(vectors)}")
+            raise InvalidArgumentError(f"a projection of image vectors needs at least 4 images, got {len(vectors)}")
         mean = vectors.mean(dim=0, dtype=torch.float64).float()
         centred = vectors - mean
         tall = len(centred) > centred.shape[1]

@@ -236,11 +236,11 @@ def test_scores_of_images_that_the_projection_was_learnt_from_are_as_high_as_tho
     np.testing.assert_array_equal(sample.labels.numpy(), labels.toarray()[order])
     index, distance = WordRanker(words, torch.device("cpu")).rank(bank, projected[400:], len(WORDS))
     later = np.take_along_axis(-distance, np.argsort(index, axis=1), axis=1) - bank.counts / 400
-    power = [float(np.sqrt((part**2).mean())) for part in (left_out[:100].numpy(), left_out[100:].numpy(), later)]
-    assert power[1] == pytest.approx(power[0], rel=1e-6) and power[0] == pytest.approx(power[2], rel=0.1)
-    fitted = np.take_along_axis(np.arange(400)[order], np.arange(100, 400), 0)
+    power = [float(np.sqrt((part**2).mean())) for part in (left_out[:50].numpy(), left_out[50:].numpy(), later)]
+    assert power[1] == pytest.approx(power[0], rel=1e-6) and power[0] == pytest.approx(power[2], rel=0.15)
+    fitted = order[50:]
     if head == "ridge":
-        raw = system.left_out_scores(torch.from_numpy(projected[fitted]).double(), sample.labels[100:], known)
+        raw = system.left_out_scores(torch.from_numpy(projected[fitted]).double(), sample.labels[50:], known)
     else:
         raw = system.left_out_scores(fitted, own=True)
     assert float(raw.square().mean().sqrt()) < 0.85 * power[2]

@@ -72,17 +72,17 @@ def test_products_by_plain_loops(quadratic: int) -> None:
     np.testing.assert_allclose(whole @ whole.T, kernel, atol=1e-5)
 
 
-def test_few_images_keep_a_third_of_their_number() -> None:
-    vectors = torch.from_numpy(drawn_vectors(17, 12))
+def test_few_images_keep_a_quarter_of_their_number() -> None:
+    vectors = torch.from_numpy(drawn_vectors(22, 12))
     projection = JointProjection(8, 7).fit(vectors)
     assert (projection.n_components, projection.quadratic, projection.dimension) == (5, 5, 5 + 15)
 
 
 @pytest.mark.parametrize(
     ("images", "most", "expected"),
-    [(0, 9, 0), (1, 9, 1), (3, 9, 3), (4, 9, 3), (9, 9, 7), (13, 9, 9), (14, 9, 9), (5000, 4096, 3750)],
+    [(0, 9, 0), (1, 9, 1), (7, 9, 7), (8, 9, 7), (10, 9, 9), (11, 9, 9), (4500, 4096, 3938), (5000, 4096, 4096)],
 )
-def test_the_projection_leaves_a_quarter_of_the_images(images: int, most: int, expected: int) -> None:
+def test_the_projection_leaves_an_eighth_of_the_images(images: int, most: int, expected: int) -> None:
     """Those that a sample of the images takes first, wherever images that cannot be read are missing."""
     positions = np.flatnonzero(np.random.default_rng(0).random(2 * images + 50) < 0.6)[:images]
     sample, keys = projection_sample(positions, most, 3), random_numbers(positions, 3)
@@ -100,7 +100,7 @@ def test_no_vectors_and_a_vector_of_the_mean() -> None:
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (torch.ones(2, 12), "at least 3 images, got 2"),
+        (torch.ones(3, 12), "at least 4 images, got 3"),
         (torch.ones(40, 12), "vary in 0 directions only, not in 5"),
         (torch.full((40, 12), torch.nan), "NaN or infinite"),
     ],
@@ -134,7 +134,7 @@ def test_the_annotators_vectors_are_the_projected_vlad_vectors(fitted: Annotator
     plain.words.restore(fitted.bank_)
     _, vlad = plain.encoder.encode(scenes.paths)
     _, vectors = fitted.encoder.encode(scenes.paths)
-    unit = by_svd(vlad, 5, np.sort(np.argsort(random_numbers(np.arange(24), 0))[6:]))
+    unit = by_svd(vlad, 5, np.sort(np.argsort(random_numbers(np.arange(24), 0))[3:]))
     assert vectors.shape == (24, fitted.encoder.dimension) == (24, 5 + 6)
     signs = np.sign((vectors[:, :5] * unit).sum(axis=0))
     np.testing.assert_allclose(vectors[:, :5] * signs, unit, atol=1e-3)
@@ -142,7 +142,7 @@ def test_the_annotators_vectors_are_the_projected_vlad_vectors(fitted: Annotator
 
 
 def test_it_is_learnt_from_a_bounded_sample(scenes: LabelledImages) -> None:
-    few = annotator(projection_sample=11).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    few = annotator(projection_sample=12).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
     assert few.encoder.projection_.n_components == 3
 
 
