@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from ..errors import counted
 from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
@@ -70,7 +71,7 @@ def to_file(
         writer.commit()
         if not failures:
             ledger.unlink(missing_ok=True)
-    errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
+    errors.print(f"{plain(to)}: {counted(writer.rows, 'image')} annotated, {len(failures)} failed")
     if as_json:
         typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
     if failures:
@@ -93,7 +94,7 @@ def to_folder(
         raise
     tell_left_out(summary.left_out)
     errors.print(
-        f"{plain(to)}: {summary.rows} images annotated, {summary.failures} failed; {summary.parts} parts, "
+        f"{plain(to)}: {counted(summary.rows, 'image')} annotated, {summary.failures} failed; {counted(summary.parts, 'part')}, "
         f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"
         + (f" from {summary.workers} workers" if summary.workers > 1 else "")
         + (f", limited by {summary.limited_by}" if summary.limited_by else "")

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, counted
 from ..system.version import __version__
+from .commands import add_command, tell_next
 from .demo import demo, info
 from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
 from .explain import explain
@@ -47,7 +48,7 @@ from .options import (
     Vectors,
     Weights,
     Workers,
-    check_folder_of,
+    check_output,
 )
 from .report import ReportTo, report, reporting
 from .reproduce import reproduce
@@ -106,8 +107,6 @@ def fit(
     JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, or COCO annotations. CSV, TSV and
     JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
     word. Image names are paths relative to the label file or to its subfolder 'images'.
-
-    Then: gpuannot annotate model.safetensors IMAGES
     """
     from ..annotator import Annotator
     from ..datasets.label_files import load_labelled_images
@@ -117,12 +116,12 @@ def fit(
     if model.is_dir() or model.suffix != ".safetensors":
         better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
         raise InvalidArgumentError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
-    if model.exists() and not overwrite:
-        raise InvalidArgumentError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
-    check_folder_of(model)
+    check_output(model, overwrite)
     images = load_labelled_images(data)
     if not images.labels.nnz:
-        raise InvalidArgumentError(f"{data}: not one of its {len(images)} images carries a word, so there is nothing to learn")
+        raise InvalidArgumentError(
+            f"{data}: not one of its {counted(len(images), 'image')} carries a word, so there is nothing to learn"
+        )
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -134,16 +133,21 @@ def fit(
     failures = [*images.missing, *annotator.failures_]
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
-    errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
+    errors.print(f"{plain(model)}: {counted(len(annotator.bank_.known), 'word')} from {counted(used, 'image')}")
     if (line := chosen_line(annotator)) is not None:
         errors.print(line)
     if images.subfolders:
         errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
-        errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
+        are = counted(
+            images.unlabelled, "image beside the label file or subfolders is", "images beside the label file or subfolders are"
+        )
+        errors.print(f"{are} not labelled and left out")
     tell_left_out(images.left_out)
     if without:
-        errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
+        have = counted(len(without), "word has", "words have")
+        errors.print(f"[yellow]{have} no image and cannot be given:[/] {plain(some(without))}")
+    tell_next(errors, "annotate", model, "IMAGES")
     exit_for(failures, done=used)
 
 
@@ -248,6 +252,7 @@ def evaluate(
     k: K = None,
     threshold: Threshold = None,
     report: ReportTo = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -267,10 +272,13 @@ def evaluate(
     from ..metrics import evaluate as score
     from ..metrics import reliability
     from ..model.annotations import Annotations
+    from ..report.writer import check_report_path
 
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    if report is not None:
+        check_report_path(report, overwrite)
     images = load_labelled_images(data)
-    with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
+    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}", overwrite=overwrite) as passing:
         parts = list(passing(annotator.stream(images.paths, k, threshold=threshold, progress=progress)))
     annotations = Annotations.joined(parts, annotator.vocabulary, annotator.words.check_giving(k, threshold)[0])
     failures = [*images.missing, *annotations.failures]
@@ -280,7 +288,8 @@ def evaluate(
     truth, vocabulary = label_matrix(words, annotator.vocabulary, extend=True)
     unknown = vocabulary[len(annotator.vocabulary) :]
     if unknown:
-        errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {plain(some(unknown))}")
+        are = counted(len(unknown), "word is unknown to the model and counts", "words are unknown to the model and count")
+        errors.print(f"[yellow]{are} as missed:[/] {plain(some(unknown))}")
     scores, f1_error = score(annotations.index, truth), resample(annotations.index, truth).standard_errors()["f1"]
     true = None if annotations.confidence is None else reliability(annotations.confidence, annotations.index, truth)
     if as_json:
@@ -295,7 +304,7 @@ def evaluate(
 
 # In the order in which they are wanted.
 for command in (fit, annotate, evaluate, report, explain, tune, reproduce, demo, info):
-    app.command()(command)
+    add_command(app, command)
 app.add_typer(words_app, name="words")
 
 

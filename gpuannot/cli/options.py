@@ -153,7 +153,14 @@ DecodeOption = Annotated[
 ]
 
 
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise InvalidArgumentError for a file that may not be written: before hours of work, not after them."""
+    if path.exists() and not overwrite:
+        raise InvalidArgumentError(f"{path} exists; choose another name with --output, or replace it with --overwrite")
+    check_folder_of(path)
+
+
 def check_folder_of(path: Path) -> None:
-    """Raise InvalidArgumentError without a folder for an output: before hours of work, not after them."""
+    """Raise InvalidArgumentError without a folder for an output."""
     if not path.parent.is_dir():
         raise InvalidArgumentError(f"{path.parent}: no such folder for the output")

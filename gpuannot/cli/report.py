@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, counted
+from .commands import command_line
 from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
 from .options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
 from .tables import plain
@@ -87,7 +88,7 @@ def report(
     if labels is not None:
         raise InvalidArgumentError("--labels goes with annotations; with a model give the label file itself in place of the images")
     if not data:
-        raise InvalidArgumentError(f"images to annotate with {source} are missing: gpuannot report {source} IMAGES")
+        raise InvalidArgumentError(f"images to annotate with {source} are missing: {command_line('report', source, 'IMAGES')}")
     from ..annotator import Annotator
     from ..images.inputs import Inputs
 
@@ -100,7 +101,7 @@ def report(
         progress=progress,
     )  # fmt: skip
     missing = [] if isinstance(found, Inputs) else list(found.missing)
-    errors.print(f"{plain(to)}: {len(images) - len(failures)} images")
+    errors.print(f"{plain(to)}: {counted(len(images) - len(failures), 'image')}")
     tell_left_out({} if not isinstance(found, Inputs) else found.left_out)
     exit_for([*missing, *failures], done=len(images) - len(failures))
 

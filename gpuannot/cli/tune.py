@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InvalidArgumentError
+from .commands import free_name, tell_next
 from .exit import errors, errors_to_exit_code
 from .options import (
     AsJson,
@@ -23,6 +23,7 @@ from .options import (
     Seed,
     Settings,
     Weights,
+    check_output,
 )
 from .tables import plain
 
@@ -65,17 +66,14 @@ def tune(
     Starts from the preset 'best', unless --preset or --config says otherwise. Test images are refused: a file called test, and
     images that a test.json or test.csv beside the label file names.
     """
-    from ..experiments.tune import training_images
+    from ..experiments.tune import training_file, training_images
     from ..experiments.tune import tune as search
     from .settings import config_from_options, search_space
 
     start = preset or (None if config_file is not None else "best")
     config = config_from_options(start, weights, weights_convention, seed, settings, config_file, objective)
     space = search_space(vary)
-    if to.exists() and not overwrite:
-        raise InvalidArgumentError(f"{to} exists; choose another name with --output, or replace it with --overwrite")
-    if not to.parent.is_dir():
-        raise InvalidArgumentError(f"{to.parent}: no such folder for the output")
+    check_output(to, overwrite)
     images = training_images(data)
     found = search(images, config, space, holdout=holdout, splits=splits, k=k, cache=cache, device=device, progress=progress)
     found.write(to)
@@ -89,7 +87,8 @@ def tune(
         )
     varied = dict.fromkeys(trial.setting for trial in found.trials)
     chosen = ", ".join(_stated(name, getattr(found.config, name)) for name in varied)
-    errors.print(f"{plain(to)}: {plain(chosen)}; gpuannot fit {plain(data)} --config {plain(to)}")
+    errors.print(f"{plain(to)}: {plain(chosen)}")
+    tell_next(errors, "fit", training_file(data), "--config", to, "--output", free_name(Path("model.safetensors")))
 
 
 def _stated(setting: str, value: object) -> str:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from scipy import sparse
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..images.batches import ImageFailure
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.inputs import Inputs
@@ -159,7 +159,9 @@ def named_images(source: str | Path) -> list[Path]:
 def _from_class_folders(folder: Path) -> LabelledImages:
     found = find_class_folders(folder)
     if found is None:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in LABEL_SUFFIXES)
+        # What is learnt from test images makes every number measured on them worthless: no message may lead there.
+        files = (path for path in folder.iterdir() if path.suffix.lower() in LABEL_SUFFIXES and "test" not in path.stem.lower())
+        others = sorted((path.name for path in files), key=lambda name: (not name.lower().startswith("train"), name))
         raise DataError(
             f"{folder} holds no labels.json or labels.csv, and no two subfolders of images, one for each word; "
             + (f"if {others[0]} is the label file, name it: {folder / others[0]}" if others else "name the label file")
@@ -278,8 +280,8 @@ def _merge_duplicates(path: Path, samples: list[Sample]) -> dict[str, list[str]]
         merged[name] = merged.get(name, []) + words
     if conflicting:
         warnings.warn(
-            f"{path} names {len(conflicting)} images twice with different words (first: {_brief(conflicting[0])}); they were "
-            "joined",
+            f"{path} names {counted(len(conflicting), 'image')} twice with different words (first: {_brief(conflicting[0])}); they "
+            "were joined",
             stacklevel=3,
         )
     return merged

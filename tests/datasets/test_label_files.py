@@ -122,7 +122,7 @@ def test_wrong_benchmarks(tiny: Path) -> None:
         load_benchmark("corel5k", tiny)
     assert len(load_benchmark("corel5k", tiny, images=False)[1]) == 1
     json_labels(tiny / "test.json", [("c.png", ["cloud"])])
-    with pytest.raises(DataError, match=r"test\.json: 1 words are not in the vocabulary: 'cloud'"):
+    with pytest.raises(DataError, match=r"test\.json: 1 word is not in the vocabulary: 'cloud'"):
         load_benchmark("corel5k", tiny, images=False)
     (tiny / "test.json").unlink()
     with pytest.raises(DataError, match=r"test\.json: No such file"):
