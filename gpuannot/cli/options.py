@@ -94,6 +94,11 @@ Dashboard = Annotated[bool, typer.Option("--dashboard", help="With --workers: Da
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
+FoldCase = Annotated[
+    bool, typer.Option("--fold-case", help="'Dog' and 'dog' are one word, in the spelling that most images carry.")
+]
+MinCount = Annotated[int, typer.Option("--min-count", min=1, help="Leave out words that fewer images carry.")]
+
 # -- what to annotate --------------------------------------------------------------------------------------------------------------
 
 Sources = Annotated[

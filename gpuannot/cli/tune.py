@@ -15,6 +15,8 @@ from .options import (
     ConfigFile,
     Convention,
     Device,
+    FoldCase,
+    MinCount,
     Objective,
     Overwrite,
     Preset,
@@ -55,6 +57,8 @@ def tune(
     weights_convention: Convention = None,
     seed: Seed = None,
     settings: Settings = None,
+    fold_case: FoldCase = False,
+    min_count: MinCount = 1,
     cache: Annotated[Path | None, typer.Option(help="Folder for features; by default the user's cache folder.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -74,7 +78,7 @@ def tune(
     config = config_from_options(start, weights, weights_convention, seed, settings, config_file, objective)
     space = search_space(vary)
     check_output(to, overwrite)
-    images = training_images(data)
+    images = training_images(data, fold_case=fold_case, min_count=min_count)
     found = search(images, config, space, holdout=holdout, splits=splits, k=k, cache=cache, device=device, progress=progress)
     found.write(to)
     if as_json:
@@ -88,7 +92,8 @@ def tune(
     varied = dict.fromkeys(trial.setting for trial in found.trials)
     chosen = ", ".join(_stated(name, getattr(found.config, name)) for name in varied)
     errors.print(f"{plain(to)}: {plain(chosen)}")
-    tell_next(errors, "fit", training_file(data), "--config", to, "--output", free_name(Path("model.safetensors")))
+    words = [*(["--fold-case"] if fold_case else []), *(["--min-count", min_count] if min_count > 1 else [])]
+    tell_next(errors, "fit", training_file(data), "--config", to, *words, "--output", free_name(Path("model.safetensors")))
 
 
 def _stated(setting: str, value: object) -> str:

@@ -114,16 +114,16 @@ def read_config(path: str | Path) -> AnnotatorConfig:
         raise DataError(f"{path}: {error}") from error
 
 
-def training_images(source: str | Path) -> LabelledImages:
+def training_images(source: str | Path, *, fold_case: bool = False, min_count: int = 1) -> LabelledImages:
     """The images that a label file names, for :func:`tune`; a folder may hold ``train.json`` or ``train.csv``
-    (``.jsonl``, ``.tsv``).
+    (``.jsonl``, ``.tsv``). The other arguments are those of :func:`~gpuannot.datasets.label_files.load_labelled_images`.
 
     Raises:
         DataError: these are test images: the file is called ``test``, or names images that a ``test.json`` or ``test.csv`` beside
             it names too. Otherwise as :func:`~gpuannot.datasets.label_files.load_labelled_images`.
     """
     path = training_file(source)
-    images = load_labelled_images(path)
+    images = load_labelled_images(path, fold_case=fold_case, min_count=min_count)
     folder = path if path.is_dir() else path.parent
     refuse_test_images(images)
     own = set(map(os.path.realpath, images.paths))

@@ -1,7 +1,14 @@
 // Which images the gallery holds, and in which order.
 
 const STATES = knowsTruth
-  ? { any: "all", right: "given rightly", wrong: "given wrongly", missed: "missed", faultless: "without any error" }
+  ? {
+      any: "all",
+      right: "given rightly",
+      wrong: "given wrongly",
+      missed: "missed",
+      faultless: "without any error",
+      ...(images.truth.includes(null) ? { unlabelled: "without labels" } : {}),
+    }
   : { any: "all" };
 
 const ORDERS = {
@@ -24,6 +31,7 @@ function fits(image, { word, state }) {
   const lists = { wrong: wrongOf[image], missed: missedOf[image] };
   if (state in lists) return word === null ? lists[state].length > 0 : lists[state].includes(word);
   const given = images.given[image];
+  if (state === "unlabelled" ? isLabelled(image) : state !== "any" && !isLabelled(image)) return false;
   if (state === "right")
     return word === null ? given.length > wrongOf[image].length : given.includes(word) && true_[image].has(word);
   if (state === "faultless" && errorsOf[image]) return false;

@@ -6,6 +6,7 @@ function showTiles() {
     ["images annotated", data.annotated.toLocaleString("en")],
     ["words", words.length.toLocaleString("en")],
   ];
+  if (scores && data.labelled < data.annotated) tiles.push(["of them with labels, and scored", data.labelled.toLocaleString("en")]);
   if (data.failed) tiles.push(["images failed", data.failed.toLocaleString("en")]);
   if (scores) {
     tiles.push(
