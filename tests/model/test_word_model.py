@@ -239,6 +239,7 @@ def test_confidences_in_files(
     with AnnotationWriter(path, model_sha256="m", confidence=True) as writer:
         writer.write(found)
         writer.commit()
+    found = found.by_confidence()
     if suffix == ".parquet":
         rows = pq.read_table(path).to_pylist()
     elif suffix == ".jsonl":
@@ -263,7 +264,7 @@ def test_confidences_in_batches(fitted: Annotator, scenes: LabelledImages, tmp_p
     folder = Path(scenes.paths[0]).parent
     fitted.batch(folder, tmp_path / "out", k=6, threshold=0.4, part_size=10)
     rows = pq.read_table(tmp_path / "out").to_pylist()
-    found = fitted.annotate(folder, k=6, threshold=0.4)
+    found = fitted.annotate(folder, k=6, threshold=0.4).by_confidence()
     assert [tuple(row["words"]) for row in rows] == found.words
     assert found.confidence is not None
     for row, confidence in zip(rows, found.confidence, strict=True):
