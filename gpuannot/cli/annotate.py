@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from ..errors import counted
 from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
-from .exit import tell_left_out
-from .tables import plain, printable
+from .exit import errors, tell_left_out
+from .tables import output, plain, printable
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
@@ -35,21 +34,26 @@ def is_folder(to: str) -> bool:
 
 
 def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: bool) -> list[ImageFailure]:
-    """Print the words of each image as they come; returns the failures."""
+    """Print the words of each image as they come, on a terminal those that are weak in grey; returns the failures."""
     failures: list[ImageFailure] = []
-    model = annotator.to_model_file().sha256
+    model, weak = annotator.to_model_file().sha256, annotator.words.ranker.weak_below(annotator.bank_)
+    if weak is not None and output.is_terminal and not as_json:
+        errors.print(f"words of a confidence below {weak:.2f} are [dim]dimmed[/]")
     for part in parts:
-        for row in rows(part, model):
-            # typer.echo, not rich, which breaks lines
-            line = printable(row["path"]) + "\t" + printable(", ".join(row["words"]))
+        for row in rows(part.by_confidence(), model):
+            confidences = row.get("confidences") or [1.0] * len(row["words"])
+            words = [
+                typer.style(printable(word), dim=True) if weak is not None and confidence < weak else printable(word)
+                for word, confidence in zip(row["words"], confidences, strict=True)
+            ]
+            # typer.echo, not rich, which breaks lines; it styles nothing that does not go to a terminal
+            line = printable(row["path"]) + "\t" + ", ".join(words)
             typer.echo(json.dumps(row, ensure_ascii=False) if as_json else line)
         failures.extend(part.failures)
     return failures
 
 
-def to_file(
-    annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool, errors: Console
-) -> list[ImageFailure]:
+def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool) -> list[ImageFailure]:
     """Write one file, whole or not at all, and before it a ledger beside it; returns the failures.
 
     Raises:
@@ -80,7 +84,7 @@ def to_file(
 
 
 def to_folder(
-    annotator: Annotator, inputs: Inputs, k: int | None, to: str, as_json: bool, errors: Console, **options: Any
+    annotator: Annotator, inputs: Inputs, k: int | None, to: str, as_json: bool, **options: Any
 ) -> tuple[int, int, list[ImageFailure]]:
     """Write a folder of parts; returns how many inputs were done, how many failed, and the first of those."""
     from ..jobs.part_folder import PartFolder

@@ -114,9 +114,9 @@ def annotate(
 ) -> None:
     """Give words to images, few or millions.
 
-    A row an image: its path, its words (nearest first), their distances, with the head ridge their confidences, and the model's
-    hash. Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output
-    file in OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and
+    A row an image: its path, its words (likeliest first), their distances, with the heads ridge and kernel their confidences, and
+    the model's hash. Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an
+    output file in OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and
     timings.
     """
     from ..annotator import Annotator
@@ -147,7 +147,7 @@ def annotate(
         errors.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
     if to is not None and folder:
         done, failed, shown = annotating.to_folder(
-            annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given
+            annotator, search, k, to, as_json, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         if report is not None and done:
             report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
@@ -161,7 +161,7 @@ def annotate(
         if to is None:
             failures = annotating.to_terminal(annotator, parts, as_json)
         else:
-            failures = annotating.to_file(annotator, parts, Path(to), overwrite, as_json, errors)
+            failures = annotating.to_file(annotator, parts, Path(to), overwrite, as_json)
     tell_left_out(search.left_out)
     exit_for(failures, done=len(sources) - len(failures))
 

@@ -155,6 +155,7 @@ def annotations_of(
         distance=filled("distances", np.inf),
         vocabulary=vocabulary,
         confidence=filled("confidences", 0) if confident else None,
+        weak_below=0.5 if confident else None,
         vectors=None if vectors is None else np.array([row["vector"] for row in rows], np.float32).reshape(-1, vectors),
     )
 

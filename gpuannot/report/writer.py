@@ -98,6 +98,7 @@ class ReportWriter:
         self._positions: list[NDArray[np.int64]] = []
         self._shown: list[NDArray[np.bool_]] = []
         self._confident = False
+        self._weak: float | None = None
         self._failures: list[ImageFailure] = []
         self._failed = self._unpreviewed = 0
         self._open = ExitStack()
@@ -120,10 +121,11 @@ class ReportWriter:
 
     def add(self, annotations: Annotations, sources: Sequence[Any]) -> None:
         """Take annotations, and the source (path, bytes, pixels, `Input`) of each of their images."""
+        annotations = annotations.by_confidence()
         self._failed += len(annotations.failures)
         self._failures.extend(annotations.failures[: max(0, _LISTED - len(self._failures))])
         confidence = annotations.confidence
-        self._confident = confidence is not None
+        self._confident, self._weak = confidence is not None, annotations.weak_below
         shown = self._is_shown(annotations.positions)
         self._index.append(annotations.index)
         values = annotations.distance if confidence is None else confidence
@@ -218,6 +220,7 @@ class ReportWriter:
             if scored is not None and rated
             else None,
             "measure": self._measure(),
+            "weak": self._weak_below(),
             "annotated": len(index),
             "labelled": None if truth is None else int(labelled.sum()),
             "failed": self._failed,
@@ -240,6 +243,12 @@ class ReportWriter:
         if self._confident:
             return "confidence"
         return "negative score" if self._annotator is not None and self._annotator.config.head in REGRESSIONS else "distance"
+
+    def _weak_below(self) -> float | None:
+        """The confidence under which words are dimmed; files of annotations do not hold what a fit chose."""
+        if not self._confident or self._annotator is None:
+            return self._weak
+        return self._annotator.words.ranker.weak_below(self._annotator.bank_)
 
     def _training(self) -> NDArray[np.int64] | None:
         """Training images of each word; words that the model does not know have none."""

@@ -389,11 +389,13 @@ def test_without_truth(read: Any, tmp_path: Path) -> None:
 
 def test_confidences(read: Any, tmp_path: Path) -> None:
     paths = pictures(tmp_path / "in", ["a.png", "b.png", "c.png"])
-    confidence = [[0.5, 0.125], [0.9, 0.2], [0.25, 0.1]]
-    write_page(tmp_path / "r.html", paths, [["sky", "sea"]] * 3, None, WORDS, confidence=confidence)
+    confidence = [[0.125, 0.5], [0.9, 0.2], [0.25, 0.1]]
+    write_page(tmp_path / "r.html", paths, [["sky", "sea"]] * 3, None, WORDS, confidence=confidence, weak_below=0.25)
     reader = read(tmp_path / "r.html")
     assert [each.text for each in reader.all("#gallery .value")] == ["50%", "13%", "90%", "20%", "25%", "10%"]
-    assert "% confidence" in reader.one("#legend").text
+    assert reader.one(".card .words").text.split() == ["sea", "50%", "sky", "13%"]  # the likelier one first
+    assert "% confidence, dimmed below 25%" in reader.one("#legend").text
+    assert [each.text.split()[0] for each in reader.all("#gallery .weak-word")] == ["sky", "sea", "sea"]
     reader.choose("#order", "unsure")
     assert reader.names == ["c.png", "a.png", "b.png"]
     reader.choose("#order", "surest")

@@ -36,6 +36,8 @@ function stateOf(image, word) {
 const shownValue = (value) =>
   value === undefined ? "" : byConfidence ? percent(value) : Number(value.toPrecision(3)).toString();
 
+const isWeak = (value) => byConfidence && data.weak !== null && value < data.weak;
+
 /** How sure the first word of an image is: higher is surer. */
 const certainty = (image) => {
   const first = images.values[image][0];

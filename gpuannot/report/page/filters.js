@@ -117,7 +117,7 @@ function startFilters() {
           el("span", {}, el("span", { class: `mark ${state}`, "aria-hidden": "true" }, MARKS[state].sign), ` ${text}`),
         )
       : []),
-    el("span", {}, byConfidence ? "% confidence" : `number: ${data.measure}, smallest first`),
+    el("span", {}, byConfidence ? `% confidence${data.weak === null ? "" : `, dimmed below ${percent(data.weak)}`}` : `number: ${data.measure}, smallest first`),
   );
   applyFilters();
 }

@@ -26,7 +26,7 @@ function wordButtons(list, image, picture, large) {
       "button",
       {
         type: "button",
-        class: state === "wrong" && "wrong-word",
+        class: [state === "wrong" && "wrong-word", isWeak(value) && "weak-word"].filter(Boolean).join(" ") || null,
         tabindex: place ? -1 : 0,
         "aria-pressed": hasHeatmaps && "false",
         pointerenter: () => show(place),
