@@ -15,7 +15,7 @@ from ..errors import counted
 from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
-from .exit import errors, tell_left_out
+from .exit import errors, notes, tell_left_out
 from .tables import output, plain, printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: boo
     failures: list[ImageFailure] = []
     model, weak = annotator.to_model_file().sha256, annotator.words.ranker.weak_below(annotator.bank_)
     if weak is not None and output.is_terminal and not as_json:
-        errors.print(f"words of a confidence below {weak:.2f} are [dim]dimmed[/]")
+        notes.print(f"words of a confidence below {weak:.2f} are [dim]dimmed[/]")
     for part in parts:
         for row in rows(part.by_confidence(), model):
             confidences = row.get("confidences") or [1.0] * len(row["words"])
@@ -75,11 +75,11 @@ def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, overwr
         writer.commit()
         if not failures:
             ledger.unlink(missing_ok=True)
-    errors.print(f"{plain(to)}: {counted(writer.rows, 'image')} annotated, {len(failures)} failed")
+    notes.print(f"{plain(to)}: {counted(writer.rows, 'image')} annotated, {len(failures)} failed")
     if as_json:
         typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
     if failures:
-        errors.print(f"{plain(ledger)}: the failures and their reasons")
+        notes.print(f"{plain(ledger)}: the failures and their reasons")
     return failures
 
 
@@ -97,7 +97,7 @@ def to_folder(
         errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with {go_on}")
         raise
     tell_left_out(summary.left_out)
-    errors.print(
+    notes.print(
         f"{plain(to)}: {counted(summary.rows, 'image')} annotated, {summary.failures} failed; {counted(summary.parts, 'part')}, "
         f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"
         + (f" from {summary.workers} workers" if summary.workers > 1 else "")
@@ -106,5 +106,5 @@ def to_folder(
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))
     if summary.failures:
-        errors.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons; --retry-failed tries them again")
+        notes.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons; --retry-failed tries them again")
     return summary.rows, summary.failures, list(islice(PartFolder(to).failures(), _SHOWN))

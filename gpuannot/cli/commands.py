@@ -7,19 +7,40 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from ..system.progress import silence
+from .exit import notes
 from .tables import plain
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results, warnings, failures and errors.")]
 
 
 def add_command(app: typer.Typer, command: Callable[..., Any], name: str | None = None) -> None:
-    """Add a command whose help is its docstring: brackets in it are no markup, and a paragraph is one line to be wrapped."""
+    """Add a command, with ``--quiet``.
+
+    Its help is its docstring: brackets in it are no markup, and a paragraph is one line to be wrapped.
+    """
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(name, help=plain("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)))(command)
+    app.command(name, help=plain("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)))(_with_quiet(command))
+
+
+def _with_quiet(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def wrapped(*arguments: Any, quiet: bool = False, **options: Any) -> Any:
+        notes.quiet = quiet
+        silence(quiet)
+        return command(*arguments, **options)
+
+    asked = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    signature = inspect.signature(command, eval_str=True)
+    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), asked])  # type: ignore[attr-defined]
+    return wrapped
 
 
 def command_line(*arguments: object) -> str:

@@ -74,7 +74,7 @@ def evaluate(
     unknown = vocabulary[len(annotator.vocabulary) :]
     if unknown:
         are = counted(len(unknown), "word is unknown to the model and counts", "words are unknown to the model and count")
-        errors.print(f"[yellow]{are} as missed:[/] {plain(some(unknown))}")
+        errors.print(f"[yellow]warning:[/] {are} as missed: {plain(some(unknown))}")
     scores, f1_error = score(annotations.index, truth), resample(annotations.index, truth).standard_errors()["f1"]
     true = None if annotations.confidence is None else reliability(annotations.confidence, annotations.index, truth)
     if as_json:

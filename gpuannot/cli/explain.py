@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidArgumentError, counted
-from .exit import errors, errors_to_exit_code, exit_for
+from .exit import errors_to_exit_code, exit_for, notes
 from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights
 from .tables import plain
 
@@ -62,7 +62,7 @@ def explain(
     (to / "explanations.json").write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(entries, ensure_ascii=False))
-    errors.print(f"{plain(to)}: {counted(len(found), 'image')} explained, {len(annotator.failures_)} failed")
+    notes.print(f"{plain(to)}: {counted(len(found), 'image')} explained, {len(annotator.failures_)} failed")
     exit_for(annotator.failures_, done=len(found))
 
 

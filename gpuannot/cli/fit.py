@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InvalidArgumentError, counted
 from .commands import tell_next
-from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
+from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
 from .options import (
     ConfigFile,
     Convention,
@@ -91,21 +91,21 @@ def fit(
     failures = [*images.missing, *annotator.failures_]
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
-    errors.print(f"{plain(model)}: {counted(len(annotator.bank_.known), 'word')} from {counted(used, 'image')}")
+    notes.print(f"{plain(model)}: {counted(len(annotator.bank_.known), 'word')} from {counted(used, 'image')}")
     if (line := chosen_line(annotator)) is not None:
-        errors.print(line)
+        notes.print(line)
     if images.rare:
-        errors.print(f"{counted(len(images.rare), 'word')} of fewer than {min_count} images left out: {plain(some(images.rare))}")
+        notes.print(f"{counted(len(images.rare), 'word')} of fewer than {min_count} images left out: {plain(some(images.rare))}")
     if images.subfolders:
-        errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
+        notes.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
     if images.unlabelled:
         are = counted(
             images.unlabelled, "image beside the label file or subfolders is", "images beside the label file or subfolders are"
         )
-        errors.print(f"{are} not labelled and left out")
+        notes.print(f"{are} not labelled and left out")
     tell_left_out(images.left_out)
     if without:
         have = counted(len(without), "word has", "words have")
-        errors.print(f"[yellow]{have} no image and cannot be given:[/] {plain(some(without))}")
-    tell_next(errors, "annotate", model, "IMAGES")
+        errors.print(f"[yellow]warning:[/] {have} no image and cannot be given: {plain(some(without))}")
+    tell_next(notes, "annotate", model, "IMAGES")
     exit_for(failures, done=used)

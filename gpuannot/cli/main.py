@@ -13,7 +13,7 @@ from ..system.version import __version__
 from .commands import add_command
 from .demo import demo, info
 from .evaluate import evaluate
-from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
+from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
 from .explain import explain
 from .fit import fit
 from .options import (
@@ -144,14 +144,14 @@ def annotate(
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     _, least = annotator.words.check_giving(k, threshold)
     if least is not None and threshold is None:
-        errors.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
+        notes.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
     if to is not None and folder:
         done, failed, shown = annotating.to_folder(
             annotator, search, k, to, as_json, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         if report is not None and done:
             report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
-            errors.print(f"{plain(report)}: written")
+            notes.print(f"{plain(report)}: written")
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)

@@ -91,7 +91,10 @@ Scheduler = Annotated[
     ),
 ]
 Dashboard = Annotated[bool, typer.Option("--dashboard", help="With --workers: Dask's page of what they do, on this machine alone.")]
-Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
+Progress = Annotated[
+    bool | None,
+    typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals, elsewhere a line every 30 s."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
 FoldCase = Annotated[

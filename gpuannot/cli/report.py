@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InvalidArgumentError, counted
 from .commands import command_line
-from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
+from .exit import errors_to_exit_code, exit_for, notes, tell_left_out
 from .options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
 from .tables import plain
 
@@ -83,7 +83,7 @@ def report(
             )
         title = title or f"Annotations of {source.name}"
         report_files(source, to, labels=_labels(labels), title=title, limit=limit, overwrite=overwrite, progress=progress)
-        errors.print(f"{plain(to)}: written")
+        notes.print(f"{plain(to)}: written")
         return
     if labels is not None:
         raise InvalidArgumentError("--labels goes with annotations; with a model give the label file itself in place of the images")
@@ -101,7 +101,7 @@ def report(
         progress=progress,
     )  # fmt: skip
     missing = [] if isinstance(found, Inputs) else list(found.missing)
-    errors.print(f"{plain(to)}: {counted(len(images) - len(failures), 'image')}")
+    notes.print(f"{plain(to)}: {counted(len(images) - len(failures), 'image')}")
     tell_left_out({} if not isinstance(found, Inputs) else found.left_out)
     exit_for([*missing, *failures], done=len(images) - len(failures))
 
@@ -128,7 +128,7 @@ def reporting(
         yield lambda parts: writer.passing(parts, sources)
         if writer.annotated:
             writer.commit()
-            errors.print(f"{plain(path)}: written")
+            notes.print(f"{plain(path)}: written")
 
 
 def labelled_or_inputs(data: list[str], inputs: Inputs) -> LabelledImages | Inputs:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .commands import free_name, tell_next
-from .exit import errors, errors_to_exit_code
+from .exit import errors_to_exit_code, notes
 from .options import (
     AsJson,
     ConfigFile,
@@ -91,9 +91,9 @@ def tune(
         )
     varied = dict.fromkeys(trial.setting for trial in found.trials)
     chosen = ", ".join(_stated(name, getattr(found.config, name)) for name in varied)
-    errors.print(f"{plain(to)}: {plain(chosen)}")
+    notes.print(f"{plain(to)}: {plain(chosen)}")
     words = [*(["--fold-case"] if fold_case else []), *(["--min-count", min_count] if min_count > 1 else [])]
-    tell_next(errors, "fit", training_file(data), "--config", to, *words, "--output", free_name(Path("model.safetensors")))
+    tell_next(notes, "fit", training_file(data), "--config", to, *words, "--output", free_name(Path("model.safetensors")))
 
 
 def _stated(setting: str, value: object) -> str:

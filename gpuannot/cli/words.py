@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InvalidArgumentError, counted
 from .commands import add_command
-from .exit import errors, errors_to_exit_code, exit_for
+from .exit import errors_to_exit_code, exit_for, notes
 from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Sources, Weights, check_output
 from .tables import plain
 
@@ -165,7 +165,7 @@ def _known(model: Path, words: list[str]) -> set[int]:
 
 def _save(annotator: Annotator, to: Path, done: str) -> None:
     annotator.save(to)
-    errors.print(f"{plain(to)}: {plain(done)}; {counted(len(annotator.bank_.known), 'word')}")
+    notes.print(f"{plain(to)}: {plain(done)}; {counted(len(annotator.bank_.known), 'word')}")
 
 
 for command in (add, remove, rename, merge):
