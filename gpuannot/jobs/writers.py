@@ -142,6 +142,13 @@ def failure_lines(failures: Iterable[ImageFailure]) -> str:
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
 
 
+def read_ledger(path: Path) -> Iterator[ImageFailure]:
+    """The entries of a ledger."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield ImageFailure(**json.loads(line))
+
+
 class _ParquetRows:
     def __init__(self, path: Path, model_sha256: str, vectors: int | None, confidence: bool) -> None:
         import pyarrow as pa

@@ -24,6 +24,7 @@ from ..images.containers import Containers
 from ..images.input import Input, Loaded, utf8
 from ..metrics import reliability
 from ..model.annotations import Annotations
+from ..model.explain import PALETTE
 from ..system.atomic_files import replacing
 from ..system.environment import record
 from ..system.threads import cpus
@@ -228,6 +229,7 @@ class ReportWriter:
             "unpreviewed": self._unpreviewed,
             "aspect": round(float(np.median(self._aspects)), 3) if self._aspects else 1.5,
             "grid": self._grid,
+            "palette": PALETTE,
             "folder": common,
             "images": {
                 "names": [name[len(common) :] for name in self._names],

@@ -111,7 +111,7 @@ function startFilters() {
     applyFilters();
   });
   byId("legend").replaceChildren(
-    ...(hasHeatmaps ? [el("span", {}, "point at a word: where it was seen")] : []),
+    ...(hasHeatmaps ? [el("span", {}, "press a word: where it was seen")] : []),
     ...(knowsTruth
       ? Object.entries(MARKS).map(([state, { text }]) =>
           el("span", {}, el("span", { class: `mark ${state}`, "aria-hidden": "true" }, MARKS[state].sign), ` ${text}`),

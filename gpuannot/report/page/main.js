@@ -18,7 +18,9 @@ function showTiles() {
   }
   tiles.push(["words given", data.table.given.filter(Boolean).length.toLocaleString("en")]);
   if (total < data.annotated) tiles.push(["images shown, evenly spaced", total.toLocaleString("en")]);
-  byId("tiles").append(...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  const linked = (name, value) => (name === "images failed" ? el("a", { href: "#run", title: "Which, and why" }, value) : value);
+  byId("tiles").append(...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, linked(name, value)))));
+  byId("meanings").hidden = !scores;
 }
 
 function showFacts() {
