@@ -1,4 +1,4 @@
-"""``{command-help}``: for every command its usage, what it does, and its arguments and options, taken from the command line itself."""
+"""``{command-help}``: for every command its usage, what it does, and its arguments and options, taken from the command line."""
 
 from __future__ import annotations
 
