@@ -12,7 +12,7 @@ import typer
 from ..errors import InvalidArgumentError, counted
 from .commands import command_line
 from .exit import errors_to_exit_code, exit_for, notes, tell_left_out
-from .options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
+from .options import Column, Convention, Device, Exclude, FoldCase, Glob, K, Overwrite, Progress, Threshold, Weights
 from .tables import plain
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def report(
             help="With annotations: a label file or a folder with one, to show which words were right.", show_default=False
         ),
     ] = None,
+    fold_case: FoldCase = False,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps/--no-heatmaps", help="With a model: show where words were seen; doubles the time.")
     ] = True,
@@ -82,7 +83,10 @@ def report(
                 f"{source} holds annotations, so the images are known; leave out {data[0]}, or give a model in its place"
             )
         title = title or f"Annotations of {source.name}"
-        report_files(source, to, labels=_labels(labels), title=title, limit=limit, overwrite=overwrite, progress=progress)
+        report_files(
+            source, to, labels=_labels(labels, fold_case), fold_case=fold_case, title=title, limit=limit, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
         notes.print(f"{plain(to)}: written")
         return
     if labels is not None:
@@ -90,11 +94,15 @@ def report(
     if not data:
         raise InvalidArgumentError(f"images to annotate with {source} are missing: {command_line('report', source, 'IMAGES')}")
     from ..annotator import Annotator
+    from ..datasets.label_words import without_case
     from ..images.inputs import Inputs
 
-    found = labelled_or_inputs(data, Inputs(data, glob=glob or (), exclude=exclude or (), column=column))
+    found = labelled_or_inputs(data, Inputs(data, glob=glob or (), exclude=exclude or (), column=column), fold_case)
     annotator = Annotator.load(source, weights=weights, weights_convention=weights_convention, device=device)
-    images = list(found) if isinstance(found, Inputs) else found
+    if isinstance(found, Inputs):
+        images: Any = list(found)
+    else:
+        images = without_case(found, annotator.vocabulary) if fold_case else found
     title = title or f"Words of {Path(data[0]).name}" + (f" and {len(data) - 1} more" if len(data) > 1 else "")
     failures = report_images(
         annotator, images, to, k, threshold=threshold, heatmaps=heatmaps, title=title, limit=limit, overwrite=overwrite,
@@ -102,7 +110,10 @@ def report(
     )  # fmt: skip
     missing = [] if isinstance(found, Inputs) else list(found.missing)
     notes.print(f"{plain(to)}: {counted(len(images) - len(failures), 'image')}")
-    tell_left_out({} if not isinstance(found, Inputs) else found.left_out)
+    if isinstance(found, Inputs):
+        tell_left_out(found.left_out)
+    elif found.unlabelled:
+        notes.print(f"{counted(found.unlabelled, 'image')} without labels left out")
     exit_for([*missing, *failures], done=len(images) - len(failures))
 
 
@@ -131,15 +142,15 @@ def reporting(
             notes.print(f"{plain(path)}: written")
 
 
-def labelled_or_inputs(data: list[str], inputs: Inputs) -> LabelledImages | Inputs:
+def labelled_or_inputs(data: list[str], inputs: Inputs, fold_case: bool = False) -> LabelledImages | Inputs:
     """Labelled images where ``data`` is one label file or a folder with one, else ``inputs``."""
     from ..datasets.label_files import find_label_file, load_labelled_images
 
     path = find_label_file(data[0]) if len(data) == 1 else None
-    return inputs if path is None else load_labelled_images(path)
+    return inputs if path is None else load_labelled_images(path, fold_case=fold_case)
 
 
-def _labels(path: Path | None) -> LabelledImages | None:
+def _labels(path: Path | None, fold_case: bool) -> LabelledImages | None:
     from ..datasets.label_files import load_labelled_images
 
-    return None if path is None else load_labelled_images(path)
+    return None if path is None else load_labelled_images(path, fold_case=fold_case)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..datasets.label_files import LabelledImages
+from ..datasets.label_words import without_case
 from ..errors import DataError, counted
 from ..images.batches import ImageFailure
 from ..images.input import utf8
@@ -77,6 +78,7 @@ def report_files(
     path: str | Path,
     *,
     labels: LabelledImages | None = None,
+    fold_case: bool = False,
     annotator: Annotator | None = None,
     heatmaps: bool = True,
     title: str = "Annotated images",
@@ -89,6 +91,7 @@ def report_files(
     Args:
         source: an annotation file, or a folder of them, such as a batch run's.
         labels: the truth, of all images or some; found by the images' paths.
+        fold_case: a label that differs from a word that was given in capitals alone is that word.
         annotator: that gave the words; with ``heatmaps`` it says where it saw them.
         progress: show a bar; None shows one on terminals.
 
@@ -102,6 +105,7 @@ def report_files(
         raise DataError(f"{source} was written with another model ({found.model})")
     truth, labelled, vocabulary = None, None, found.vocabulary
     if labels is not None:
+        labels = without_case(labels, found.vocabulary) if fold_case else labels
         rows = _rows_of(found.paths, labels, source)
         matrix, vocabulary = truth_of(labels, found.vocabulary)
         labelled = rows >= 0

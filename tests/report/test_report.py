@@ -340,6 +340,25 @@ def test_labels_of_some_images(model: Path, annotator: Annotator, scenes: Labell
     assert sum(data["table"]["given"]) == 9 * index.shape[1]
 
 
+@pytest.mark.filterwarnings("default")
+def test_labels_in_capitals(model: Path, drawn_scenes: Path, tmp_path: Path) -> None:
+    """With --fold-case they are the model's words, from a model as from a file of annotations."""
+    shutil.copytree(drawn_scenes / "images", tmp_path / "images")
+    content = json.loads((drawn_scenes / "labels.json").read_text())
+    for sample in content["samples"][:20]:
+        sample["image_labels"] = [word.upper() for word in sample["image_labels"]]
+    del content["labels"], content["samples"][20:]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    assert run("annotate", model, tmp_path / "images", "-o", tmp_path / "w.csv", "-q").exit_code == 0
+    for arguments in ([model, tmp_path], [tmp_path / "w.csv", "--labels", tmp_path]):
+        result = run("report", *arguments, "-o", tmp_path / "r.html", "--fold-case", "--overwrite")
+        assert result.exit_code == 0, result.stderr
+        data = data_of(tmp_path / "r.html")
+        assert not any(word.isupper() for word in data["words"]) and data["scores"]["n_plus"] > 5 and data["labelled"] == 20
+    result = run("report", model, tmp_path, "-o", tmp_path / "r.html", "--overwrite")
+    assert "4 images without labels left out" in result.stderr and data_of(tmp_path / "r.html")["scores"]["n_plus"] == 0
+
+
 # ---- the commands
 
 
