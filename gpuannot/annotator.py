@@ -147,7 +147,7 @@ class Annotator:
             images: N images.
             labels: the words of each image, or an (N, W) matrix of 0 and 1.
             vocabulary: all words, in the order in which annotations number them; None takes the words that occur, sorted.
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
             workers, scheduler, dashboard: as in :meth:`batch`: processes that share the work; the model has the same bits for any
                 number. The workers of a scheduler must see the images under the same paths.
 
@@ -222,7 +222,7 @@ class Annotator:
             k: the k nearest for each. None gives, in order of confidence, those that pass the threshold which the fit chose, one
                 at least (``words.head.chosen``); with a model that chose none, 5, or as many as have an image.
             threshold: give of these only those with at least this confidence, but one at least (:meth:`Annotations.likely`).
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
             ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
@@ -247,8 +247,8 @@ class Annotator:
 
         Args:
             images: N images; of a folder, list or table of any length only what is at work is held.
-            k, threshold: as in :meth:`annotate`.
-            decode: ``cpu``, or ``auto`` and ``gpu`` as in :meth:`batch`. progress: show a bar; None shows one on terminals.
+            k, threshold, progress: as in :meth:`annotate`.
+            decode: ``cpu``, or ``auto`` and ``gpu`` as in :meth:`batch`.
 
         Raises:
             DeviceError: the GPU cannot decode. Otherwise as :meth:`annotate`.
@@ -293,7 +293,7 @@ class Annotator:
             images: N images.
             words: these words for every image, given or not; None explains the k words that each is given.
             k: words for each image, as in :meth:`annotate`.
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
             ValueError: a word that the vocabulary lacks, or k out of range. DataError: a word without an image.

@@ -45,7 +45,7 @@ def report_images(
         images: a sequence of sources, or `LabelledImages`, whose labels are then the truth.
         k: words an image, or with a ``threshold`` the most; None is 5, or as many as have an image.
         threshold: confidence that a word needs to be given; None gives k words to every image.
-        progress: show a bar; None shows one on terminals.
+        progress: show a bar; None shows one on terminals, elsewhere lines.
 
     Returns:
         the images that failed.
@@ -93,7 +93,7 @@ def report_files(
         labels: the truth, of all images or some; found by the images' paths.
         fold_case: a label that differs from a word that was given in capitals alone is that word.
         annotator: that gave the words; with ``heatmaps`` it says where it saw them.
-        progress: show a bar; None shows one on terminals.
+        progress: show a bar; None shows one on terminals, elsewhere lines.
 
     Raises:
         DataError: as `AnnotationFiles`; annotations of another model than ``annotator``; labels of none of the images; no
