@@ -93,7 +93,7 @@ class Reader:
 
     @property
     def names(self) -> list[str]:
-        return [element.text for element in self.all("#gallery .name")]
+        return [str(element.get_attribute("textContent")) for element in self.all("#gallery .name")]
 
     @property
     def count(self) -> str:
