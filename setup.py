@@ -96,6 +96,10 @@ setup(
             # Readers of what batch runs write.
             "duckdb>=1",
             "polars>=1",
+            "pandas>=2",
+            # The notebook that a test runs.
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
             # NVRTC compiles the kernels as CuPy would, without a GPU or a driver.
             "cuda-bindings>=13,<14; sys_platform == 'linux'",
             "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux'",

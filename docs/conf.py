@@ -20,6 +20,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"gpuannot {version}"
 html_copy_source = False
+smartquotes = False  # a command that is copied keeps its quotes
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

@@ -26,6 +26,7 @@ from .jobs.stream import annotate_stream
 from .method.labels import check_lengths, label_matrix
 from .method.words import WordBank
 from .model.annotations import Annotations
+from .model.display import model_html, model_text
 from .model.encoder import Encoder, Vectors
 from .model.fit import FitSteps, fit, reading, statistics_positions
 from .model.persistence import restore
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from .model.capture import CapturedAnnotation
     from .model.explain import Explanation
     from .model.file import ModelFile
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,9 +55,10 @@ def _of_words(function: Callable[Concatenate[WordModel, P], R]) -> Callable[Conc
 class Annotator:
     """Learns words from labelled images and gives words to others.
 
-    ``images`` is, wherever it appears, a sequence of paths, encoded bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8
-    tensors (mixed as you like), an (N, H, W, 3) array or (N, 3, H, W) tensor, or what :class:`~gpuannot.Inputs` takes as one
-    source: a folder, file, list, table, tar shard or URL.
+    ``images`` is, wherever it appears, one image or a sequence of them (mixed as you like): paths, encoded bytes, PIL images,
+    (H, W, 3) uint8 arrays, (3, H, W) uint8 tensors; an (N, H, W, 3) array or (N, 3, H, W) tensor; or what
+    :class:`~gpuannot.Inputs` takes as one source: a folder, file, list, table, tar shard or URL. It can be copied, pickled and
+    cloned as scikit-learn does (:func:`sklearn.base.clone`).
 
     Args:
         config: an :class:`AnnotatorConfig`; None is the preset ``paper``.
@@ -78,6 +79,18 @@ class Annotator:
         **changes: Any,
     ) -> None:
         self.words = WordModel(Encoder(config, device=device, loaded=loaded, **changes))
+        self._device = device
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What the constructor takes to make an annotator like this one: every setting, and the device as it was given."""
+        return {**self.config.to_dict(), "device": self._device}
+
+    def clone(self) -> Self:
+        """One with the same settings and weights that has learnt nothing."""
+        return type(self)(self.config, device=self._device, loaded=self.encoder.extractor.loaded)
+
+    __repr__ = _of_words(model_text)
+    _repr_html_ = _of_words(model_html)
 
     @property
     def encoder(self) -> Encoder:
@@ -134,7 +147,7 @@ class Annotator:
             images: N images.
             labels: the words of each image, or an (N, W) matrix of 0 and 1.
             vocabulary: all words, in the order in which annotations number them; None takes the words that occur, sorted.
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
             workers, scheduler, dashboard: as in :meth:`batch`: processes that share the work; the model has the same bits for any
                 number. The workers of a scheduler must see the images under the same paths.
 
@@ -202,22 +215,24 @@ class Annotator:
     def annotate(
         self, images: Images, k: int | None = None, *, threshold: float | None = None, progress: bool | None = None
     ) -> Annotations:
-        """The words of each image. Images that cannot be read are listed in the result's ``failures``.
+        """The words of each image. Images that cannot be read are listed in the result's ``failures`` and warned of.
 
         Args:
             images: N images.
             k: the k nearest for each. None gives, in order of confidence, those that pass the threshold which the fit chose, one
                 at least (``words.head.chosen``); with a model that chose none, 5, or as many as have an image.
             threshold: give of these only those with at least this confidence, but one at least (:meth:`Annotations.likely`).
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
             ValueError: k outside 1…number of words with an image, or a threshold outside 0…1 or without confidences.
             NotFittedError: before ``fit``.
         """
         k, threshold = self.words.check_giving(k, threshold)
-        parts = self.stream(as_sequence(images), k, threshold=threshold, progress=progress)
-        return Annotations.joined(list(parts), self.vocabulary, k)
+        sources = as_sequence(images)
+        found = Annotations.joined(list(self.stream(sources, k, threshold=threshold, progress=progress)), self.vocabulary, k)
+        warn_of_failures(len(sources), found.failures, "failures")
+        return found
 
     def stream(
         self,
@@ -232,9 +247,8 @@ class Annotator:
 
         Args:
             images: N images; of a folder, list or table of any length only what is at work is held.
-            k, threshold: as in :meth:`annotate`.
+            k, threshold, progress: as in :meth:`annotate`.
             decode: ``cpu``, or ``auto`` and ``gpu`` as in :meth:`batch`.
-            progress: show a bar; None shows one on terminals.
 
         Raises:
             DeviceError: the GPU cannot decode. Otherwise as :meth:`annotate`.
@@ -259,12 +273,10 @@ class Annotator:
         """:meth:`annotate_tensor` for batches of one shape (B, 3, S, S) as a CUDA graph.
 
         Args:
-            batch_shape: of the batches.
-            k: words for each image, as in :meth:`annotate`.
+            batch_shape: of the batches. k: words for each image, as in :meth:`annotate`.
 
         Raises:
-            DeviceError: not on a CUDA device.
-            ValueError: as :meth:`annotate_tensor`.
+            DeviceError: not on a CUDA device. ValueError: as :meth:`annotate_tensor`.
         """
         from .model.capture import CapturedAnnotation
 
@@ -281,11 +293,10 @@ class Annotator:
             images: N images.
             words: these words for every image, given or not; None explains the k words that each is given.
             k: words for each image, as in :meth:`annotate`.
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
-            ValueError: a word that the vocabulary lacks, or k out of range.
-            DataError: a word without an image.
+            ValueError: a word that the vocabulary lacks, or k out of range. DataError: a word without an image.
         """
         from .model.explain import explain
 
@@ -297,13 +308,11 @@ class Annotator:
         """Write the fitted annotator to one ``.safetensors`` file.
 
         Args:
-            path: of the file.
             sums: with the sums that words are learnt from, so that the loaded model can go on learning: for the head ``ridge``
                 4·D² bytes. Without them, a model with that head annotates and can no longer change.
 
         Raises:
-            NotFittedError: before ``fit``.
-            ModelFileError: the file cannot be written.
+            NotFittedError: before ``fit``. ModelFileError: the file cannot be written.
             ValueError: ``sums=False`` with the heads ``mean`` and ``demixed``, which rank by the sums.
         """
         return self.to_model_file(sums=sums).write(path)
@@ -324,10 +333,8 @@ class Annotator:
         """Read an annotator from its file.
 
         Args:
-            path: of the file.
             weights: where the trunk's weights are now, if not where they were at ``fit``. They must be the same weights.
-            weights_convention: as in :class:`AnnotatorConfig`.
-            device: as in the constructor.
+            weights_convention: as in :class:`AnnotatorConfig`. device: as in the constructor.
 
         Raises:
             ModelFileError: a missing, cut, edited or foreign file, another schema, or other trunk weights than at ``fit``.
@@ -339,5 +346,5 @@ class Annotator:
     def of(cls, words: WordModel) -> Self:
         """The annotator of a word model."""
         annotator = cls.__new__(cls)
-        annotator.words = words
+        annotator.words, annotator._device = words, str(words.device)
         return annotator

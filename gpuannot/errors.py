@@ -20,6 +20,11 @@ def shown(value: object, length: int = 80) -> str:
     return f"{text[: length - 2]}…{text[0]}" if isinstance(value, str) else f"{text[: length - 1]}…"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 word``, ``2 words``."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 class GpuannotError(Exception):
     """Base of every error about the user's data, files or machine."""
 

@@ -33,6 +33,7 @@ def write_page(
     truth: list[list[str]] | None,
     vocabulary: list[str],
     confidence: list[list[float]] | None = None,
+    weak_below: float | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """A page of pictures with these words at distances 1, 2, …; returns its data."""
@@ -46,6 +47,7 @@ def write_page(
         distance.astype(np.float32),
         tuple(vocabulary),
         confidence=None if confidence is None else np.array(confidence, np.float32),
+        weak_below=weak_below,
     )
     matrix = None if truth is None else label_matrix(truth, vocabulary)[0]
     with ReportWriter(path, vocabulary, len(paths), truth=matrix, **options) as writer:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.base
 import torch
 from hostile_images import FAILS, write_hostile_images
 from PIL import Image
@@ -392,7 +393,8 @@ def test_bad_images_are_listed_and_good_ones_done(scenes: LabelledImages, words:
         assert failed[str(hostile[name])].stage == stage and reason in failed[str(hostile[name])].reason
     assert made.bank_.counts.sum() == len(readable) == len(mixed) - len(FAILS)
 
-    result = made.annotate(mixed, k=2)
+    with pytest.warns(UserWarning, match=r"\(see failures\)"):
+        result = made.annotate(mixed, k=2)
     assert result.names == tuple(map(str, readable)) and result.failures == tuple(made.failures_)
     assert [str(mixed[position]) for position in result.positions] == list(result.names)
     assert len(result) + len(result.failures) == len(mixed)
@@ -426,7 +428,8 @@ def test_not_one_readable_image(fitted: Annotator, tmp_path: Path) -> None:
         made.annotate(bad)
     with pytest.raises(DataError, match=f"not one of {len(bad)} images"):
         made.partial_fit(bad, [["x"]] * len(bad))
-    result = fitted.annotate(bad)
+    with pytest.warns(UserWarning, match=rf"{len(bad)} of {len(bad)} images could not be read and were left out \(see failures\);"):
+        result = fitted.annotate(bad)
     assert len(result) == 0 and result.index.shape == (0, 5) and len(result.failures) == len(bad)
     [part] = fitted.stream(bad)
     assert same(part, result)
@@ -438,7 +441,9 @@ def test_not_one_readable_image(fitted: Annotator, tmp_path: Path) -> None:
 def test_stream_gives_what_annotate_gives(scenes: LabelledImages, words: list[list[str]]) -> None:
     made = annotator(batch_size=5).fit(scenes.paths, words)
     images: list[Any] = [b"", *scenes.paths[:11], b"", b"", b"", b"", b"", b""]  # the third batch of five is a lost one
-    whole, parts = made.annotate(images, k=3), list(made.stream(images, k=3))
+    with pytest.warns(UserWarning, match="7 of 18 images could not be read"):
+        whole = made.annotate(images, k=3)
+    parts = list(made.stream(images, k=3))
     assert [len(part) for part in parts] == [4, 5, 2, 0]
     assert [len(part.failures) for part in parts] == [1, 0, 3, 3]
     joined = Annotations(
@@ -529,12 +534,36 @@ def test_one_array_tensor_folder_or_file(fitted: Annotator, scenes: LabelledImag
         fitted.annotate("nowhere.jpg")
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((48, 64, 3), np.uint8), torch.zeros(3, 48, 64, dtype=torch.uint8), b"junk", Image.new("RGB", (9, 9)), 7]
-)
-def test_one_image_in_place_of_a_sequence_is_refused(fitted: Annotator, image: Any) -> None:
+def test_one_image_where_several_may_be(fitted: Annotator, scenes: LabelledImages) -> None:
+    """Annotated, explained, learnt from: as the only one of a list. A grey picture of 3 × W pixels is one too."""
+    path = scenes.paths[0]
+    for image, _ in forms(path):
+        assert same(fitted.annotate(image), fitted.annotate([image])) and len(fitted.annotate(image)) == 1
+        assert [same(part, fitted.annotate(image)) for part in fitted.stream(image)] == [True]
+        assert fitted.explain(image, k=2)[0].words == fitted.annotate(path, k=2).words[0]
+    grey = np.arange(60, dtype=np.uint8).reshape(20, 3)
+    assert same(fitted.annotate(grey), fitted.annotate([grey])) and len(fitted.annotate(grey)) == 1
+    taught = annotator().fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    taught.partial_fit(Image.open(path), [["new"]])
+    assert taught.add_word("newer", path.read_bytes()).bank_.counts[-2:].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("image", [np.zeros((48, 64, 5), np.uint8), torch.zeros(5, 48, 64, dtype=torch.uint8), 7])
+def test_what_is_no_image_is_refused(fitted: Annotator, image: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         fitted.annotate(image)
+
+
+def test_what_annotate_cannot_read_is_warned_of(fitted: Annotator, scenes: LabelledImages) -> None:
+    floats = np.stack([decode_image(path) for path in scenes.paths[:2]]) / 255
+    for images in (floats, list(floats), torch.from_numpy(floats).permute(0, 3, 1, 2), floats.astype(np.float32)):
+        with pytest.warns(UserWarning, match=r"2 of 2 images .* of float(32|64); multiply values of 0…1 by 255, round"):
+            assert len(fitted.annotate(images)) == 0
+    with pytest.warns(UserWarning, match=r"1 of 1 image could not be read .*; the first: image 0: expected an array"):
+        fitted.annotate(floats[0])
+    with pytest.warns(UserWarning, match=r"1 of 2 images could not be read .*; the first: gone.jpg: no such file"):
+        found = fitted.annotate([scenes.paths[0], "gone.jpg"])
+    assert len(found) == len(found.failures) == 1
 
 
 def test_no_images(fitted: Annotator) -> None:
@@ -572,6 +601,19 @@ def test_copies_of_one_that_was_used(copied: Callable[[Annotator], Annotator], s
     assert other.to_model_file().sha256 == made.to_model_file().sha256
     other.remove_words([other.vocabulary[0]])
     assert made.vocabulary == scenes.vocabulary
+
+
+def test_clones(scenes: LabelledImages) -> None:
+    """By scikit-learn or by itself, fitted, loaded or neither: the same settings, nothing learnt, and then the same model."""
+    made = annotator(head="ridge", regularisation=0.5, seed=3)
+    assert Annotator(**made.get_params()).config == made.config and made.get_params()["device"] == "cpu"
+    made.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    for other in (made.clone(), sklearn.base.clone(made), sklearn.base.clone(Annotator.of(made.words))):
+        assert other.config == made.config and other.device == made.device
+        with pytest.raises(NotFittedError):
+            other.annotate(scenes.paths[0])
+    again = made.clone().fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    assert again.to_model_file().sha256 == made.to_model_file().sha256
 
 
 # ---- before fit, and devices

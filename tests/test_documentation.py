@@ -280,9 +280,9 @@ def test_the_walk_of_a_batch_counts_its_files() -> None:
 INTERNAL = (
     r"gpuannot\.(__main__|data|cli.*)",
     r"gpuannot\.system\.version",
-    r"gpuannot\.images\.(containers|archives|parquet|processes|worker|jpeg_header|jxl_header|refusal|formats|jpeg|png|webp|libtiff|tiff|tiff_colour|netpbm|colour|profiles)",
+    r"gpuannot\.images\.(containers|archives|parquet|processes|worker|jpeg_header|jxl_header|refusal|folders|formats|jpeg|png|webp|libtiff|tiff|tiff_colour|netpbm|colour|profiles)",
     r"gpuannot\.method\.embed_weights",
-    r"gpuannot\.model\.persistence",
+    r"gpuannot\.model\.(header|persistence)",
     r"gpuannot\.report\.(counts|page|previews)",
     r"gpuannot\.datasets\.scenes\..*",
     r"gpuannot\.baselines\.pixels",

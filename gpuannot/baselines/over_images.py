@@ -54,7 +54,7 @@ class ImageBaseline:
             images: as for :class:`~gpuannot.Annotator`.
             labels: the words of each image, or an (N, W) matrix of 0 and 1, which needs a vocabulary.
             vocabulary: the W words in column order; None takes the words that occur, sorted.
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
             DataError: labels that do not fit the images, no label at all, or not one readable image.

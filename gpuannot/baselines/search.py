@@ -82,7 +82,7 @@ def holdout_search(
         holdout: images held out in each split.
         splits: number of cover hold-outs.
         seed: of the first split; the others have ``seed + 1``, …
-        progress: show a bar; None shows one on terminals.
+        progress: show a bar; None shows one on terminals, elsewhere lines.
 
     Returns:
         the first of the best combinations, in the order of ``grid``, with every trial.

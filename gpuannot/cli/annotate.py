@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
+from ..errors import counted
 from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
-from .exit import tell_left_out
-from .tables import plain, printable
+from .exit import errors, notes, tell_left_out
+from .tables import output, plain, printable
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
@@ -34,21 +34,26 @@ def is_folder(to: str) -> bool:
 
 
 def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: bool) -> list[ImageFailure]:
-    """Print the words of each image as they come; returns the failures."""
+    """Print the words of each image as they come, on a terminal those that are weak in grey; returns the failures."""
     failures: list[ImageFailure] = []
-    model = annotator.to_model_file().sha256
+    model, weak = annotator.to_model_file().sha256, annotator.words.ranker.weak_below(annotator.bank_)
+    if weak is not None and output.is_terminal and not as_json:
+        notes.print(f"words of a confidence below {weak:.2f} are [dim]dimmed[/]")
     for part in parts:
-        for row in rows(part, model):
-            # typer.echo, not rich, which breaks lines
-            line = printable(row["path"]) + "\t" + printable(", ".join(row["words"]))
+        for row in rows(part.by_confidence(), model):
+            confidences = row.get("confidences") or [1.0] * len(row["words"])
+            words = [
+                typer.style(printable(word), dim=True) if weak is not None and confidence < weak else printable(word)
+                for word, confidence in zip(row["words"], confidences, strict=True)
+            ]
+            # typer.echo, not rich, which breaks lines; it styles nothing that does not go to a terminal
+            line = printable(row["path"]) + "\t" + ", ".join(words)
             typer.echo(json.dumps(row, ensure_ascii=False) if as_json else line)
         failures.extend(part.failures)
     return failures
 
 
-def to_file(
-    annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool, errors: Console
-) -> list[ImageFailure]:
+def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool) -> list[ImageFailure]:
     """Write one file, whole or not at all, and before it a ledger beside it; returns the failures.
 
     Raises:
@@ -70,16 +75,16 @@ def to_file(
         writer.commit()
         if not failures:
             ledger.unlink(missing_ok=True)
-    errors.print(f"{plain(to)}: {writer.rows} images annotated, {len(failures)} failed")
+    notes.print(f"{plain(to)}: {counted(writer.rows, 'image')} annotated, {len(failures)} failed")
     if as_json:
         typer.echo(json.dumps({"output": str(to), "annotated": writer.rows, "failed": len(failures)}))
     if failures:
-        errors.print(f"{plain(ledger)}: the failures and their reasons")
+        notes.print(f"{plain(ledger)}: the failures and their reasons")
     return failures
 
 
 def to_folder(
-    annotator: Annotator, inputs: Inputs, k: int | None, to: str, as_json: bool, errors: Console, **options: Any
+    annotator: Annotator, inputs: Inputs, k: int | None, to: str, as_json: bool, **options: Any
 ) -> tuple[int, int, list[ImageFailure]]:
     """Write a folder of parts; returns how many inputs were done, how many failed, and the first of those."""
     from ..jobs.part_folder import PartFolder
@@ -92,8 +97,8 @@ def to_folder(
         errors.print(f"{plain(to)}: {whole} of {parts or '?'} parts are whole; go on with {go_on}")
         raise
     tell_left_out(summary.left_out)
-    errors.print(
-        f"{plain(to)}: {summary.rows} images annotated, {summary.failures} failed; {summary.parts} parts, "
+    notes.print(
+        f"{plain(to)}: {counted(summary.rows, 'image')} annotated, {summary.failures} failed; {counted(summary.parts, 'part')}, "
         f"{summary.parts_before} of them from before; {summary.images_per_second:.1f} images/s"
         + (f" from {summary.workers} workers" if summary.workers > 1 else "")
         + (f", limited by {summary.limited_by}" if summary.limited_by else "")
@@ -101,5 +106,5 @@ def to_folder(
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))
     if summary.failures:
-        errors.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons; --retry-failed tries them again")
+        notes.print(f"{plain(Path(to) / '_failures')}: the failures and their reasons; --retry-failed tries them again")
     return summary.rows, summary.failures, list(islice(PartFolder(to).failures(), _SHOWN))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from .commands import tell_next
 from .exit import errors_to_exit_code
 from .options import AsJson, Device, Preset, Progress, Seed
 from .report import ReportTo
@@ -25,6 +24,7 @@ def demo(
     preset: Preset = None,
     seed: Seed = None,
     report: ReportTo = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that exists.")] = False,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -33,7 +33,15 @@ def demo(
     from ..experiments.demo import run_demo
 
     result = run_demo(
-        folder, train=train, test=test, seed=seed or 0, preset=preset or "paper", report=report, device=device, progress=progress
+        folder,
+        train=train,
+        test=test,
+        seed=seed or 0,
+        preset=preset or "paper",
+        report=report,
+        overwrite=overwrite,
+        device=device,
+        progress=progress,
     )
     if as_json:
         typer.echo(json.dumps(result, indent=2))
@@ -50,16 +58,10 @@ def demo(
         ("contact_sheet.png", "the first test scenes with the words they were given"),
         ("annotations.csv", "the words of every test scene (also as .parquet)"),
         ("scores.json", "all scores"),
-        ("model.safetensors", f"the model: {_command()} annotate {folder / 'model.safetensors'} YOUR_IMAGES"),
+        ("model.safetensors", "the model"),
     ):
         output.print(f"  {plain(folder / name)}  [dim]{plain(meaning)}[/]")
-
-
-def _command() -> str:
-    """How this command can be called again: by its name, or in an environment that is not activated by its path."""
-    if shutil.which("gpuannot"):
-        return "gpuannot"
-    return sys.argv[0] if Path(sys.argv[0]).stem == "gpuannot" else "python -m gpuannot"
+    tell_next(output, "annotate", folder / "model.safetensors", "IMAGES")
 
 
 @errors_to_exit_code

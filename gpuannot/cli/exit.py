@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..images.batches import ImageFailure
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+#: What is good to know and nothing to worry about; ``--quiet`` leaves it out.
+notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 SOME_FAILED, UNUSABLE, BUG, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 
@@ -130,4 +132,4 @@ def exit_for(failures: Sequence[ImageFailure], *, done: int, failed: int | None 
 def tell_left_out(left_out: Mapping[str, int]) -> None:
     """Say what folders and archives hold that is no input."""
     if counts := ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(left_out.items())):
-        errors.print(f"left out because of their names: {plain(printable(counts))}")
+        notes.print(f"left out because of their names: {plain(printable(counts))}")

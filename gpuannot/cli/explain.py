@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InvalidArgumentError
-from .exit import errors, errors_to_exit_code, exit_for
+from ..errors import InvalidArgumentError, counted
+from .exit import errors_to_exit_code, exit_for, notes
 from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights
 from .tables import plain
 
@@ -24,6 +24,7 @@ def explain(
     word: Annotated[
         list[str] | None, typer.Option(help="Explain this word for every image instead, given or not. Repeatable.")
     ] = None,
+    against: Annotated[bool, typer.Option("--against", help="Show in blue what speaks against a word, too.")] = False,
     overwrite: Overwrite = False,
     glob: Glob = None,
     exclude: Exclude = None,
@@ -35,37 +36,30 @@ def explain(
 ) -> None:
     """Show where in the images words were seen.
 
-    A picture for each image and word: red patches speak for the word, blue ones against it. explanations.json has the numbers: for
-    each image its words, scores, the bias and every patch's contribution, which add up to the score.
+    A picture for each image and word, called PHOTO-1-WORD.png: what is bright speaks for the word. index.html shows them all.
+    explanations.json has the numbers: for each image its words, scores, the bias and every patch's contribution, which add up to
+    the score.
     """
     from ..annotator import Annotator
     from ..images.containers import read
     from ..images.inputs import Inputs
+    from ..report.explained import write_explanations
 
     if to.exists() and not overwrite:
         raise InvalidArgumentError(f"{to} exists; choose another folder with --output, or write into it with --overwrite")
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     sources = list(Inputs(inputs, glob=glob or (), exclude=exclude or ()))
-    entries = []
     by_name = {source.name: source for source in sources}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         found = annotator.explain(sources, word or None, k, progress=progress)
     to.mkdir(parents=True, exist_ok=True)
-    for number, explanation in enumerate(found):
-        pictures = []
-        for place, name in enumerate(explanation.words):
-            picture = f"{number:05d}-{place + 1}-{_file_name(name)}.png"
-            explanation.overlay(read(by_name[explanation.name]), place).save(to / picture)
-            pictures.append(picture)
-        entries.append({**explanation.to_dict(), "pictures": pictures})
+    pictures = write_explanations(
+        to, ((each, read(by_name[each.name])) for each in found), failures=annotator.failures_, against=against
+    )
+    entries = [{**each.to_dict(), "pictures": names} for each, names in zip(found, pictures, strict=True)]
     (to / "explanations.json").write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(entries, ensure_ascii=False))
-    errors.print(f"{plain(to)}: {len(found)} images explained, {len(annotator.failures_)} failed")
+    notes.print(f"{plain(to / 'index.html')}: {counted(len(found), 'image')} explained, {len(annotator.failures_)} failed")
     exit_for(annotator.failures_, done=len(found))
-
-
-def _file_name(word: str) -> str:
-    """A word as part of a file name that every system takes."""
-    return "".join(letter if letter.isalnum() else "_" for letter in word)[:40]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +10,15 @@ import typer
 
 from ..errors import InvalidArgumentError
 from ..system.version import __version__
+from .commands import add_command
 from .demo import demo, info
-from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
+from .evaluate import evaluate
+from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
 from .explain import explain
+from .fit import fit
 from .options import (
     AsJson,
     Column,
-    ConfigFile,
     Convention,
     Dashboard,
     DecodeOption,
@@ -28,30 +29,25 @@ from .options import (
     K,
     MaxFailures,
     Model,
-    Objective,
     OnErrorOption,
     Overwrite,
     PartFormat,
     PartSize,
-    Preset,
     Processes,
     Progress,
     Resume,
     RetryFailed,
     Scheduler,
-    Seed,
-    Settings,
     Sources,
     Threads,
     Threshold,
     Vectors,
     Weights,
     Workers,
-    check_folder_of,
 )
 from .report import ReportTo, report, reporting
 from .reproduce import reproduce
-from .tables import chosen_line, output, plain, reliability_table, scores_table, some
+from .tables import output, plain
 from .tune import tune
 from .words import app as words_app
 
@@ -74,77 +70,6 @@ def _main(
         output.print(f"gpuannot {__version__}")
         raise typer.Exit
     warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]warning:[/] {plain(message)}")
-
-
-@errors_to_exit_code
-def fit(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help="A label file (.json, .csv, .tsv, .jsonl), a folder with labels.json or labels.csv, or a folder with a subfolder "
-            "of images for each word.",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
-    preset: Preset = None,
-    config_file: ConfigFile = None,
-    objective: Objective = None,
-    weights: Weights = None,
-    weights_convention: Convention = None,
-    seed: Seed = None,
-    settings: Settings = None,
-    overwrite: Overwrite = False,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    dashboard: Dashboard = False,
-    device: Device = "auto",
-    progress: Progress = None,
-) -> None:
-    """Learn words from labelled images and write a model.
-
-    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, or COCO annotations. CSV, TSV and
-    JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
-    word. Image names are paths relative to the label file or to its subfolder 'images'.
-
-    Then: gpuannot annotate model.safetensors IMAGES
-    """
-    from ..annotator import Annotator
-    from ..datasets.label_files import load_labelled_images
-    from .settings import config_from_options
-
-    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file, objective)
-    if model.is_dir() or model.suffix != ".safetensors":
-        better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
-        raise InvalidArgumentError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
-    if model.exists() and not overwrite:
-        raise InvalidArgumentError(f"{model} exists; choose another name with --output, or replace it with --overwrite")
-    check_folder_of(model)
-    images = load_labelled_images(data)
-    if not images.labels.nnz:
-        raise InvalidArgumentError(f"{data}: not one of its {len(images)} images carries a word, so there is nothing to learn")
-    annotator = Annotator(config, device=device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the failures are listed below
-        annotator.fit(
-            images.paths, images.labels, vocabulary=images.vocabulary, progress=progress, workers=workers, scheduler=scheduler,
-            dashboard=dashboard,
-        )  # fmt: skip
-    annotator.save(model)
-    failures = [*images.missing, *annotator.failures_]
-    used = len(images) - len(annotator.failures_)
-    without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
-    errors.print(f"{plain(model)}: {len(annotator.bank_.known)} words from {used} images")
-    if (line := chosen_line(annotator)) is not None:
-        errors.print(line)
-    if images.subfolders:
-        errors.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
-    if images.unlabelled:
-        errors.print(f"{images.unlabelled} images beside the label file or subfolders are not labelled and were left out")
-    tell_left_out(images.left_out)
-    if without:
-        errors.print(f"[yellow]{len(without)} words have no image and cannot be given:[/] {plain(some(without))}")
-    exit_for(failures, done=used)
 
 
 @errors_to_exit_code
@@ -189,9 +114,9 @@ def annotate(
 ) -> None:
     """Give words to images, few or millions.
 
-    A row an image: its path, its words (nearest first), their distances, with the head ridge their confidences, and the model's
-    hash. Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an output
-    file in OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and
+    A row an image: its path, its words (likeliest first), their distances, with the heads ridge and kernel their confidences, and
+    the model's hash. Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an
+    output file in OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and
     timings.
     """
     from ..annotator import Annotator
@@ -219,14 +144,14 @@ def annotate(
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     _, least = annotator.words.check_giving(k, threshold)
     if least is not None and threshold is None:
-        errors.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
+        notes.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
     if to is not None and folder:
         done, failed, shown = annotating.to_folder(
-            annotator, search, k, to, as_json, errors, overwrite=overwrite, threshold=threshold, progress=progress, **given
+            annotator, search, k, to, as_json, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         if report is not None and done:
             report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
-            errors.print(f"{plain(report)}: written")
+            notes.print(f"{plain(report)}: written")
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)
@@ -236,66 +161,14 @@ def annotate(
         if to is None:
             failures = annotating.to_terminal(annotator, parts, as_json)
         else:
-            failures = annotating.to_file(annotator, parts, Path(to), overwrite, as_json, errors)
+            failures = annotating.to_file(annotator, parts, Path(to), overwrite, as_json)
     tell_left_out(search.left_out)
     exit_for(failures, done=len(sources) - len(failures))
 
 
-@errors_to_exit_code
-def evaluate(
-    model: Model,
-    data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
-    k: K = None,
-    threshold: Threshold = None,
-    report: ReportTo = None,
-    as_json: AsJson = False,
-    weights: Weights = None,
-    weights_convention: Convention = None,
-    device: Device = "auto",
-    progress: Progress = None,
-) -> None:
-    """Annotate labelled images and score the words given.
-
-    Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means ± its
-    standard error (bootstrap over the images), N+ the number of words given correctly at least once. With confidences, a table
-    says how many of the words of about each confidence were right, and the mean gap, the expected calibration error.
-    """
-    from ..annotator import Annotator
-    from ..datasets.label_files import load_labelled_images
-    from ..experiments.bootstrap import resample
-    from ..method.labels import label_matrix
-    from ..metrics import evaluate as score
-    from ..metrics import reliability
-    from ..model.annotations import Annotations
-
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
-    images = load_labelled_images(data)
-    with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}") as passing:
-        parts = list(passing(annotator.stream(images.paths, k, threshold=threshold, progress=progress)))
-    annotations = Annotations.joined(parts, annotator.vocabulary, annotator.words.check_giving(k, threshold)[0])
-    failures = [*images.missing, *annotations.failures]
-    if not len(annotations):
-        exit_for(failures, done=0)
-    words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in annotations.positions]
-    truth, vocabulary = label_matrix(words, annotator.vocabulary, extend=True)
-    unknown = vocabulary[len(annotator.vocabulary) :]
-    if unknown:
-        errors.print(f"[yellow]{len(unknown)} words are unknown to the model and count as missed:[/] {plain(some(unknown))}")
-    scores, f1_error = score(annotations.index, truth), resample(annotations.index, truth).standard_errors()["f1"]
-    true = None if annotations.confidence is None else reliability(annotations.confidence, annotations.index, truth)
-    if as_json:
-        content = {**scores.to_dict(), "f1_error": f1_error, "failed": len(failures)}
-        typer.echo(json.dumps({**content, **({} if true is None else {"reliability": true.to_dict()})}, indent=2))
-    else:
-        output.print(scores_table(scores, f1_error=f1_error))
-        if true is not None:
-            output.print(reliability_table(true))
-    exit_for(failures, done=len(annotations))
-
-
 # In the order in which they are wanted.
 for command in (fit, annotate, evaluate, report, explain, tune, reproduce, demo, info):
-    app.command()(command)
+    add_command(app, command)
 app.add_typer(words_app, name="words")
 
 

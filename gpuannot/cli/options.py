@@ -91,8 +91,16 @@ Scheduler = Annotated[
     ),
 ]
 Dashboard = Annotated[bool, typer.Option("--dashboard", help="With --workers: Dask's page of what they do, on this machine alone.")]
-Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals.")]
+Progress = Annotated[
+    bool | None,
+    typer.Option("--progress/--no-progress", help="Progress bars; by default on terminals, elsewhere a line every 30 s."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+
+FoldCase = Annotated[
+    bool, typer.Option("--fold-case", help="'Dog' and 'dog' are one word, in the spelling that most images carry.")
+]
+MinCount = Annotated[int, typer.Option("--min-count", min=1, help="Leave out words that fewer images carry.")]
 
 # -- what to annotate --------------------------------------------------------------------------------------------------------------
 
@@ -153,7 +161,14 @@ DecodeOption = Annotated[
 ]
 
 
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise InvalidArgumentError for a file that may not be written: before hours of work, not after them."""
+    if path.exists() and not overwrite:
+        raise InvalidArgumentError(f"{path} exists; choose another name with --output, or replace it with --overwrite")
+    check_folder_of(path)
+
+
 def check_folder_of(path: Path) -> None:
-    """Raise InvalidArgumentError without a folder for an output: before hours of work, not after them."""
+    """Raise InvalidArgumentError without a folder for an output."""
     if not path.parent.is_dir():
         raise InvalidArgumentError(f"{path.parent}: no such folder for the output")

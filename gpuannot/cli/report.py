@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InvalidArgumentError
-from .exit import errors, errors_to_exit_code, exit_for, tell_left_out
-from .options import Column, Convention, Device, Exclude, Glob, K, Overwrite, Progress, Threshold, Weights
+from ..errors import InvalidArgumentError, counted
+from .commands import command_line
+from .exit import errors_to_exit_code, exit_for, notes, tell_left_out
+from .options import Column, Convention, Device, Exclude, FoldCase, Glob, K, Overwrite, Progress, Threshold, Weights
 from .tables import plain
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def report(
             help="With annotations: a label file or a folder with one, to show which words were right.", show_default=False
         ),
     ] = None,
+    fold_case: FoldCase = False,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps/--no-heatmaps", help="With a model: show where words were seen; doubles the time.")
     ] = True,
@@ -81,27 +83,37 @@ def report(
                 f"{source} holds annotations, so the images are known; leave out {data[0]}, or give a model in its place"
             )
         title = title or f"Annotations of {source.name}"
-        report_files(source, to, labels=_labels(labels), title=title, limit=limit, overwrite=overwrite, progress=progress)
-        errors.print(f"{plain(to)}: written")
+        report_files(
+            source, to, labels=_labels(labels, fold_case), fold_case=fold_case, title=title, limit=limit, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+        notes.print(f"{plain(to)}: written")
         return
     if labels is not None:
         raise InvalidArgumentError("--labels goes with annotations; with a model give the label file itself in place of the images")
     if not data:
-        raise InvalidArgumentError(f"images to annotate with {source} are missing: gpuannot report {source} IMAGES")
+        raise InvalidArgumentError(f"images to annotate with {source} are missing: {command_line('report', source, 'IMAGES')}")
     from ..annotator import Annotator
+    from ..datasets.label_words import without_case
     from ..images.inputs import Inputs
 
-    found = labelled_or_inputs(data, Inputs(data, glob=glob or (), exclude=exclude or (), column=column))
+    found = labelled_or_inputs(data, Inputs(data, glob=glob or (), exclude=exclude or (), column=column), fold_case)
     annotator = Annotator.load(source, weights=weights, weights_convention=weights_convention, device=device)
-    images = list(found) if isinstance(found, Inputs) else found
+    if isinstance(found, Inputs):
+        images: Any = list(found)
+    else:
+        images = without_case(found, annotator.vocabulary) if fold_case else found
     title = title or f"Words of {Path(data[0]).name}" + (f" and {len(data) - 1} more" if len(data) > 1 else "")
     failures = report_images(
         annotator, images, to, k, threshold=threshold, heatmaps=heatmaps, title=title, limit=limit, overwrite=overwrite,
         progress=progress,
     )  # fmt: skip
     missing = [] if isinstance(found, Inputs) else list(found.missing)
-    errors.print(f"{plain(to)}: {len(images) - len(failures)} images")
-    tell_left_out({} if not isinstance(found, Inputs) else found.left_out)
+    notes.print(f"{plain(to)}: {counted(len(images) - len(failures), 'image')}")
+    if isinstance(found, Inputs):
+        tell_left_out(found.left_out)
+    elif found.unlabelled:
+        notes.print(f"{counted(found.unlabelled, 'image')} without labels left out")
     exit_for([*missing, *failures], done=len(images) - len(failures))
 
 
@@ -127,18 +139,18 @@ def reporting(
         yield lambda parts: writer.passing(parts, sources)
         if writer.annotated:
             writer.commit()
-            errors.print(f"{plain(path)}: written")
+            notes.print(f"{plain(path)}: written")
 
 
-def labelled_or_inputs(data: list[str], inputs: Inputs) -> LabelledImages | Inputs:
+def labelled_or_inputs(data: list[str], inputs: Inputs, fold_case: bool = False) -> LabelledImages | Inputs:
     """Labelled images where ``data`` is one label file or a folder with one, else ``inputs``."""
     from ..datasets.label_files import find_label_file, load_labelled_images
 
     path = find_label_file(data[0]) if len(data) == 1 else None
-    return inputs if path is None else load_labelled_images(path)
+    return inputs if path is None else load_labelled_images(path, fold_case=fold_case)
 
 
-def _labels(path: Path | None) -> LabelledImages | None:
+def _labels(path: Path | None, fold_case: bool) -> LabelledImages | None:
     from ..datasets.label_files import load_labelled_images
 
-    return None if path is None else load_labelled_images(path)
+    return None if path is None else load_labelled_images(path, fold_case=fold_case)

@@ -11,7 +11,20 @@ import typer
 
 from ..errors import InvalidArgumentError
 from .exit import errors_to_exit_code
-from .options import AsJson, ConfigFile, Convention, Device, Preset, Progress, ScoredK, Seed, Settings, Weights, check_folder_of
+from .options import (
+    AsJson,
+    ConfigFile,
+    Convention,
+    Device,
+    Overwrite,
+    Preset,
+    Progress,
+    ScoredK,
+    Seed,
+    Settings,
+    Weights,
+    check_output,
+)
 from .report import ReportTo
 from .tables import comparison_report, output, reproduction_table
 
@@ -53,6 +66,7 @@ def reproduce(
     only: Annotated[list[str] | None, typer.Option(help="With --table: only systems with this in their name; repeatable.")] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result to this JSON file.")] = None,
     report: ReportTo = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = "auto",
     progress: Progress = None,
@@ -70,7 +84,7 @@ def reproduce(
         preset, weights, weights_convention, seed, settings, config_file, objective=None if config_file else "words"
     )
     if to is not None:
-        check_folder_of(to)
+        check_output(to, overwrite)
     if not table and (only or networks != Networks.none):
         raise InvalidArgumentError(f"--{'only' if only else 'networks'} chooses among the systems of --table: add --table")
     if table:
@@ -85,7 +99,18 @@ def reproduce(
             cache=cache, device=device, progress=progress,
         )  # fmt: skip
     else:
-        result = run(benchmark.value, data, config, seeds=seeds, k=k, cache=cache, report=report, device=device, progress=progress)
+        result = run(
+            benchmark.value,
+            data,
+            config,
+            seeds=seeds,
+            k=k,
+            cache=cache,
+            report=report,
+            overwrite=overwrite,
+            device=device,
+            progress=progress,
+        )
     text = json.dumps(result, indent=2)
     if to is not None:
         to.write_text(text + "\n")

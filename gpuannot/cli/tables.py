@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..errors import counted
+
 if TYPE_CHECKING:
     from ..annotator import Annotator
     from ..metrics import Reliability, Scores
@@ -20,7 +22,10 @@ output = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys
 
 def scores_table(scores: Scores, others: dict[str, Scores] | None = None, *, f1_error: float | None = None) -> Table:
     """Ours, with the standard error of F1 where it is given, and others' scores."""
-    table = Table(title=f"{scores.images} images, {scores.words} words, {scores.k} words an image", title_justify="left")
+    table = Table(
+        title=f"{counted(scores.images, 'image')}, {counted(scores.words, 'word')}, {counted(scores.k, 'word')} an image",
+        title_justify="left",
+    )
     for heading in ("", "P %", "R %", "F1 %", "N+", "words given", "F1 an image %", "micro F1 %"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, row in {"gpuannot": scores, **(others or {})}.items():

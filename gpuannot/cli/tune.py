@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InvalidArgumentError
-from .exit import errors, errors_to_exit_code
+from .commands import free_name, tell_next
+from .exit import errors_to_exit_code, notes
 from .options import (
     AsJson,
     ConfigFile,
     Convention,
     Device,
+    FoldCase,
+    MinCount,
     Objective,
     Overwrite,
     Preset,
@@ -23,6 +25,7 @@ from .options import (
     Seed,
     Settings,
     Weights,
+    check_output,
 )
 from .tables import plain
 
@@ -54,6 +57,8 @@ def tune(
     weights_convention: Convention = None,
     seed: Seed = None,
     settings: Settings = None,
+    fold_case: FoldCase = False,
+    min_count: MinCount = 1,
     cache: Annotated[Path | None, typer.Option(help="Folder for features; by default the user's cache folder.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -65,18 +70,15 @@ def tune(
     Starts from the preset 'best', unless --preset or --config says otherwise. Test images are refused: a file called test, and
     images that a test.json or test.csv beside the label file names.
     """
-    from ..experiments.tune import training_images
+    from ..experiments.tune import training_file, training_images
     from ..experiments.tune import tune as search
     from .settings import config_from_options, search_space
 
     start = preset or (None if config_file is not None else "best")
     config = config_from_options(start, weights, weights_convention, seed, settings, config_file, objective)
     space = search_space(vary)
-    if to.exists() and not overwrite:
-        raise InvalidArgumentError(f"{to} exists; choose another name with --output, or replace it with --overwrite")
-    if not to.parent.is_dir():
-        raise InvalidArgumentError(f"{to.parent}: no such folder for the output")
-    images = training_images(data)
+    check_output(to, overwrite)
+    images = training_images(data, fold_case=fold_case, min_count=min_count)
     found = search(images, config, space, holdout=holdout, splits=splits, k=k, cache=cache, device=device, progress=progress)
     found.write(to)
     if as_json:
@@ -89,7 +91,9 @@ def tune(
         )
     varied = dict.fromkeys(trial.setting for trial in found.trials)
     chosen = ", ".join(_stated(name, getattr(found.config, name)) for name in varied)
-    errors.print(f"{plain(to)}: {plain(chosen)}; gpuannot fit {plain(data)} --config {plain(to)}")
+    notes.print(f"{plain(to)}: {plain(chosen)}")
+    words = [*(["--fold-case"] if fold_case else []), *(["--min-count", min_count] if min_count > 1 else [])]
+    tell_next(notes, "fit", training_file(data), "--config", to, *words, "--output", free_name(Path("model.safetensors")))
 
 
 def _stated(setting: str, value: object) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InvalidArgumentError
-from .exit import errors, errors_to_exit_code, exit_for
-from .options import AsJson, Convention, Device, Model, Progress, Sources, Weights
+from ..errors import InvalidArgumentError, counted
+from .commands import add_command
+from .exit import errors_to_exit_code, exit_for, notes
+from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Sources, Weights, check_output
 from .tables import plain
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ app = typer.Typer(
 
 Word = Annotated[str, typer.Argument(help="A word of the model.", show_default=False)]
 To = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Model file to write; by default the model is replaced.", show_default=False)
+    Path | None,
+    typer.Option("-o", "--output", help="Model file to write; --overwrite alone replaces the model.", show_default=False),
 ]
 
 
-@app.command("list")
 @errors_to_exit_code
 def list_words(model: Model, as_json: AsJson = False) -> None:
     """List the words and how many images each was learnt from."""
@@ -44,13 +45,13 @@ def list_words(model: Model, as_json: AsJson = False) -> None:
         typer.echo(f"{count}\t{word}")
 
 
-@app.command()
 @errors_to_exit_code
 def add(
     model: Model,
     word: Annotated[str, typer.Argument(help="A new word, or one of the model to give more images.", show_default=False)],
     images: Sources,
     to: To = None,
+    overwrite: Overwrite = False,
     weights: Weights = None,
     weights_convention: Convention = None,
     device: Device = "auto",
@@ -62,50 +63,54 @@ def add(
     """
     from ..images.inputs import Inputs
 
+    to = _output(model, to, overwrite)
     annotator = _load(model, weights, weights_convention, device)
     sources = list(Inputs(images))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         annotator.partial_fit(sources, [[word]] * len(sources), progress=progress)
     used = len(sources) - len(annotator.failures_)
-    _save(annotator, model, to, f"{word!r} learnt from {used} images")
+    _save(annotator, to, f"{word!r} learnt from {counted(used, 'image')}")
     exit_for(annotator.failures_, done=used)
 
 
-@app.command()
 @errors_to_exit_code
 def remove(
     model: Model,
     words: Annotated[list[str], typer.Argument(help="Words of the model.", show_default=False)],
     to: To = None,
+    overwrite: Overwrite = False,
     weights: Weights = None,
     weights_convention: Convention = None,
     device: Device = "auto",
 ) -> None:
     """Remove words, as if no label had named them."""
+    to = _output(model, to, overwrite)
+    gone = _known(model, words)
     annotator = _load(model, weights, weights_convention, device)
     annotator.remove_words(words)
-    _save(annotator, model, to, f"{len(set(words))} words removed")
+    _save(annotator, to, f"{counted(len(gone), 'word')} removed")
 
 
-@app.command()
 @errors_to_exit_code
 def rename(
     model: Model,
     word: Word,
     name: Annotated[str, typer.Argument(help="Its new name.", show_default=False)],
     to: To = None,
+    overwrite: Overwrite = False,
     weights: Weights = None,
     weights_convention: Convention = None,
     device: Device = "auto",
 ) -> None:
     """Give a word another name."""
+    to = _output(model, to, overwrite)
+    _known(model, [word])
     annotator = _load(model, weights, weights_convention, device)
     annotator.rename_word(word, name)
-    _save(annotator, model, to, f"{word!r} is now {name!r}")
+    _save(annotator, to, f"{word!r} is now {name!r}")
 
 
-@app.command()
 @errors_to_exit_code
 def merge(
     model: Model,
@@ -115,6 +120,7 @@ def merge(
         list[str] | None, typer.Option(help="Images, folders or lists that carry both words. Repeatable.", show_default=False)
     ] = None,
     to: To = None,
+    overwrite: Overwrite = False,
     weights: Weights = None,
     weights_convention: Convention = None,
     device: Device = "auto",
@@ -127,9 +133,11 @@ def merge(
     """
     from ..images.inputs import Inputs
 
+    to = _output(model, to, overwrite)
+    _known(model, [word, into])
     annotator = _load(model, weights, weights_convention, device)
     annotator.merge_words(word, into, list(Inputs(both)) if both else None, progress=progress)
-    _save(annotator, model, to, f"{word!r} merged into {into!r}")
+    _save(annotator, to, f"{word!r} merged into {into!r}")
 
 
 def _load(model: Path, weights: str | None, convention: str | None, device: str) -> Annotator:
@@ -138,8 +146,28 @@ def _load(model: Path, weights: str | None, convention: str | None, device: str)
     return Annotator.load(model, weights=weights, weights_convention=convention, device=device)
 
 
-def _save(annotator: Annotator, model: Path, to: Path | None, done: str) -> None:
-    if to is not None and to.exists():
-        raise InvalidArgumentError(f"{to} exists; choose another name with --output")
-    annotator.save(to or model)
-    errors.print(f"{plain(to or model)}: {plain(done)}; {len(annotator.bank_.known)} words")
+def _output(model: Path, to: Path | None, overwrite: bool) -> Path:
+    """The file to write, before anything is read."""
+    if to is None and not overwrite:
+        raise InvalidArgumentError(f"{model} would be replaced; name another file with --output, or replace it with --overwrite")
+    check_output(to or model, overwrite)
+    return to or model
+
+
+def _known(model: Path, words: list[str]) -> set[int]:
+    """The numbers of a model's words, by the head of its file: a typing error is told of before the sums are read."""
+    from ..method.labels import known_number
+    from ..model.header import read_vocabulary
+
+    vocabulary = read_vocabulary(model)
+    return {known_number(word, vocabulary) for word in words}
+
+
+def _save(annotator: Annotator, to: Path, done: str) -> None:
+    annotator.save(to)
+    notes.print(f"{plain(to)}: {plain(done)}; {counted(len(annotator.bank_.known), 'word')}")
+
+
+for command in (add, remove, rename, merge):
+    add_command(app, command)
+add_command(app, list_words, "list")

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from scipy import sparse
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..images.batches import ImageFailure
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.inputs import Inputs
@@ -39,6 +39,7 @@ from .class_folders import find_class_folders
 from .label_json import read_json
 from .label_tables import has_words, read_table
 from .label_text import LABEL_SUFFIXES, Sample, once_spelled, read_text, warn_of_capitals
+from .label_words import without_case, without_rare
 
 #: Sizes of the distributed splits: training images, test images, words.
 BENCHMARKS = {"corel5k": (4500, 499, 260), "iaprtc12": (17665, 1962, 291), "espgame": (18689, 2081, 268)}
@@ -57,6 +58,7 @@ class LabelledImages:
         missing: images that the label file names and that are not there; they are in none of the other fields.
         unlabelled: number of images beside the label file that it does not name, or beside the subfolders; they are left out.
         subfolders: whether the words are the names of the images' subfolders.
+        rare: words that were left out because too few images carry them.
         left_out: files in those that are no images by their names, by suffix.
     """
 
@@ -68,6 +70,7 @@ class LabelledImages:
     missing: tuple[ImageFailure, ...] = ()
     unlabelled: int = 0
     subfolders: bool = False
+    rare: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -107,19 +110,28 @@ def load_benchmark(name: str, root: str | Path, *, images: bool = True) -> tuple
     return train, test
 
 
-def load_labelled_images(source: str | Path) -> LabelledImages:
+def load_labelled_images(source: str | Path, *, fold_case: bool = False, min_count: int = 1) -> LabelledImages:
     """The images that a label file names, or that lie in subfolders, one for each word.
 
     Args:
         source: a ``.json``, ``.csv``, ``.tsv`` or ``.jsonl`` label file; or a folder with one that is called ``labels``, or with at
             least two subfolders of images, whose names are the words.
+        fold_case: words that differ in capitals alone are one, in the spelling that most images carry.
+        min_count: words that fewer images carry are left out; their images stay.
 
     Raises:
         DataError: no label file, not in one of the forms, an empty one, or one none of whose images is there.
     """
     path = _label_file(Path(source))
-    if path.is_dir():
-        return _from_class_folders(path)
+    images = _from_class_folders(path) if path.is_dir() else _from_file(path)
+    if fold_case:
+        images = without_case(images)
+    else:
+        warn_of_capitals(path, images.vocabulary)
+    return without_rare(images, min_count) if min_count > 1 else images
+
+
+def _from_file(path: Path) -> LabelledImages:
     samples, vocabulary = _read(path)
     if not samples:
         raise DataError(f"{path} names no image")
@@ -137,7 +149,6 @@ def load_labelled_images(source: str | Path) -> LabelledImages:
         ImageFailure(str(base / name), "find", f"no such file, but {path.name} names it") for name in merged if name not in there
     )
     labels, words = _label_matrix(path, [merged[name] for name in there], vocabulary)
-    warn_of_capitals(path, words)
     beside = {os.path.realpath(found.place) for found in Inputs(base) if found.kind == "file"}  # of a link to itself that link
     unlabelled = len(beside - set(map(os.path.realpath, there.values())))
     return LabelledImages(path.stem, tuple(there), tuple(there.values()), labels, words, missing, unlabelled)
@@ -159,13 +170,14 @@ def named_images(source: str | Path) -> list[Path]:
 def _from_class_folders(folder: Path) -> LabelledImages:
     found = find_class_folders(folder)
     if found is None:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in LABEL_SUFFIXES)
+        # What is learnt from test images makes every number measured on them worthless: no message may lead there.
+        files = (path for path in folder.iterdir() if path.suffix.lower() in LABEL_SUFFIXES and "test" not in path.stem.lower())
+        others = sorted((path.name for path in files), key=lambda name: (not name.lower().startswith("train"), name))
         raise DataError(
             f"{folder} holds no labels.json or labels.csv, and no two subfolders of images, one for each word; "
             + (f"if {others[0]} is the label file, name it: {folder / others[0]}" if others else "name the label file")
         )
     labels, words = _label_matrix(folder, list(found.images.values()), found.words)
-    warn_of_capitals(folder, words)
     paths = tuple(folder / name for name in found.images)
     return LabelledImages(
         folder.name, tuple(found.images), paths, labels, words, tuple(found.failures), found.beside, subfolders=True,
@@ -278,8 +290,8 @@ def _merge_duplicates(path: Path, samples: list[Sample]) -> dict[str, list[str]]
         merged[name] = merged.get(name, []) + words
     if conflicting:
         warnings.warn(
-            f"{path} names {len(conflicting)} images twice with different words (first: {_brief(conflicting[0])}); they were "
-            "joined",
+            f"{path} names {counted(len(conflicting), 'image')} twice with different words (first: {_brief(conflicting[0])}); they "
+            "were joined",
             stacklevel=3,
         )
     return merged

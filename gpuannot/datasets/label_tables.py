@@ -6,8 +6,9 @@ A table has a column of images and
   JSON lines a list of them. Rows of one image are joined. Where this column holds numbers alone and another column of words, or one
   called ``name``, does not, the words are taken from that, and a warning says so. A column ``confidence`` that is 0 says that the
   row's words are *not* in the image, as in Open Images;
-* or, without a column of words, a column for each word, of 0 and 1 (or of -1 and 1, or ``false`` and ``true``). Columns of other
-  things are left out with a warning; a column of these with a few other values is an error.
+* or, without a column of words, a column for each word, of 0 and 1 (or of -1 and 1, ``false`` and ``true``, ``no`` and ``yes``);
+  where nothing says no, an empty cell does, beside 1 or ``x``. Columns of other things are left out with a warning; a column of
+  these with a few other values is an error.
 
 A row that is broken is an error that names its line: labels that are wrong silently are worse.
 """
@@ -23,10 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError, shown
-from ..images.tables import IMAGE_COLUMNS, WORD_COLUMNS, Table, image_column, json_rows, plain_name, word_column
+from ..images.tables import IMAGE_COLUMNS, WORD_COLUMNS, Table, encoding_of, image_column, json_rows, plain_name, word_column
 from .label_text import Sample, read_text, words_of_cells
 
-_NO, _YES = ("0", "0.0", "false", "-1", "-1.0"), ("1", "1.0", "true")
+_NO, _YES = ("0", "0.0", "false", "no", "n", "-1", "-1.0"), ("1", "1.0", "true", "yes", "y", "x", "✓")
 _NO_WORDS = {"", "id", "index", "confidence"} | {f"unnamed:{number}" for number in range(2)}  # the last as pandas calls an index
 _READ = set(map(plain_name, (*IMAGE_COLUMNS, *WORD_COLUMNS, "name", "confidence")))
 _NUMBER = re.compile(r"-?\d+(\.0+)?")
@@ -60,7 +61,9 @@ def read_table(path: Path) -> tuple[list[Sample], list[str] | None]:
 def has_words(path: Path) -> bool:
     """Whether a table has, beside a column of images, one of words or two of 0 and 1. What is broken in it does not count."""
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        with open(path, "rb") as file:
+            encoding = encoding_of(file.read(2))
+        with open(path, encoding=encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace", newline="") as lines:
             if path.suffix.lower() == ".jsonl":
                 keys = list(next((row.content for row in json_rows(lines) if not row.fault), {}))
                 return image_column(keys) is not None and word_column(keys) is not None
@@ -88,7 +91,10 @@ def _cells(path: Path) -> _Rows:
     for row in table:
         if row.fault:
             raise DataError(f"{path}, line {row.line}: {row.fault}")
-        if len(row.cells) != len(table.header):
+        width = len(table.header)
+        if len(row.cells) > width and not any(cell.strip() for cell in row.cells[width:]):
+            del row.cells[width:]
+        if len(row.cells) != width:
             raise DataError(
                 f"{path}, line {row.line}: expected an image name and words with ';' between, in {len(table.header)} columns as in "
                 f"the header, got {shown(row.cells)}"
@@ -239,11 +245,13 @@ def _one_hot(path: Path, rows: _Rows, names: Sequence[str], image: int) -> tuple
     hot = _hot_columns(rows, image)
     if not hot:
         raise _without_columns(path, rows.header)
-    zeros = {_sign(values[column])[:1] for values in rows.values for column in hot} & {"0", "-"}
+    signs = {_sign(values[column]) for values in rows.values for column in hot}
+    zeros = {sign[:1] for sign in signs} & {"0", "-"}
+    known = {*_NO, *_YES, *(() if signs & set(_NO) else ("",))}
     carried: list[Sample] = []
     for line, name, values in zip(rows.lines, names, rows.values, strict=True):
         for column in hot:
-            if _sign(values[column]) not in _NO + _YES or (len(zeros) > 1 and _sign(values[column]).startswith("-")):
+            if _sign(values[column]) not in known or (len(zeros) > 1 and _sign(values[column]).startswith("-")):
                 raise DataError(
                     f"{path}, line {line}: {shown(rows.header[column])} is {shown(values[column])}, expected 0 or 1 as elsewhere: "
                     "whether the image carries the word"

@@ -33,6 +33,7 @@ def run_demo(
     seed: int = 0,
     preset: str = "paper",
     report: str | Path | None = None,
+    overwrite: bool = False,
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def run_demo(
         seed: of the scenes.
         preset: of the method's settings.
         report: file of a page to look at; None writes none.
+        overwrite: replace a report that exists.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         progress: show bars.
 
@@ -63,7 +65,7 @@ def run_demo(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is there already; the demo draws its images into a new folder: gpuannot demo NAME")
     if report is not None and Path(report).parent != folder:  # the folder is about to be made
-        check_report_path(report)
+        check_report_path(report, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     write_scenes(folder / "train", train, seed=seed, progress=progress)
@@ -89,7 +91,13 @@ def run_demo(
     contact_sheet(annotations, testing).save(folder / "contact_sheet.png")
     if report is not None:
         with ReportWriter(
-            report, annotator.vocabulary, len(testing), truth=testing.labels, annotator=annotator, title="Drawn scenes"
+            report,
+            annotator.vocabulary,
+            len(testing),
+            truth=testing.labels,
+            annotator=annotator,
+            title="Drawn scenes",
+            overwrite=overwrite,
         ) as page:
             page.add(annotations, [testing.paths[position] for position in annotations.positions])
             page.commit(run=[("Seconds", dict(clock.seconds))])

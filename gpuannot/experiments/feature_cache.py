@@ -33,7 +33,7 @@ def cached_features(
 
     Args:
         cache: folder; None is :func:`default_cache`.
-        progress: show a bar; None shows one on terminals.
+        progress: show a bar; None shows one on terminals, elsewhere lines.
 
     Raises:
         DataError: an image cannot be read: a benchmark with images missing would not be that benchmark.

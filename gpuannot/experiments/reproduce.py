@@ -61,6 +61,7 @@ def reproduce(
     k: int = 5,
     cache: str | Path | None = None,
     report: str | Path | None = None,
+    overwrite: bool = False,
     device: str = "auto",
     progress: bool | None = None,
 ) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def reproduce(
         seeds: how many codebooks; each seed draws its own K-means sample and start.
         cache: folder for features; None is the user's cache folder.
         report: an HTML page to write about the test images, as the first seed annotates them.
+        overwrite: replace a report that exists.
 
     Returns:
         A dictionary ready for JSON: settings, environment, each seed's scores, their mean, standard deviation, minimum and maximum,
@@ -82,7 +84,7 @@ def reproduce(
     if seeds < 1:
         raise InvalidArgumentError(f"seeds = {seeds} must be at least 1")
     if report is not None:
-        check_report_path(report)
+        check_report_path(report, overwrite)
     config = config or AnnotatorConfig(objective="words")
     train, test = load_benchmark(name, data)
     first = Encoder(config, device=device)
@@ -150,7 +152,9 @@ def _write_report(
     confidence = model.confidence(index, distance)
     annotations = Annotations(tuple(map(str, paths)), positions, index, distance, test.vocabulary, confidence=confidence)
     title = f"{test.name}, seed {model.config.seed}"
-    with ReportWriter(path, test.vocabulary, len(test), truth=test.labels, annotator=Annotator.of(model), title=title) as page:
+    with ReportWriter(
+        path, test.vocabulary, len(test), truth=test.labels, annotator=Annotator.of(model), title=title, overwrite=True
+    ) as page:
         page.add(annotations, paths)
         page.commit()
 

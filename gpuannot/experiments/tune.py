@@ -24,7 +24,7 @@ from scipy import sparse
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_labelled_images, named_images
 from ..datasets.label_text import LABEL_SUFFIXES
-from ..errors import DataError, InvalidArgumentError
+from ..errors import DataError, InvalidArgumentError, counted
 from ..heads.word_head import WordHead, new_bank
 from ..method.words import WordBank
 from ..metrics import evaluate
@@ -114,18 +114,16 @@ def read_config(path: str | Path) -> AnnotatorConfig:
         raise DataError(f"{path}: {error}") from error
 
 
-def training_images(source: str | Path) -> LabelledImages:
+def training_images(source: str | Path, *, fold_case: bool = False, min_count: int = 1) -> LabelledImages:
     """The images that a label file names, for :func:`tune`; a folder may hold ``train.json`` or ``train.csv``
-    (``.jsonl``, ``.tsv``).
+    (``.jsonl``, ``.tsv``). The other arguments are those of :func:`~gpuannot.datasets.label_files.load_labelled_images`.
 
     Raises:
         DataError: these are test images: the file is called ``test``, or names images that a ``test.json`` or ``test.csv`` beside
             it names too. Otherwise as :func:`~gpuannot.datasets.label_files.load_labelled_images`.
     """
-    path = Path(source)
-    if path.is_dir():
-        path = next((file for suffix in LABEL_SUFFIXES if (file := path / f"train{suffix}").is_file()), path)
-    images = load_labelled_images(path)
+    path = training_file(source)
+    images = load_labelled_images(path, fold_case=fold_case, min_count=min_count)
     folder = path if path.is_dir() else path.parent
     refuse_test_images(images)
     own = set(map(os.path.realpath, images.paths))
@@ -135,11 +133,18 @@ def training_images(source: str | Path) -> LabelledImages:
             continue
         shared = sorted(own & set(map(os.path.realpath, named_images(file))))
         if shared:
+            are = counted(len(shared), f"image of {path} is a test image", f"images of {path} are test images")
             raise DataError(
-                f"{len(shared)} images of {path} are test images by {file} (the first: {os.path.basename(shared[0])}); settings "
+                f"{are} by {file} (the first: {os.path.basename(shared[0])}); settings "
                 "chosen by test images would make every number measured on them worthless: give training images alone"
             )
     return images
+
+
+def training_file(source: str | Path) -> Path:
+    """The label file of a folder's training images, where it has one that is called so; else ``source`` itself."""
+    path = Path(source)
+    return next((file for suffix in LABEL_SUFFIXES if (file := path / f"train{suffix}").is_file()), path)
 
 
 def refuse_test_images(images: LabelledImages) -> None:

@@ -26,7 +26,7 @@ from .archives import (
 from .decode import open_file
 from .input import Input, Loaded, describe, file_system, is_url
 from .parquet import RowReader, expand_parquet, open_table
-from .tables import named_images, required_image_column
+from .tables import encoding_of, named_images, required_image_column
 
 _LONGEST_PATH = 2**15  # characters; no system has longer ones
 
@@ -76,11 +76,17 @@ def _kind(place: str) -> str | None:
 # -- lists and tables -------------------------------------------------------------------------------------------------------------
 
 
-def _expand_list(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
-    if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-        raise ImageError(place, "is UTF-16 text; save it as UTF-8", "find")
+def _text(file: IO[bytes], newline: str | None) -> io.TextIOWrapper:
+    """The text of a list or table; bytes that are no UTF-8 stay what they are, in names of files."""
+    encoding = encoding_of(file.read(2))
     file.seek(0)
-    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=None) as lines:
+    return io.TextIOWrapper(
+        file, encoding=encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace", newline=newline
+    )
+
+
+def _expand_list(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
+    with _text(file, newline=None) as lines:
         number = 0
         while line := lines.readline(_LONGEST_PATH):
             number += 1
@@ -93,7 +99,7 @@ def _expand_list(place: str, file: IO[bytes], column: str | None) -> Iterator[In
 
 
 def _expand_table(place: str, file: IO[bytes], column: str | None) -> Iterator[Input]:
-    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+    with _text(file, newline="") as lines:
         for number, named, reason in named_images(lines, _kind(place) or "", column):
             if reason:
                 yield Input(f"{place}#{number}", "failed", detail=reason)

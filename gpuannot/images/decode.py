@@ -146,7 +146,8 @@ def _checked_array(source: Any) -> np.ndarray:
         raise Unusable(f"expected a path, the bytes of an image file, a PIL image, array or tensor, got {type(source).__name__}")
     shape, dtype = tuple(source.shape), str(source.dtype).removeprefix("torch.")
     if not fits or dtype != "uint8" or 0 in shape:
-        raise Unusable(f"expected {expected} of uint8 with at least one pixel, got shape {shape} of {dtype}")
+        advice = "; multiply values of 0…1 by 255, round them and convert them to uint8" if dtype.startswith("float") else ""
+        raise Unusable(f"expected {expected} of uint8 with at least one pixel, got shape {shape} of {dtype}{advice}")
     array = source.cpu().numpy().transpose(1, 2, 0) if is_tensor else source
     return np.ascontiguousarray(np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else array)
 

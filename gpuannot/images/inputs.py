@@ -10,19 +10,17 @@ import glob
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from PIL import Image
 
-from ..errors import DataError
-from .archives import is_image_name
+from ..errors import DataError, counted
 from .containers import expand, is_container
-from .decode import IMAGE_SUFFIXES
 from .decode_task import ImageFailure
+from .folders import Entered, Wanted, walk, walk_remote
 from .input import Input, describe, file_system, image_name, is_url
 
 if TYPE_CHECKING:
@@ -30,13 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-Images: TypeAlias = "Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | Inputs"
-
-Entered: TypeAlias = "dict[str, str | None]"
-"""Folders that were searched: real path → path below the root with a ``/`` at its end, or None where it cannot be listed."""
+Images: TypeAlias = "Sequence[Any] | NDArray[np.uint8] | Tensor | str | Path | bytes | Image.Image | Inputs"
 
 _REFUSED = (".7z", ".rar", ".tar.lz4", ".tar.lzma", ".tar.z")
-_LOOKED_FOR = f"looked for files ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
 
 
 class Inputs:
@@ -90,7 +84,7 @@ class Inputs:
         self.sources = tuple(os.fspath(source) for source in listed)
         self.column = column
         self.left_out: Counter[str] = Counter()
-        self._wanted = _Wanted(tuple(glob), tuple(exclude))
+        self._wanted = Wanted(tuple(glob), tuple(exclude))
 
     def __iter__(self) -> Iterator[Input]:
         self.left_out = Counter()
@@ -166,7 +160,7 @@ class Inputs:
 
     def _from_remote_folder(self, files: Any, folder: str, url: str) -> Iterator[Input]:
         empty = True
-        for path, problem in _walk_remote(files, folder, folder, self._wanted, self.left_out):
+        for path, problem in walk_remote(files, folder, folder, self._wanted, self.left_out):
             empty, found = False, _full_url(files, path, url)
             if problem is None:
                 yield from self._open(found)
@@ -189,101 +183,6 @@ def find_lazily(source: Inputs | str | Path) -> Iterator[Input]:
     return chain(first, found)
 
 
-class _Wanted(NamedTuple):
-    """Which entries of a folder count, by their paths below it."""
-
-    glob: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    @property
-    def nothing(self) -> str:
-        looked_for = f"looked for {' '.join(self.glob)}" if self.glob else _LOOKED_FOR
-        return f"no image in this folder or below it; {looked_for}" + (", without those excluded" if self.exclude else "")
-
-    def file(self, relative: str, left_out: Counter[str] | None = None) -> bool:
-        if not self.folder(relative):
-            return False
-        if not self.glob:
-            return is_image_name(relative, left_out)
-        wanted = _matches(relative, self.glob)
-        if not wanted and left_out is not None:
-            left_out[os.path.splitext(relative)[1].lower()] += 1
-        return wanted
-
-    def folder(self, relative: str) -> bool:
-        return not relative.rpartition("/")[2].startswith(".") and not _matches(relative, self.exclude)
-
-
-def _matches(relative: str, patterns: Sequence[str]) -> bool:
-    name = relative.rpartition("/")[2]
-    return any(fnmatchcase(relative if "/" in pattern else name, pattern) for pattern in patterns)
-
-
-def walk(root: str, entered: Entered, wanted: _Wanted, left_out: Counter[str]) -> Iterator[tuple[str, str, OSError | None]]:
-    """(real path, path, None) of each wanted file in ``root`` and below; an error in place of None for a folder not to be listed.
-
-    Args:
-        entered: folders that are not entered again; gets those that were.
-        left_out: counts, by suffix, files that are not wanted because of their names.
-    """
-    real_root = os.path.realpath(root)
-
-    def search(folder: str, relative: str) -> Iterator[tuple[str, str, OSError | None]]:
-        real_folder = os.path.realpath(folder)
-        if real_folder in entered:
-            return
-        entered[real_folder] = relative
-        try:
-            with os.scandir(folder) as listing:  # names and flags alone: the entries of a folder of millions weigh five times that
-                entries = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in listing)
-        except OSError as error:
-            entered[real_folder] = None
-            yield real_folder, folder, error
-            return
-        for name, is_folder, is_link in entries:
-            below, path = relative + name, os.path.join(folder, name)
-            real = os.path.realpath(path) if is_link else os.path.join(real_folder, name)
-            if is_folder:
-                if wanted.folder(below) and not (is_link and found_anyway(real, wanted.folder)):
-                    yield from search(path, f"{below}/")
-            elif wanted.file(below, left_out) and not (is_link and os.path.isfile(real) and found_anyway(real, wanted.file)):
-                yield real, path, None
-
-    def found_anyway(real: str, last: Callable[[str], bool]) -> bool:
-        below = os.path.relpath(real, real_root).replace(os.sep, "/")
-        if below == ".":
-            return True
-        parts = below.split("/")
-        return parts[0] != ".." and last(below) and all(wanted.folder("/".join(parts[:depth])) for depth in range(1, len(parts)))
-
-    yield from search(root, "")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # A link that leads nowhere counts as a file, so that decoding reports it; DirEntry.is_dir raises on a link to itself.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def _walk_remote(
-    files: Any, folder: str, root: str, wanted: _Wanted, left_out: Counter[str]
-) -> Iterator[tuple[str, Exception | None]]:
-    try:
-        entries = sorted(files.ls(folder, detail=True), key=lambda entry: entry["name"].rstrip("/"))
-    except Exception as error:  # as in Input._fetch
-        yield folder, error
-        return
-    for entry in entries:
-        path = entry["name"].rstrip("/")
-        below = path[len(root.rstrip("/")) :].lstrip("/")
-        if not below or path == folder.rstrip("/"):  # object stores list the marker of a folder as an entry of it
-            continue
-        if entry["type"] == "directory":
-            if wanted.folder(below):
-                yield from _walk_remote(files, path, root, wanted, left_out)
-        elif wanted.file(below, left_out):
-            yield path, None
-
-
 def _full_url(files: Any, path: str, url: str) -> str:
     """The URL that opens ``path`` of ``files``, which ``url`` opened."""
     chain = url.partition("::")[2]
@@ -302,17 +201,32 @@ def check_sequence(images: Any) -> None:
         raise ValueError(f"images has shape {shape}; expected an array (N, H, W, 3), a tensor (N, 3, H, W) or a list")
 
 
+def is_one_image(images: Any) -> bool:
+    """Whether this is one image: bytes, a PIL image, an `Input`, an (H, W, 3) or (H, W) uint8 array or a (3, H, W) uint8 tensor."""
+    if isinstance(images, (bytes, bytearray, memoryview, Image.Image, Input)):
+        return True
+    shape, dtype = tuple(getattr(images, "shape", ())), str(getattr(images, "dtype", "")).removeprefix("torch.")
+    if dtype != "uint8" and not (len(shape) == 3 and dtype.startswith("float")):  # (N, D) of floating point are vectors
+        return False
+    is_tensor = hasattr(images, "is_floating_point")
+    return shape[:1] == (3,) and len(shape) == 3 if is_tensor else len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+
+
 def as_sequence(images: Images) -> Sequence[Any]:
-    """``images`` as something with a length and items: a folder is searched, columns of paths and iterators become lists.
+    """``images`` as something with a length and items.
+
+    A folder is searched; one image, columns of paths and iterators become lists.
 
     Raises:
         DataError: one path or URL, and nothing is there.
     """
     if isinstance(images, (str, os.PathLike)):
         return list(find_lazily(Path(images) if not isinstance(images, str) else images))
+    if is_one_image(images):
+        return [images]
     check_sequence(images)
     if getattr(images, "ndim", None) == 1 or not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
-        return list(images)
+        return list(cast("Iterable[Any]", images))
     return images  # type: ignore[return-value]
 
 
@@ -337,14 +251,14 @@ def source_name(sources: Sequence[Any], position: int) -> str:
 def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:
     if not count:
         return "no images were given"
-    return f"not one of {count} images could be read; the first: {failures[0].path}: {failures[0].reason}"
+    return f"not one of {counted(count, 'image')} could be read; the first: {failures[0].path}: {failures[0].reason}"
 
 
-def warn_of_failures(count: int, failures: Sequence[ImageFailure]) -> None:
-    """Warn, on behalf of the caller's caller, of images that were left out."""
+def warn_of_failures(count: int, failures: Sequence[ImageFailure], where: str = "failures_") -> None:
+    """Warn, on behalf of the caller's caller, of images that were left out; ``where`` lists them all."""
     if failures:
         warnings.warn(
-            f"{len(failures)} of {count} images could not be read and were left out (see failures_); "
+            f"{len(failures)} of {counted(count, 'image')} could not be read and were left out (see {where}); "
             f"the first: {failures[0].path}: {failures[0].reason}",
             stacklevel=3,
         )

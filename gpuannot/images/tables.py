@@ -6,7 +6,8 @@ are read here. A name of a column counts in any capitals, with ``_``, ``-``, a s
 tab, ``,``, ``;`` and ``|``) with which the header has a column of images.
 
 A cell in double quotes may hold separators and line breaks, and a quote in it is written twice (RFC 4180). One broken row costs
-that row alone:
+that row alone, and one whose cells are all empty, as spreadsheets write them behind the last, is none. A first line ``sep=;``, as
+they write it too, names the separator:
 
 * a quote that is opened in a row and neither closed in it nor, so that a whole row of the table results, in one of the
   :data:`MAX_LINES` lines after it, is a fault of the line in which it stands; the next line is the next row;
@@ -18,7 +19,9 @@ Cells before a fault are read.
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
@@ -29,7 +32,8 @@ from .input import is_path, utf8
 #: Columns of images, their paths or their bytes: of several that a table has, the first of these counts.
 IMAGE_COLUMNS = (
     "path", "image_path", "file_path", "file", "filename", "file_name", "image", "image_bytes", "bytes", "jpg", "image_name",
-    "image_file", "img", "img_path", "img_name", "url", "image_url", "image_id",
+    "image_file", "img", "img_path", "img_name", "url", "image_url", "image_id", "photo", "photo_path", "photo_file", "photo_name",
+    "picture", "picture_file", "picture_name", "source_file",
 )  # fmt: skip
 
 #: Columns of words: of several that a table has, the first of these counts.
@@ -79,6 +83,8 @@ class Table:
         self._lines = _Lines(lines)
         first = self._lines.next_with_text()
         order = "\t,;|" if tabs else ",;\t|"
+        if first is not None and (named := _NAMED_SEPARATOR.fullmatch(first.strip(" \r\n"))) is not None:
+            order, first = named[1], self._lines.next_with_text()
         self.delimiter, self.fault = order[0], ""
         self.header: list[str] = []
         if first is None:
@@ -93,6 +99,8 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         number = 0
         while (first := self._lines.next_with_text()) is not None:
+            if not first.strip(f" \t\r\n{self.delimiter}"):
+                continue
             yield Row(number, *self._row(first, len(self.header)))
             number += 1
 
@@ -122,6 +130,8 @@ class Table:
             return line, whole, ""
         return line, cells, fault
 
+
+_NAMED_SEPARATOR = re.compile(r"sep=([,;\t|])", re.IGNORECASE)
 
 _OPEN = 'a quote (") is opened and not closed; write a quote that belongs to the text twice, and the whole cell in quotes'
 
@@ -156,6 +166,11 @@ class _Lines:
         for _ in range(count):
             self._waiting.popleft()
         self.number += count
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a table's text by its first bytes: UTF-16, as spreadsheets' "Unicode text", or else UTF-8."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def _too_long(line: str) -> bool:

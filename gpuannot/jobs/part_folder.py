@@ -32,6 +32,7 @@ from ..images.input import Input
 from ..system.atomic_files import exclusive, remove_temporary_files, temporary_name, write_whole
 from .input_list import InputList, in_parts
 from .run_record import PartDone, RunCounts, RunSettings, check_accounts, sha256_of
+from .writers import read_ledger
 
 SCHEMA = "gpuannot.batch/2"
 _PART = re.compile(r"part-\d{5,}(\.parquet|\.jsonl|\.csv)")
@@ -293,9 +294,7 @@ class PartFolder:
     def failures(self) -> Iterator[ImageFailure]:
         """All entries of the ledgers, in input order."""
         for path in sorted(self.ledgers.glob("part-*.jsonl"), key=lambda path: (len(path.name), path.name)):
-            with open(path, encoding="utf-8") as file:
-                for line in file:
-                    yield ImageFailure(**json.loads(line))
+            yield from read_ledger(path)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         with self.telling():

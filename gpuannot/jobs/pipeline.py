@@ -90,6 +90,7 @@ class Annotated:
             failures=self.decoded.failures,
             vectors=None if self.found.vectors is None else self.found.vectors.numpy(),
             confidence=model.confidence(index.numpy(), distance.numpy()),
+            weak_below=model.ranker.weak_below(model.bank_),
         )
         return annotations if threshold is None else annotations.likely(threshold)
 

@@ -18,7 +18,7 @@ from ..images.batches import ImageFailure
 from ..images.input import Input, describe, utf8
 from ..model.annotations import Annotations
 from .part_folder import PartFolder
-from .writers import FORMATS, FORMULA
+from .writers import FORMATS, FORMULA, read_ledger
 
 _ROWS_AT_A_TIME = 512
 csv.field_size_limit(2**31 - 1)  # of a cell, which may hold a vector
@@ -89,9 +89,13 @@ class AnnotationFiles:
             start, failures = start + len(some), ()
 
     def failures(self) -> Iterator[ImageFailure]:
-        """What a batch run could not read, from its ledger."""
+        """What could not be read, from the ledger of a batch run or beside a file."""
         if self._run is not None:
             yield from self._run.failures()
+            return
+        ledger = self.path.with_name(f"{self.path.name}.failures.jsonl")
+        if ledger.is_file():
+            yield from read_ledger(ledger)
 
     def _input(self, path: str, inputs: Iterator[Input] | None) -> Input:
         """The input that a row is about. A batch run lists its inputs in the order of its rows, which lack those that failed."""
@@ -155,6 +159,7 @@ def annotations_of(
         distance=filled("distances", np.inf),
         vocabulary=vocabulary,
         confidence=filled("confidences", 0) if confident else None,
+        weak_below=0.5 if confident else None,
         vectors=None if vectors is None else np.array([row["vector"] for row in rows], np.float32).reshape(-1, vectors),
     )
 

@@ -1,9 +1,9 @@
 """Annotations as files that other tools read: Parquet, JSON lines, CSV; and the ledger of inputs that failed.
 
-One row an image: ``path``, ``words`` (nearest first), ``distances``, where the model says ``confidences`` (0…1, how likely each
-word is right), ``model`` (the model's SHA-256) and, where asked for, ``vector``, its VLAD vector. CSV has no lists: there they
-are joined with ``;``, and a ``;`` or ``\\`` within a word has a ``\\`` before it. What a spreadsheet would take for a formula has
-``\\`` before it too, in a path ``./``.
+One row an image: ``path``, ``words`` (likeliest first, or without confidences nearest first), ``distances``, where the model says
+``confidences`` (0…1, how likely each word is right), ``model`` (the model's SHA-256) and, where asked for, ``vector``, its VLAD
+vector. CSV has no lists: there they are joined with ``;``, and a ``;`` or ``\\`` within a word has a ``\\`` before it. What a
+spreadsheet would take for a formula has ``\\`` before it too, in a path ``./``.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class AnnotationWriter:
             raise
 
     def write(self, annotations: Annotations) -> None:
-        """Add the rows of some images."""
+        """Add the rows of some images, their words in order of confidence where there is one."""
+        annotations = annotations.by_confidence()
         for what, there, expected in (
             ("vectors", annotations.vectors is not None, self._vectors),
             ("confidences", annotations.confidence is not None, self._confidence),
@@ -139,6 +140,13 @@ def failure_lines(failures: Iterable[ImageFailure]) -> str:
     """The ledger: JSON lines of ``path``, ``stage`` and ``reason``."""
     entries = ({"path": utf8(failure.path), "stage": failure.stage, "reason": failure.reason} for failure in failures)
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+
+def read_ledger(path: Path) -> Iterator[ImageFailure]:
+    """The entries of a ledger."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield ImageFailure(**json.loads(line))
 
 
 class _ParquetRows:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from ..errors import DataError, shown
+from ..errors import DataError, InvalidArgumentError, counted, shown
 
 
 def label_matrix(
@@ -44,7 +45,8 @@ def label_matrix(
     unknown = sorted(word for word in occurring if word not in column)
     if words is not None and unknown and not extend:
         some = ", ".join(shown(word) for word in unknown[:5]) + (" …" if len(unknown) > 5 else "")
-        raise DataError(f"{len(unknown)} words are not in the vocabulary: {some}; add them to it, or remove them from the labels")
+        are = counted(len(unknown), "word is", "words are")
+        raise DataError(f"{are} not in the vocabulary: {some}; add them to it, or remove them from the labels")
     words = (*(words or ()), *unknown)
     column |= {word: number for number, word in enumerate(words[len(words) - len(unknown) :], len(words) - len(unknown))}
     indices = [sorted({column[word] for word in row}) for row in rows]
@@ -78,6 +80,20 @@ def number_of(word: str, vocabulary: Sequence[str]) -> int | None:
     if word in vocabulary:
         return list(vocabulary).index(word)
     return _columns(vocabulary).get(spelled(word))
+
+
+def known_number(word: str, vocabulary: Sequence[str]) -> int:
+    """:func:`number_of` a word that the vocabulary has.
+
+    Raises:
+        ValueError: it lacks it; the message names the word of the nearest spelling.
+    """
+    number = number_of(word, vocabulary) if isinstance(word, str) else None
+    if number is None:
+        alike = {other.casefold(): other for other in reversed(vocabulary)}
+        close = get_close_matches(str(word).casefold(), alike, 1)
+        raise InvalidArgumentError(f"the vocabulary lacks {word!r}" + (f"; did you mean {alike[close[0]]!r}?" if close else ""))
+    return number
 
 
 def check_lengths(images: int, labels: sparse.csr_array) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InvalidArgumentError
 from ..reference import words as _reference
-from .labels import is_word, number_of, spelled
+from .labels import is_word, known_number, spelled
 
 Vectors: TypeAlias = NDArray[np.floating] | Tensor
 
@@ -207,11 +206,7 @@ class WordBank:
         Raises:
             ValueError: the vocabulary lacks it.
         """
-        number = number_of(word, self.vocabulary) if isinstance(word, str) else None
-        if number is None:
-            close = get_close_matches(word, self.vocabulary, 1)
-            raise InvalidArgumentError(f"the vocabulary lacks {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        return number
+        return known_number(word, self.vocabulary)
 
     def remove_words(self, words: Sequence[str]) -> WordBank:
         """Take words out of the vocabulary, as if no label had named them. Their images stay, with their other words or none.

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidArgumentError
+from ..errors import DeviceError, InvalidArgumentError
 from ..images.batches import ImageFailure
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 DEFAULT_K = 5  # words of an image, as the field counts them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Annotations:
     """Words of the images that could be read, in input order.
 
@@ -27,6 +30,7 @@ class Annotations:
         failures: the images that got no row, with the reason. Rows + failures = inputs.
         vectors: (T, m·n) float32, the images' VLAD vectors, where they were asked for.
         confidence: (T, k) float32, how likely each word is right (:meth:`Annotator.confidence`); None where the model does not say.
+        weak_below: the confidence under which a word is shown as weak: what the fit chose, or else a half.
 
     Where images get as many words as they deserve, ``index`` is −1 after an image's last word, ``distance`` infinite there and
     ``confidence`` 0.
@@ -40,6 +44,7 @@ class Annotations:
     failures: tuple[ImageFailure, ...] = field(default=())
     vectors: NDArray[np.float32] | None = None
     confidence: NDArray[np.float32] | None = None
+    weak_below: float | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Annotations], vocabulary: tuple[str, ...], k: int) -> Annotations:
@@ -53,6 +58,7 @@ class Annotations:
             failures=tuple(failure for part in parts for failure in part.failures),
             confidence=_joined([part.confidence for part in parts], k),
             vectors=_joined([part.vectors for part in parts]),
+            weak_below=next((part.weak_below for part in parts), None),
         )
 
     def __len__(self) -> int:
@@ -95,6 +101,52 @@ class Annotations:
             distance=compacted(self.distance, np.inf),
             confidence=compacted(self.confidence, 0),
         )
+
+    def by_confidence(self) -> Annotations:
+        """The words of each image in order of confidence, as people are shown them; without confidences as they are."""
+        if self.confidence is None:
+            return self
+        order = np.argsort(np.where(self.index < 0, np.inf, -self.confidence), axis=1, kind="stable")
+        return replace(
+            self,
+            index=np.take_along_axis(self.index, order, axis=1),
+            distance=np.take_along_axis(self.distance, order, axis=1),
+            confidence=np.take_along_axis(self.confidence, order, axis=1),
+        )
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """For each image plain Python values: ``path``, ``words``, ``distances`` and, where there are any, ``confidences``."""
+        found: list[dict[str, Any]] = []
+        for row, (name, words) in enumerate(zip(self.names, self.words, strict=True)):
+            given = self.index[row] >= 0
+            values: dict[str, Any] = {"path": name, "words": list(words), "distances": self.distance[row][given].tolist()}
+            if self.confidence is not None:
+                values["confidences"] = self.confidence[row][given].tolist()
+            found.append(values)
+        return found
+
+    def to_pandas(self) -> DataFrame:
+        """A data frame with a row an image and the columns of :meth:`to_dicts`; ``explode("words")`` makes it one of a row a word.
+
+        Raises:
+            DeviceError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise DeviceError("to_pandas needs pandas: pip install pandas; to_dicts gives the same without it") from error
+        columns = ["path", "words", "distances", *(() if self.confidence is None else ("confidences",))]
+        return pandas.DataFrame(self.to_dicts(), columns=columns)
+
+    def __repr__(self) -> str:
+        from .display import annotations_text
+
+        return annotations_text(self)
+
+    def _repr_html_(self) -> str:
+        from .display import annotations_html
+
+        return annotations_html(self)
 
     @property
     def words(self) -> list[tuple[str, ...]]:

@@ -21,8 +21,10 @@ from ..system.threads import one_blas_thread
 from .encoder import to_host
 from .word_model import WordModel
 
-# For and against a word, apart for people who do not tell red from green.
-_FOR, _AGAINST = (214, 39, 40), (31, 119, 180)
+#: The colours of heatmaps, here and in the report: they grow lighter throughout, and so read without colour too.
+PALETTE = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
+_AGAINST = (64, 156, 255)  # a blue that the palette does not have
+_DIMMED, _LEAST_COVER = 0.82, 24 / 255  # of the picture below, and of the colour over it
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,26 @@ class Explanation:
         height, width = size
         return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
 
-    def overlay(self, image: Any, word: int | str = 0, *, strength: float = 0.7) -> Image.Image:
-        """The image in grey, red where it speaks for the word and blue where it speaks against it.
+    def overlay(self, image: Any, word: int | str = 0, *, against: bool = False) -> Image.Image:
+        """The image in grey, and over it in the report's colours what speaks for the word: yellow where most.
 
         Args:
             image: a path, bytes, PIL image or array, as :meth:`Annotator.annotate` takes; the picture has its size.
-            word: its place in ``words``, or the word. strength: 0…1, of the colour of the patch that says most.
+            word: its place in ``words``, or the word. against: what speaks against it too, in blue.
         """
         shown = Image.fromarray(decode_image(image))
         heat = self.heatmap((shown.height, shown.width), word)
-        largest = float(np.abs(self.contributions[self._place(word)]).max())
-        share = np.clip(heat / (largest if largest > 0 else 1.0), -1, 1)[:, :, None] * strength
-        grey = np.asarray(shown.convert("L").convert("RGB"), dtype=np.float32)
-        colour = np.where(share > 0, *(np.array(each, np.float32) for each in (_FOR, _AGAINST)))
-        return Image.fromarray((grey * (1 - np.abs(share)) + colour * np.abs(share)).round().astype(np.uint8))
+        most = float(self.contributions[self._place(word)].max())
+        share = np.clip(heat / most, 0, 1) if most > 0 else np.zeros_like(heat)
+        stops = np.linspace(0, 1, len(PALETTE))
+        colour = np.stack([np.interp(share, stops, channel) for channel in zip(*PALETTE, strict=True)], axis=2)
+        cover = (_LEAST_COVER + 0.76 * share)[:, :, None]
+        picture = np.asarray(shown.convert("L").convert("RGB"), dtype=np.float32) * _DIMMED * (1 - cover) + colour * cover
+        if against:
+            largest = float(np.abs(self.contributions[self._place(word)]).max())
+            blue = 0.7 * np.clip(-heat / (largest if largest > 0 else 1.0), 0, 1)[:, :, None]
+            picture = picture * (1 - blue) + np.array(_AGAINST, np.float32) * blue
+        return Image.fromarray(picture.round().astype(np.uint8))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values; the contributions of each word as H' rows."""

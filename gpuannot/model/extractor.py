@@ -46,6 +46,11 @@ class FeatureExtractor:
         return self.device.type == "cuda"
 
     @property
+    def loaded(self) -> TrunkWeights | None:
+        """The trunk's weights, if they are loaded already."""
+        return self._weights
+
+    @property
     def weights(self) -> TrunkWeights:
         """The trunk's weights, loaded at first use."""
         if self._weights is None:

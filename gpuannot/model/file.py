@@ -27,14 +27,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from ..errors import ModelFileError
 from ..system.atomic_files import replacing
 from .checks import check_contents
-
-SCHEMA = "gpuannot.model/1"
+from .header import NOT_SAFETENSORS, SCHEMA, check_is_file, checked_header, not_whole
 
 
 @dataclass(frozen=True)
@@ -80,20 +79,14 @@ class ModelFile:
             ModelFileError: missing, not safetensors (a pickle, an image …), cut, another program's, of another schema, edited, or
                 with tensors and fields that do not fit together (:func:`~gpuannot.model.checks.check_contents`).
         """
-        path = Path(path)
-        if path.is_dir():
-            raise ModelFileError(f"{path}: no such model file, but a folder; the model comes first, then images")
-        if not path.is_file():
-            raise ModelFileError(f"{path}: no such model file; gpuannot fit writes one")
+        path = check_is_file(path)
         try:
             with safe_open(path, framework="np") as file:
                 metadata = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ModelFileError(
-                f"{path} is not a whole safetensors file ({error}); gpuannot models are written by Annotator.save or gpuannot fit"
-            ) from error
-        header = _header(path, metadata)
+        except NOT_SAFETENSORS as error:
+            raise not_whole(path, error) from error
+        header = checked_header(path, metadata)
         stated = header.pop("sha256", None)
         header.pop("schema")
         model = cls(tensors, header)
@@ -110,17 +103,3 @@ def _sha256(path: Path, model: ModelFile) -> str:
         return model.sha256
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: its model description cannot be read ({error})") from error
-
-
-def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        header = json.loads(metadata.get("gpuannot", "null"))
-    except (ValueError, RecursionError) as error:  # also of numbers of too many digits, and lists in lists in lists
-        raise ModelFileError(f"{path}: its model description is not valid JSON ({error})") from error
-    if not isinstance(header, dict) or "schema" not in header:  # gpuannot's own weights file has a description, and no schema
-        raise ModelFileError(f"{path} is a safetensors file, but not a gpuannot model (is it a file of network weights?)")
-    if header["schema"] != SCHEMA:
-        raise ModelFileError(
-            f"{path} has schema {header['schema']!r}, this version of gpuannot reads {SCHEMA!r}; use the version that wrote it"
-        )
-    return header

@@ -87,6 +87,13 @@ class WordRanker:
         score = np.log(np.maximum(-distance, _LEAST)) if self._head.of_logarithms else -distance
         return expit(offset + slope * score - level * distance)
 
+    def weak_below(self, bank: WordBank) -> float | None:
+        """The confidence under which a word is weak: what the fit chose, or else a half; None without confidences."""
+        if self.curves(bank) is None:
+            return None
+        chosen = self._head.chosen
+        return 0.5 if chosen is None or chosen.threshold is None else chosen.threshold
+
     def curves(self, bank: WordBank) -> NDArray[np.float32] | None:
         """Slope, offset and level of each word's confidence, (3, W), as :meth:`WordHead.confidence
         <gpuannot.heads.word_head.WordHead.confidence>` has them; None where there are none."""

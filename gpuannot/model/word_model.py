@@ -82,7 +82,7 @@ class WordModel:
         Args:
             images: N images.
             labels: the words of each, or an (N, W) matrix of 0 and 1.
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
             DataError: labels that do not fit the images, or not one readable image.
@@ -178,7 +178,7 @@ class WordModel:
             both: the images that carry both words, which the sums of the two hold twice; None where there is none. With another
                 head than ``mean``, an error says how many they are.
             labels: all words of these images; None where they carry no others.
-            progress: show a bar; None shows one on terminals.
+            progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
             ValueError: a word that the vocabulary lacks, or ``both`` are not the images that carry both.

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from ..datasets.label_files import LabelledImages
-from ..errors import DataError
+from ..datasets.label_words import without_case
+from ..errors import DataError, counted
 from ..images.batches import ImageFailure
 from ..images.input import utf8
 from ..jobs.readers import AnnotationFiles
@@ -42,7 +45,7 @@ def report_images(
         images: a sequence of sources, or `LabelledImages`, whose labels are then the truth.
         k: words an image, or with a ``threshold`` the most; None is 5, or as many as have an image.
         threshold: confidence that a word needs to be given; None gives k words to every image.
-        progress: show a bar; None shows one on terminals.
+        progress: show a bar; None shows one on terminals, elsewhere lines.
 
     Returns:
         the images that failed.
@@ -75,6 +78,7 @@ def report_files(
     path: str | Path,
     *,
     labels: LabelledImages | None = None,
+    fold_case: bool = False,
     annotator: Annotator | None = None,
     heatmaps: bool = True,
     title: str = "Annotated images",
@@ -86,27 +90,30 @@ def report_files(
 
     Args:
         source: an annotation file, or a folder of them, such as a batch run's.
-        labels: the truth; found by the images' paths.
+        labels: the truth, of all images or some; found by the images' paths.
+        fold_case: a label that differs from a word that was given in capitals alone is that word.
         annotator: that gave the words; with ``heatmaps`` it says where it saw them.
-        progress: show a bar; None shows one on terminals.
+        progress: show a bar; None shows one on terminals, elsewhere lines.
 
     Raises:
-        DataError: as `AnnotationFiles`; annotations of another model than ``annotator``; an image without labels, where there are
-            some; no folder for the file, or it exists.
+        DataError: as `AnnotationFiles`; annotations of another model than ``annotator``; labels of none of the images; no
+            folder for the file, or it exists.
     """
     check_report_path(path, overwrite)
     found = AnnotationFiles(source, None if annotator is None else annotator.vocabulary)
     if annotator is not None and found.model not in (None, annotator.to_model_file().sha256):
         raise DataError(f"{source} was written with another model ({found.model})")
-    truth, vocabulary = None, found.vocabulary
+    truth, labelled, vocabulary = None, None, found.vocabulary
     if labels is not None:
+        labels = without_case(labels, found.vocabulary) if fold_case else labels
         rows = _rows_of(found.paths, labels, source)
         matrix, vocabulary = truth_of(labels, found.vocabulary)
-        truth = matrix[rows]
+        labelled = rows >= 0
+        truth = sparse.csr_array(sparse.diags_array(labelled.astype(matrix.dtype)) @ matrix[np.maximum(rows, 0)])
     with (
         ReportWriter(
-            path, vocabulary, len(found), truth=truth, annotator=annotator, heatmaps=heatmaps, title=title, limit=limit,
-            overwrite=overwrite,
+            path, vocabulary, len(found), truth=truth, labelled=labelled, annotator=annotator, heatmaps=heatmaps, title=title,
+            limit=limit, overwrite=overwrite,
         ) as report,
         progress_bar("report", len(found), progress) as bar,
     ):  # fmt: skip
@@ -116,15 +123,12 @@ def report_files(
         report.commit(run=[("Annotations", {"from": str(source), "model, SHA-256": found.model})])
 
 
-def _rows_of(paths: Sequence[str], labels: LabelledImages, source: str | Path) -> list[int]:
-    """Where ``labels`` have each of the annotated images."""
+def _rows_of(paths: Sequence[str], labels: LabelledImages, source: str | Path) -> NDArray[np.int64]:
+    """Where ``labels`` have each of the annotated images; −1 where they do not."""
     row = {utf8(os.path.realpath(path)): number for number, path in enumerate(labels.paths)}
-    rows = [row.get(utf8(os.path.realpath(path)), -1) for path in paths]
-    if without := [path for path, number in zip(paths, rows, strict=True) if number < 0]:
-        raise DataError(
-            f"{len(without)} of {len(paths)} images of {source} have no labels in {labels.name} (first: {without[0]}); give the "
-            "labels of all, or none"
-        )
+    rows = np.array([row.get(utf8(os.path.realpath(path)), -1) for path in paths], np.int64)
+    if len(rows) and rows.max() < 0:
+        raise DataError(f"{labels.name} has labels of none of the {counted(len(rows), 'image')} of {source} (first: {paths[0]})")
     return rows
 
 

@@ -90,6 +90,11 @@ def as_lists(matrix: sparse.csr_array) -> list[list[int]]:
     return [sorted(matrix.indices[start:stop].tolist()) for start, stop in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)]
 
 
+def truths(truth: sparse.csr_array, labelled: NDArray[np.bool_]) -> list[list[int] | None]:
+    """The words that each image carries; None where nobody knows."""
+    return [words if known else None for words, known in zip(as_lists(truth), labelled.tolist(), strict=True)]
+
+
 def padded(index: NDArray[np.integer]) -> list[list[int]]:
     """Each row's words without the padding, in the order given."""
     return [[word for word in row if word != NO_WORD] for row in index.tolist()]

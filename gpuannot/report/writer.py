@@ -24,6 +24,7 @@ from ..images.containers import Containers
 from ..images.input import Input, Loaded, utf8
 from ..metrics import reliability
 from ..model.annotations import Annotations
+from ..model.explain import PALETTE
 from ..system.atomic_files import replacing
 from ..system.environment import record
 from ..system.threads import cpus
@@ -53,6 +54,7 @@ class ReportWriter:
         vocabulary: W words, as the annotations number them.
         images: how many inputs will come, N. Above ``limit`` the page shows so many, evenly spaced, and counts all.
         truth: (N, W) indicators, rows by an image's position in the input; None where it is not known.
+        labelled: (N,) of which images it is; None where of all. Scores count these alone.
         annotator: that gave the words, for its settings and the training images of each word; None where it is not at hand.
         heatmaps: let the annotator say where it saw each word, which costs a second pass of the trunk for each image shown.
         title: of the page.
@@ -71,6 +73,7 @@ class ReportWriter:
         images: int,
         *,
         truth: sparse.csr_array | None = None,
+        labelled: NDArray[np.bool_] | None = None,
         annotator: Annotator | None = None,
         heatmaps: bool = True,
         title: str = "Annotated images",
@@ -85,7 +88,7 @@ class ReportWriter:
         self.vocabulary, self.title = tuple(vocabulary), title
         self.clock = StageTimer()
         self._images, self._limit = images, limit
-        self._truth, self._annotator = truth, annotator
+        self._truth, self._labelled, self._annotator = truth, labelled, annotator
         self._explains = heatmaps and annotator is not None
         self._side = preview_side(min(images, limit))
         self._names: list[str] = []
@@ -96,6 +99,7 @@ class ReportWriter:
         self._positions: list[NDArray[np.int64]] = []
         self._shown: list[NDArray[np.bool_]] = []
         self._confident = False
+        self._weak: float | None = None
         self._failures: list[ImageFailure] = []
         self._failed = self._unpreviewed = 0
         self._open = ExitStack()
@@ -118,10 +122,11 @@ class ReportWriter:
 
     def add(self, annotations: Annotations, sources: Sequence[Any]) -> None:
         """Take annotations, and the source (path, bytes, pixels, `Input`) of each of their images."""
+        annotations = annotations.by_confidence()
         self._failed += len(annotations.failures)
         self._failures.extend(annotations.failures[: max(0, _LISTED - len(self._failures))])
         confidence = annotations.confidence
-        self._confident = confidence is not None
+        self._confident, self._weak = confidence is not None, annotations.weak_below
         shown = self._is_shown(annotations.positions)
         self._index.append(annotations.index)
         values = annotations.distance if confidence is None else confidence
@@ -196,9 +201,14 @@ class ReportWriter:
             raise DataError(f"{self.path}: not one image was annotated, so there is nothing to report")
         index, values = np.concatenate(self._index), np.concatenate(self._values)
         positions, shown = np.concatenate(self._positions), np.concatenate(self._shown)
+        labelled = np.ones(len(index), bool) if self._labelled is None else self._labelled[positions]
         truth = None if self._truth is None else self._truth[positions]
         given = counts.given_matrix(index, len(self.vocabulary))
-        totals, rated = counts.word_totals(given, truth), self._confident and given.nnz
+        if truth is not None:  # what was given to images without labels is neither right nor wrong
+            given, scored = given[labelled], truth[labelled]
+        else:
+            scored = None
+        totals, rated = counts.word_totals(given, scored), self._confident and given.nnz
         common = counts.folder_of(self._names)
         return {
             "schema": SCHEMA,
@@ -206,21 +216,26 @@ class ReportWriter:
             "words": self.vocabulary,
             "table": counts.table(totals, self._training()),
             "scores": None if truth is None else counts.scores(totals),
-            "confusion": None if truth is None else counts.confusion(given, truth),
-            "reliability": reliability(values, index, truth).to_dict() if truth is not None and rated else None,
+            "confusion": None if scored is None else counts.confusion(given, scored),
+            "reliability": reliability(values[labelled], index[labelled], scored).to_dict()
+            if scored is not None and rated
+            else None,
             "measure": self._measure(),
+            "weak": self._weak_below(),
             "annotated": len(index),
+            "labelled": None if truth is None else int(labelled.sum()),
             "failed": self._failed,
             "failures": [[utf8(failure.path), failure.stage, failure.reason] for failure in self._failures],
             "unpreviewed": self._unpreviewed,
             "aspect": round(float(np.median(self._aspects)), 3) if self._aspects else 1.5,
             "grid": self._grid,
+            "palette": PALETTE,
             "folder": common,
             "images": {
                 "names": [name[len(common) :] for name in self._names],
                 "given": counts.padded(index[shown]),
                 "values": counts.rounded(values[shown]),
-                "truth": None if truth is None else counts.as_lists(truth[shown]),
+                "truth": None if truth is None else counts.truths(truth[shown], labelled[shown]),
             },
             "run": [[title, [[name, _plain(value)] for name, value in facts.items()]] for title, facts in self._facts(run)],
         }
@@ -230,6 +245,12 @@ class ReportWriter:
         if self._confident:
             return "confidence"
         return "negative score" if self._annotator is not None and self._annotator.config.head in REGRESSIONS else "distance"
+
+    def _weak_below(self) -> float | None:
+        """The confidence under which words are dimmed; files of annotations do not hold what a fit chose."""
+        if not self._confident or self._annotator is None:
+            return self._weak
+        return self._annotator.words.ranker.weak_below(self._annotator.bank_)
 
     def _training(self) -> NDArray[np.int64] | None:
         """Training images of each word; words that the model does not know have none."""

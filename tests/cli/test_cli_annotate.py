@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from runs import CHANGES, files, ledger, read
+from small import RIDGE
 from tars import write_tar
 from typer.testing import CliRunner
 
@@ -98,6 +99,55 @@ def test_good_inputs_are_done_beside_a_missing_one(model: Path, pictures: Path, 
     assert failure == {"path": "missing.jpg", "stage": "find", "reason": "no such file or folder"}
     assert run(model, "missing.jpg", "gone.jpg", "-o", tmp_path / "none").exit_code == 2
     assert len(ledger(tmp_path / "none")) == 2
+
+
+@pytest.fixture(scope="module")
+def rating(scenes: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with confidences whose order of words is another one."""
+    annotator = Annotator(device="cpu", **CHANGES, **RIDGE)
+    annotator.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
+    return annotator.save(tmp_path_factory.mktemp("rating") / "model.safetensors")
+
+
+def test_words_in_order_of_confidence_everywhere(rating: Path, pictures: Path, tmp_path: Path) -> None:
+    found = Annotator.load(rating, device="cpu").annotate(pictures, k=6)
+    ordered = found.by_confidence()
+    assert ordered.words != found.words
+    printed = run(rating, pictures, "-k", "6")
+    assert [line.split("\t")[1].split(", ") for line in printed.stdout.splitlines()] == list(map(list, ordered.words))
+    for to in (["--json"], ["-o", tmp_path / "w.jsonl"], ["-o", tmp_path / "parts", "--format", "jsonl"]):
+        result = run(rating, pictures, "-k", "6", *to)
+        lines = result.stdout if to == ["--json"] else (tmp_path / "w.jsonl").read_text() if "w.j" in str(to[1]) else None
+        rows = read(tmp_path / "parts") if lines is None else list(map(json.loads, lines.splitlines()))
+        assert [tuple(row["words"]) for row in rows] == ordered.words
+        assert all(row["confidences"] == sorted(row["confidences"], reverse=True) for row in rows)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_a_terminal_shows_weak_words_dimmed(rating: Path, pictures: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "gpuannot", "annotate", str(rating), str(pictures / "scene_00000.jpg"), "-k", "6"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                more = os.read(ours, 4096)
+            except OSError:  # as Linux says that nobody writes there any more
+                break
+            if not more:
+                break
+            shown += more
+        assert process.stderr is not None
+        told = process.stderr.read()
+    os.close(ours)
+    found = Annotator.load(rating, device="cpu").annotate(pictures / "scene_00000.jpg", k=6).by_confidence()
+    assert found.confidence is not None and found.weak_below == 0.5 and "words of a confidence below 0.50 are dimmed" in told
+    words = shown.decode().rstrip().split("\t")[1].split(", ")
+    dimmed = [word.startswith("\x1b[2m") and word.endswith("\x1b[0m") for word in words]
+    assert dimmed == (found.confidence[0] < 0.5).tolist() and True in dimmed
+    assert [word.removeprefix("\x1b[2m").removesuffix("\x1b[0m") for word in words] == list(found.words[0])
 
 
 def test_which_files(model: Path, pictures: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from gpuannot import Annotations, Annotator
-from gpuannot.cli.demo import _command
+from gpuannot.cli.commands import command_line
 from gpuannot.datasets.label_files import load_labelled_images
 from gpuannot.datasets.scenes import WORDS
 from gpuannot.errors import DataError
@@ -175,9 +175,9 @@ def test_a_sheet_shows_the_first_images_only(tmp_path: Path) -> None:
 def test_the_command_that_is_shown_can_be_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "argv", [".venv/bin/gpuannot", "demo"])
-    assert _command() == ".venv/bin/gpuannot"
+    assert command_line() == ".venv/bin/gpuannot"
     monkeypatch.setattr(sys, "argv", ["/somewhere/gpuannot/__main__.py", "demo"])
-    assert _command() == "python -m gpuannot"
+    assert command_line() == "python -m gpuannot"
     (tmp_path / "gpuannot").write_text("#!/bin/sh\n")
     (tmp_path / "gpuannot").chmod(0o755)
-    assert _command() == "gpuannot"
+    assert command_line() == "gpuannot"

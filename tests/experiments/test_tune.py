@@ -141,7 +141,7 @@ def test_test_images_under_another_name_are_refused(benchmark_folder: Path, suff
         (benchmark_folder / "test.json").unlink()
     mixed = {**train, "samples": [*train["samples"], test["samples"][2]]}
     (benchmark_folder / "mine.json").write_text(json.dumps(mixed))
-    with pytest.raises(DataError, match=rf"1 images of .*mine.json are test images by .*test\{suffix}"):
+    with pytest.raises(DataError, match=rf"1 image of .*mine.json is a test image by .*test\{suffix}"):
         training_images(benchmark_folder / "mine.json")
     assert len(training_images(benchmark_folder / "train.json")) == 18
 

@@ -313,9 +313,11 @@ def by_path_none() -> str:
 
 def test_lists_that_are_none(tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
-    listed.write_bytes("a.jpg\n".encode("utf-16"))
-    assert [outcome(item) for item in Inputs(listed)] == ["find: is UTF-16 text; save it as UTF-8"]
     (tmp_path / "a.jpg").write_bytes(picture(0))
+    listed.write_bytes("a.jpg\n".encode("utf-16"))
+    assert [outcome(item) for item in Inputs(listed)] == [picture(0)]
+    (tmp_path / "table.tsv").write_bytes("Photo\tKeywords\na.jpg\tGröße\n\t\n".encode("utf-16"))
+    assert [outcome(item) for item in Inputs(tmp_path / "table.tsv")] == [picture(0)]
     for length in (2**15 - 1, 2**15, 2**15 + 1, 2**16, 10**6):
         listed.write_text(f"a.jpg\n{'x' * length}\na.jpg\n")
         first, long, last = Inputs(listed)

@@ -123,7 +123,7 @@ def test_new_words_beside_a_models_own() -> None:
     matrix, words = label_matrix([["new ", "sky"], ["new"]], ["sky "], extend=True)
     assert words == ("sky ", "new")
     assert_matrix(matrix, [[1, 1], [0, 1]])
-    with pytest.raises(DataError, match=r"1 words are not in the vocabulary: 'new'"):
+    with pytest.raises(DataError, match=r"1 word is not in the vocabulary: 'new'"):
         label_matrix([["new "]], ["sky "], known=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gpuannot.datasets import LabelledImages
 from gpuannot.errors import DataError
 from gpuannot.model.store import FeatureStore
 from gpuannot.reference.vlad import patch_contributions, vlad
+from gpuannot.report.explained import write_explanations
 
 HEADS: list[dict[str, Any]] = [{}, {"metric": "cosine"}, {"head": "demixed"}, RIDGE]
 NORMALISATIONS = [(), ("signed_sqrt", "l2"), ("mass", "intra"), ("mass", "intra", "signed_sqrt", "l2")]
@@ -108,10 +110,13 @@ def test_heatmaps_and_overlays(fitted: Annotator, scenes: LabelledImages) -> Non
         size = image.size
     picture = np.asarray(why.overlay(scenes.paths[0]), dtype=np.int64)
     assert picture.shape == (size[1], size[0], 3)
-    warm = picture[..., 0] > picture[..., 2]
     full = why.heatmap((size[1], size[0]))
-    clear = np.abs(full) > 0.2 * np.abs(full).max()
-    assert np.array_equal(warm[clear], full[clear] > 0)
+    spoken, silent = full > 0.3 * full.max(), full <= 0
+    assert (picture[spoken][:, 0] > picture[spoken][:, 1]).mean() > 0.95  # the palette's purples and oranges, over a grey
+    assert np.abs(np.diff(picture[silent], axis=1)).max() <= 1  # and grey, dimmed, where nothing speaks for it
+    both = np.asarray(why.overlay(scenes.paths[0], against=True), dtype=np.int64)
+    blue = both[..., 2] - both[..., 0]
+    assert (blue[full < -0.3 * np.abs(full).max()] > 20).all() and np.array_equal(both[full >= 0], picture[full >= 0])
     with pytest.raises(ValueError, match="is not explained here"):
         why.heatmap(word="nothing")
     with pytest.raises(ValueError, match="word 2 is not one of the 2"):
@@ -133,8 +138,28 @@ def test_explain_on_the_command_line(model: Path, scenes: LabelledImages, tmp_pa
     assert entry["path"] == str(scenes.paths[0]) and entry["grid"] == [8, 8] and len(entry["words"]) == 2
     total = np.sum(entry["contributions"], axis=(1, 2)) + entry["bias"]
     np.testing.assert_allclose(total, entry["scores"], atol=1e-3)
+    assert [name.split("-")[:2] for name in entry["pictures"]] == [["scene_00000", "1"], ["scene_00000", "2"]]
+    page = (tmp_path / "why" / "index.html").read_text()
+    assert all(f'src="{name}"' in page for name in entry["pictures"]) and "none.jpg: no such file" in page
     with Image.open(scenes.paths[0]) as image, Image.open(tmp_path / "why" / entry["pictures"][1]) as picture:
         assert picture.size == image.size
     again = run(scenes.paths[0], "-o", tmp_path / "why")
     assert again.exit_code == 2 and "exists" in again.stderr
     assert run(scenes.paths[0], "-o", tmp_path / "why", "--overwrite", "--word", scenes.vocabulary[2]).exit_code == 0
+
+
+def test_pictures_are_called_after_their_photographs(fitted: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
+    """In two folders, in capitals or not, and with signs that a page or a file name must not hold."""
+    names = ["a/beach.jpg", "b/Beach.jpg", "c/<i>&%.jpg", "c/beach.png", "d/" + "long" * 60 + ".jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(scenes.paths[0], tmp_path / name)
+    (tmp_path / "why").mkdir()
+    images = [tmp_path / name for name in names]
+    found = fitted.explain(images, k=1)
+    pictures = write_explanations(tmp_path / "why", zip(found, images, strict=True))
+    stems = [name.rpartition(f"-1-{scenes.vocabulary[each.index[0]]}.png")[0] for [name], each in zip(pictures, found, strict=True)]
+    assert stems == ["beach", "Beach-2", "_i___", "beach-3", ("long" * 60)[:60]]
+    assert {path.name for path in (tmp_path / "why").iterdir()} == {"index.html", *(name for [name] in pictures)}
+    page = (tmp_path / "why" / "index.html").read_text()
+    assert "&lt;i&gt;&amp;%.jpg" in page and "<i>" not in page and page.count("<img") == 5

@@ -239,6 +239,7 @@ def test_confidences_in_files(
     with AnnotationWriter(path, model_sha256="m", confidence=True) as writer:
         writer.write(found)
         writer.commit()
+    found = found.by_confidence()
     if suffix == ".parquet":
         rows = pq.read_table(path).to_pylist()
     elif suffix == ".jsonl":
@@ -263,7 +264,7 @@ def test_confidences_in_batches(fitted: Annotator, scenes: LabelledImages, tmp_p
     folder = Path(scenes.paths[0]).parent
     fitted.batch(folder, tmp_path / "out", k=6, threshold=0.4, part_size=10)
     rows = pq.read_table(tmp_path / "out").to_pylist()
-    found = fitted.annotate(folder, k=6, threshold=0.4)
+    found = fitted.annotate(folder, k=6, threshold=0.4).by_confidence()
     assert [tuple(row["words"]) for row in rows] == found.words
     assert found.confidence is not None
     for row, confidence in zip(rows, found.confidence, strict=True):
@@ -277,27 +278,6 @@ def test_confidences_in_batches(fitted: Annotator, scenes: LabelledImages, tmp_p
 
 def run(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_words_on_the_command_line(model: Path, scenes: LabelledImages, tmp_path: Path) -> None:
-    copy = tmp_path / "m.safetensors"
-    copy.write_bytes(model.read_bytes())
-    listed = json.loads(run("words", "list", copy, "--json").output)
-    assert tuple(listed) == scenes.vocabulary and sum(listed.values()) == scenes.labels.nnz
-    assert run("words", "list", copy).output.splitlines()[0] == f"{listed[scenes.vocabulary[0]]}\t{scenes.vocabulary[0]}"
-    result = run("words", "add", copy, "zebra", scenes.paths[0], tmp_path / "none.jpg", "--no-progress")
-    assert result.exit_code == 1 and "'zebra' learnt from 1 images" in result.stderr and "none.jpg" in result.stderr
-    assert run("words", "rename", copy, "zebra", "horse").exit_code == 0
-    other = tmp_path / "other.safetensors"
-    assert run("words", "remove", copy, scenes.vocabulary[0], "-o", other).exit_code == 0
-    assert Annotator.load(copy, device="cpu").vocabulary == (*scenes.vocabulary, "horse")
-    assert Annotator.load(other, device="cpu").vocabulary == (*scenes.vocabulary[1:], "horse")
-    assert run("words", "merge", other, "horse", scenes.vocabulary[1]).exit_code == 0
-    assert Annotator.load(other, device="cpu").vocabulary == scenes.vocabulary[1:]
-    wrong = run("words", "remove", copy, "nothing")
-    assert wrong.exit_code == 2 and "lacks 'nothing'" in wrong.stderr
-    wrong = run("words", "rename", copy, "horse", "donkey", "-o", other)
-    assert wrong.exit_code == 2 and "exists" in wrong.stderr
 
 
 def test_annotate_with_a_threshold_on_the_command_line(model: Path, scenes: LabelledImages, tmp_path: Path) -> None:

@@ -127,4 +127,4 @@ def test_previews() -> None:
     assert isinstance(tiny, tuple) and tiny[1] == 1.0
     broken = preview(b"junk", "bad.jpg", 100)
     assert isinstance(broken, Exception) and "bad.jpg" in str(broken)
-    assert [preview_side(count) for count in (1, 1000, 1001, 10_000)] == [384, 384, 224, 160]
+    assert [preview_side(count) for count in (1, 200, 201, 1000, 1001, 10_000)] == [960, 960, 512, 512, 320, 192]

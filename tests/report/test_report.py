@@ -24,7 +24,8 @@ from gpuannot.cli.main import app
 from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.errors import DataError
 from gpuannot.jobs.writers import AnnotationWriter
-from gpuannot.metrics import reliability
+from gpuannot.method.labels import label_matrix
+from gpuannot.metrics import evaluate, reliability
 from gpuannot.report.build import report_files, report_images
 from gpuannot.report.writer import ReportWriter
 
@@ -312,13 +313,50 @@ def test_annotations_that_do_not_fit(model: Path, annotator: Annotator, scenes: 
     path = tmp_path / "words.jsonl"
     row = {"path": "nowhere.jpg", "words": ["sky"], "distances": [1.0], "model": "0" * 64}
     path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"1 of 1 images of .* have no labels in labels \(first: nowhere.jpg\)"):
+    with pytest.raises(DataError, match=r"labels has labels of none of the 1 image of .* \(first: nowhere.jpg\)"):
         report_files(path, tmp_path / "r.html", labels=scenes)
     with pytest.raises(DataError, match="written with another model"):
         report_files(path, tmp_path / "r.html", annotator=annotator)
     assert not (tmp_path / "r.html").exists()
     report_files(path, tmp_path / "r.html", progress=False)
     assert data_of(tmp_path / "r.html")["unpreviewed"] == 1
+
+
+def test_labels_of_some_images(model: Path, annotator: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
+    """Scores are those of the labelled images, as if the others had not been given; the others are shown without marks."""
+    some = LabelledImages("some", scenes.image_names[:9], scenes.paths[:9], scenes.labels[:9], scenes.vocabulary)
+    found = annotator.annotate(scenes.paths, progress=False)
+    with AnnotationWriter(tmp_path / "w.jsonl", model_sha256="0" * 64) as writer:
+        writer.write(found)
+        writer.commit()
+    report_files(tmp_path / "w.jsonl", tmp_path / "r.html", labels=some, progress=False)
+    data = data_of(tmp_path / "r.html")
+    assert (data["annotated"], data["labelled"]) == (24, 9) and data["images"]["truth"][9:] == [None] * 15
+    carried = [[scenes.vocabulary[word] for word in scenes.labels[[row]].indices] for row in range(9)]
+    assert [sorted(data["words"][word] for word in row) for row in data["images"]["truth"][:9]] == list(map(sorted, carried))
+    index = np.array([[data["words"].index(word) for word in words] for words in found.words[:9]])
+    expected = evaluate(index, label_matrix(carried, data["words"])[0]).to_dict()
+    assert data["scores"] == pytest.approx({name: expected[name] for name in data["scores"]})
+    assert sum(data["table"]["given"]) == 9 * index.shape[1]
+
+
+@pytest.mark.filterwarnings("default")
+def test_labels_in_capitals(model: Path, drawn_scenes: Path, tmp_path: Path) -> None:
+    """With --fold-case they are the model's words, from a model as from a file of annotations."""
+    shutil.copytree(drawn_scenes / "images", tmp_path / "images")
+    content = json.loads((drawn_scenes / "labels.json").read_text())
+    for sample in content["samples"][:20]:
+        sample["image_labels"] = [word.upper() for word in sample["image_labels"]]
+    del content["labels"], content["samples"][20:]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    assert run("annotate", model, tmp_path / "images", "-o", tmp_path / "w.csv", "-q").exit_code == 0
+    for arguments in ([model, tmp_path], [tmp_path / "w.csv", "--labels", tmp_path]):
+        result = run("report", *arguments, "-o", tmp_path / "r.html", "--fold-case", "--overwrite")
+        assert result.exit_code == 0, result.stderr
+        data = data_of(tmp_path / "r.html")
+        assert not any(word.isupper() for word in data["words"]) and data["scores"]["n_plus"] > 5 and data["labelled"] == 20
+    result = run("report", model, tmp_path, "-o", tmp_path / "r.html", "--overwrite")
+    assert "4 images without labels left out" in result.stderr and data_of(tmp_path / "r.html")["scores"]["n_plus"] == 0
 
 
 # ---- the commands

@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_pages import HOSTILE_NAME, HOSTILE_WORDS, pictures, write_page
 from runs import CHANGES
 
-from gpuannot import Annotator
+from gpuannot import Annotations, Annotator
 from gpuannot.datasets.label_files import LabelledImages
+from gpuannot.images.batches import ImageFailure
+from gpuannot.method.labels import label_matrix
 from gpuannot.report.build import report_images
+from gpuannot.report.explained import write_explanations
+from gpuannot.report.writer import ReportWriter
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install gpuannot[test]")
 
@@ -88,7 +93,7 @@ class Reader:
 
     @property
     def names(self) -> list[str]:
-        return [element.text for element in self.all("#gallery .name")]
+        return [str(element.get_attribute("textContent")) for element in self.all("#gallery .name")]
 
     @property
     def count(self) -> str:
@@ -389,11 +394,13 @@ def test_without_truth(read: Any, tmp_path: Path) -> None:
 
 def test_confidences(read: Any, tmp_path: Path) -> None:
     paths = pictures(tmp_path / "in", ["a.png", "b.png", "c.png"])
-    confidence = [[0.5, 0.125], [0.9, 0.2], [0.25, 0.1]]
-    write_page(tmp_path / "r.html", paths, [["sky", "sea"]] * 3, None, WORDS, confidence=confidence)
+    confidence = [[0.125, 0.5], [0.9, 0.2], [0.25, 0.1]]
+    write_page(tmp_path / "r.html", paths, [["sky", "sea"]] * 3, None, WORDS, confidence=confidence, weak_below=0.25)
     reader = read(tmp_path / "r.html")
     assert [each.text for each in reader.all("#gallery .value")] == ["50%", "13%", "90%", "20%", "25%", "10%"]
-    assert "% confidence" in reader.one("#legend").text
+    assert reader.one(".card .words").text.split() == ["sea", "50%", "sky", "13%"]  # the likelier one first
+    assert "% confidence, dimmed below 25%" in reader.one("#legend").text
+    assert [each.text.split()[0] for each in reader.all("#gallery .weak-word")] == ["sky", "sea", "sea"]
     reader.choose("#order", "unsure")
     assert reader.names == ["c.png", "a.png", "b.png"]
     reader.choose("#order", "surest")
@@ -401,6 +408,127 @@ def test_confidences(read: Any, tmp_path: Path) -> None:
     reader.one(".card .open").click()
     widths = "return [...document.querySelectorAll('#detail-words .track i')].map((each) => each.style.width)"
     assert [float(width.rstrip("%")) for width in reader.script(widths)] == pytest.approx([90, 20])
+
+
+@pytest.fixture
+def phone(browser: Any) -> Iterator[None]:
+    """A screen of 390 × 844 points, two pixels a point, that is touched."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    yield
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def touch(reader: Reader, element: Any) -> None:
+    """As a finger does, where it can."""
+    reader.script("arguments[0].scrollIntoView({block: 'center'})", element)
+    place = reader.script("const r = arguments[0].getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]", element)
+    point = [{"x": place[0], "y": place[1]}]
+    reader.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": point})
+    reader.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+@pytest.mark.usefixtures("phone")
+def test_nothing_overflows_on_a_phone(read: Any, page: Path) -> None:
+    reader = read(page)
+    for part in ("images", "words", "confusion", "run"):
+        reader.script("location.hash = arguments[0]", part)
+        assert reader.script("return [document.documentElement.scrollWidth, innerWidth]") == [390, 390], part
+    reader.script("location.hash = 'images'")
+    buttons = [button for button in reader.all("#pager button") if button.is_displayed()]
+    assert [button.text for button in buttons] == ["Previous", "Next"]
+    for button in buttons:
+        assert button.rect["x"] >= 0 and button.rect["x"] + button.rect["width"] <= 390
+
+
+@pytest.mark.usefixtures("phone")
+def test_an_image_is_opened_and_its_words_touched(read: Any, heated: Path) -> None:
+    """The dialog stands in the middle; nothing is lit before a word is touched, and the picture stays in view below it."""
+    reader = read(heated)
+    touch(reader, reader.one(".card .open"))
+    wait = WebDriverWait(reader.browser, 5, poll_frequency=0.05)
+    wait.until(lambda _: reader.one("#detail").get_attribute("open"))
+    left, right, top, bottom = reader.script(
+        "const r = document.querySelector('#detail').getBoundingClientRect();return [r.left, innerWidth - r.right, r.top, r.bottom]"
+    )
+    assert left == pytest.approx(right, abs=1) and left >= 0 and top >= 0 and bottom <= 844
+    picture = reader.one("#detail-picture")
+    assert lit(reader, picture) == 0 and "Press a word" in reader.one("#detail-hint").text
+    for word, shown in ((0, True), (1, True), (1, False)):
+        touch(reader, reader.all("#detail-words button")[word])
+        wait.until(lambda _, shown=shown: (lit(reader, picture) > 0) == shown)
+    reader.script("document.querySelector('#detail').scrollTop = 1e5")
+    assert reader.script("return arguments[0].getBoundingClientRect().top", picture) >= 0
+
+
+def test_long_paths_keep_their_end(read: Any, tmp_path: Path) -> None:
+    folders = [tmp_path / "in" / name for name in ("a", "b" * 60)]
+    (tmp_path / "in").mkdir()
+    paths = [path for folder in folders for path in pictures(folder, ["holiday by the sea 00042.png"])]
+    write_page(tmp_path / "r.html", paths, [["sky", "sea"]] * 2, None, WORDS)
+    reader = read(tmp_path / "r.html")
+    fits = "const [line, end] = [arguments[0], arguments[0].querySelector('.path-end')].map((e) => e.getBoundingClientRect());"
+    for name in reader.all("#gallery .name"):
+        assert name.get_attribute("textContent").endswith("sea 00042.png")
+        assert reader.script(fits + "return end.left >= line.left && end.right <= line.right && end.width > 60", name)
+    reader.all(".card .open")[1].click()
+    assert reader.one("#detail-name").text == "holiday by the sea 00042.png"
+    assert reader.one("#detail-folder").text.endswith("b" * 60 + "/")
+
+
+@pytest.mark.parametrize("words", [1, 5, 40])
+def test_an_image_of_any_number_of_words(read: Any, tmp_path: Path, words: int) -> None:
+    """Picture and words stay within the dialog, which scrolls where there are many."""
+    vocabulary = [f"word {number}" for number in range(40)]
+    paths = pictures(tmp_path / "in", ["a.png", "b.png"])
+    write_page(tmp_path / "r.html", paths, [vocabulary[:words]] * 2, None, vocabulary)
+    reader = read(tmp_path / "r.html")
+    reader.one(".card .open").click()
+    inside = (
+        "const [outer, inner] = ['#detail', '#detail-picture'].map((each) => document.querySelector(each).getBoundingClientRect());"
+        "return inner.top >= outer.top && inner.bottom <= outer.bottom && outer.bottom <= innerHeight"
+    )
+    WebDriverWait(reader.browser, 5, poll_frequency=0.05).until(lambda _: reader.script(inside))
+    last = reader.one("#detail-next")
+    reader.script("arguments[0].scrollIntoView()", last)
+    last.click()
+    assert reader.one("#detail-name").text == "b.png"
+
+
+def test_failures_are_a_press_away_and_numbers_explained(read: Any, tmp_path: Path) -> None:
+    paths = pictures(tmp_path / "in", ["a.png", "b.png"])
+    given = Annotations(
+        ("a.png",), np.arange(1), np.array([[0]]), np.ones((1, 1), np.float32), tuple(WORDS),
+        (ImageFailure("b.png", "decode", "cut <short>"),),
+    )  # fmt: skip
+    with ReportWriter(tmp_path / "r.html", WORDS, 2, truth=label_matrix([["sky"], ["sea"]], WORDS)[0]) as writer:
+        writer.add(given, paths[:1])
+        writer.commit()
+    reader = read(tmp_path / "r.html")
+    reader.one(".meanings summary").click()
+    assert [term.text for term in reader.all(".meanings dt")] == ["precision", "recall", "F1", "N+"]
+    assert all(each.text for each in reader.all(".meanings dd"))
+    reader.one(".tiles a").click()
+    assert reader.one(".tabs [aria-current]").text == "Run" and "b.png decode: cut <short>" in reader.one("#facts li").text
+
+
+def test_the_page_of_explain(read: Any, scenes: LabelledImages, heated: Path, tmp_path: Path) -> None:
+    annotator = Annotator(device="cpu", **CHANGES).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
+    images = list(scenes.paths[:2])
+    write_explanations(tmp_path, zip(annotator.explain(images, k=3, progress=False), images, strict=True))
+    browser = read(heated).browser  # nothing is asked of a network here either, but for pictures beside the page
+    browser.get((tmp_path / "index.html").as_uri())
+    shown = browser.execute_script("return [...document.images].map((each) => [each.complete, each.naturalWidth])")
+    assert len(shown) == 6
+    WebDriverWait(browser, 5).until(
+        lambda _: browser.execute_script(
+            "return [...document.images].every((each) => each.naturalWidth || each.loading === 'lazy')"
+        )
+    )
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    browser.get(heated.as_uri())
 
 
 def luminance(reader: Reader, selector: str, what: str) -> float:

@@ -16,7 +16,11 @@ from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 SCRIPTS = ("dom.js", "data.js", "heatmap.js", "gallery.js", "filters.js", "detail.js", "words.js", "charts.js", "main.js")
 STYLES = ("base.css", "images.css", "tables.css")
@@ -30,25 +34,42 @@ def render(title: str, data: dict[str, Any], previews: Iterator[str], heatmaps: 
         previews: blocks of base64 lines, one line an image.
         heatmaps: likewise.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from jinja2.utils import htmlsafe_json_dumps
     from markupsafe import Markup
 
-    environment = Environment(loader=PackageLoader(__name__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    theme, chart, script, style = _text("theme.js"), _chart(), _script(), "\n".join(_text(name) for name in STYLES)
+    theme, chart, script, looks = _text("theme.js"), _chart(), _script(), style(*STYLES)
     policy = (
-        f"default-src 'none'; script-src {_source(theme)} {_source(chart)} {_source(script)}; style-src {_source(style)}; "
+        f"default-src 'none'; script-src {_source(theme)} {_source(chart)} {_source(script)}; style-src {_source(looks)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template("page.html").generate(
-        title=title,
-        policy=policy,
-        **{name: Markup(text) for name, text in (("theme", theme), ("chart", chart), ("script", script), ("style", style))},
-        data=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
-        previews=previews,
-        heatmaps=heatmaps,
-        tables=data["scores"] is not None,
+    return (
+        environment()
+        .get_template("page.html")
+        .generate(
+            title=title,
+            policy=policy,
+            **{name: Markup(text) for name, text in (("theme", theme), ("chart", chart), ("script", script))},
+            style=looks,
+            data=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
+            previews=previews,
+            heatmaps=heatmaps,
+            tables=data["scores"] is not None,
+        )
     )
+
+
+def environment() -> Environment:
+    """Templates of this folder: what is put into them is text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(loader=PackageLoader(__name__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def style(*names: str, more: str = "") -> Markup:
+    """Style sheets as one, for a template."""
+    from markupsafe import Markup
+
+    return Markup("\n".join((*(_text(name) for name in names), *((more,) if more else ()))))
 
 
 @cache

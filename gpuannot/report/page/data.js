@@ -13,11 +13,12 @@ const MARKS = {
   missed: { sign: "○", text: "missed" },
 };
 
-const true_ = knowsTruth ? images.truth.map((list) => new Set(list)) : null;
+const isLabelled = (image) => knowsTruth && images.truth[image] !== null;
+const true_ = knowsTruth ? images.truth.map((list) => new Set(list ?? [])) : null;
 const missedOf = images.given.map((given, image) =>
-  knowsTruth ? images.truth[image].filter((word) => !given.includes(word)) : [],
+  isLabelled(image) ? images.truth[image].filter((word) => !given.includes(word)) : [],
 );
-const wrongOf = images.given.map((given, image) => (knowsTruth ? given.filter((word) => !true_[image].has(word)) : []));
+const wrongOf = images.given.map((given, image) => (isLabelled(image) ? given.filter((word) => !true_[image].has(word)) : []));
 const errorsOf = missedOf.map((missed, image) => missed.length + wrongOf[image].length);
 const searchable = images.names.map((name, image) =>
   [data.folder + name, ...images.given[image].map((word) => words[word]), ...missedOf[image].map((word) => words[word])]
@@ -27,13 +28,15 @@ const searchable = images.names.map((name, image) =>
 
 /** right, wrong or missed; null where the truth is not known. */
 function stateOf(image, word) {
-  if (!knowsTruth) return null;
+  if (!isLabelled(image)) return null;
   if (!images.given[image].includes(word)) return "missed";
   return true_[image].has(word) ? "right" : "wrong";
 }
 
 const shownValue = (value) =>
   value === undefined ? "" : byConfidence ? percent(value) : Number(value.toPrecision(3)).toString();
+
+const isWeak = (value) => byConfidence && data.weak !== null && value < data.weak;
 
 /** How sure the first word of an image is: higher is surer. */
 const certainty = (image) => {

@@ -5,7 +5,9 @@ let detailPlace = 0; // in gallery.list
 function openDetail(place) {
   showDetail(place);
   byId("detail").showModal();
-  byId("detail-words").querySelector("button")?.focus();
+  // A focused word lights up: under a finger nothing should before it is touched.
+  if (byTouch) byId("detail-close").focus();
+  else byId("detail-words").querySelector("button")?.focus();
 }
 
 function showDetail(place) {
@@ -22,13 +24,14 @@ function showDetail(place) {
       picture.style.aspectRatio = shown.naturalWidth / shown.naturalHeight;
     };
   }
-  byId("detail-name").textContent = images.names[image];
-  byId("detail-folder").textContent = data.folder;
+  const [folder, name] = /^(.*\/)?(.*)$/s.exec(images.names[image]).slice(1);
+  byId("detail-name").textContent = name;
+  byId("detail-folder").textContent = data.folder + (folder ?? "");
   wordButtons(byId("detail-words"), image, picture, true);
   const missed = missedOf[image].map((word) => el("li", {}, mark("missed"), ` ${words[word]}`));
   byId("detail-missed").replaceChildren(...(missed.length ? [el("p", { class: "dim" }, "Missed"), el("ul", {}, ...missed)] : []));
   byId("detail-hint").textContent = hasHeatmaps
-    ? "Point at a word to see where it was seen; press it to keep that in view."
+    ? "Press a word to see where it was seen, and again to see the picture."
     : "This report was made without heatmaps.";
   byId("detail-scale").hidden = !hasHeatmaps;
   byId("detail-place").textContent = `${(place + 1).toLocaleString("en")} of ${gallery.list.length.toLocaleString("en")}`;

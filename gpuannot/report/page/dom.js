@@ -16,6 +16,16 @@ function el(tag, attributes = {}, ...children) {
 const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)}%`;
 
+let byTouch = false; // whether the last thing that was pressed was pressed by a finger
+addEventListener("pointerdown", (event) => (byTouch = event.pointerType === "touch"), true);
+
+/** A path in one line, cut in the middle where it does not fit, so that its end, the file's name, stays. */
+function pathLine(path) {
+  if (path.length <= 22) return [path];
+  const end = Math.max(path.lastIndexOf("/") + 1, path.length - 18);
+  return [el("span", { class: "path-start" }, path.slice(0, end)), el("span", { class: "path-end" }, path.slice(end))];
+}
+
 /** A horizontal bar that fills `share` of its track. The policy forbids style attributes, not styles set by the script. */
 function filled(share, classes) {
   const inner = el("i");

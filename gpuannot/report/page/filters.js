@@ -1,7 +1,14 @@
 // Which images the gallery holds, and in which order.
 
 const STATES = knowsTruth
-  ? { any: "all", right: "given rightly", wrong: "given wrongly", missed: "missed", faultless: "without any error" }
+  ? {
+      any: "all",
+      right: "given rightly",
+      wrong: "given wrongly",
+      missed: "missed",
+      faultless: "without any error",
+      ...(images.truth.includes(null) ? { unlabelled: "without labels" } : {}),
+    }
   : { any: "all" };
 
 const ORDERS = {
@@ -24,6 +31,7 @@ function fits(image, { word, state }) {
   const lists = { wrong: wrongOf[image], missed: missedOf[image] };
   if (state in lists) return word === null ? lists[state].length > 0 : lists[state].includes(word);
   const given = images.given[image];
+  if (state === "unlabelled" ? isLabelled(image) : state !== "any" && !isLabelled(image)) return false;
   if (state === "right")
     return word === null ? given.length > wrongOf[image].length : given.includes(word) && true_[image].has(word);
   if (state === "faultless" && errorsOf[image]) return false;
@@ -103,13 +111,13 @@ function startFilters() {
     applyFilters();
   });
   byId("legend").replaceChildren(
-    ...(hasHeatmaps ? [el("span", {}, "point at a word: where it was seen")] : []),
+    ...(hasHeatmaps ? [el("span", {}, "press a word: where it was seen")] : []),
     ...(knowsTruth
       ? Object.entries(MARKS).map(([state, { text }]) =>
           el("span", {}, el("span", { class: `mark ${state}`, "aria-hidden": "true" }, MARKS[state].sign), ` ${text}`),
         )
       : []),
-    el("span", {}, byConfidence ? "% confidence" : `number: ${data.measure}, smallest first`),
+    el("span", {}, byConfidence ? `% confidence${data.weak === null ? "" : `, dimmed below ${percent(data.weak)}`}` : `number: ${data.measure}, smallest first`),
   );
   applyFilters();
 }

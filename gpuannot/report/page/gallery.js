@@ -26,7 +26,7 @@ function wordButtons(list, image, picture, large) {
       "button",
       {
         type: "button",
-        class: state === "wrong" && "wrong-word",
+        class: [state === "wrong" && "wrong-word", isWeak(value) && "weak-word"].filter(Boolean).join(" ") || null,
         tabindex: place ? -1 : 0,
         "aria-pressed": hasHeatmaps && "false",
         pointerenter: () => show(place),
@@ -98,7 +98,7 @@ function card(image, place) {
       { type: "button", class: "open", "aria-label": `Open ${label(image)}`, click: () => openDetail(place) },
       picture,
     ),
-    el("p", { class: "name", title: data.folder + images.names[image] }, images.names[image]),
+    el("p", { class: "name", title: data.folder + images.names[image] }, ...pathLine(images.names[image])),
     list,
     missed
       ? el(
@@ -129,7 +129,11 @@ function showPage(page, focus = false) {
 function showPager() {
   const { page } = gallery;
   const go = (name, to, off) =>
-    el("button", { type: "button", class: "quiet", disabled: off, click: () => showPage(to, true) }, name);
+    el(
+      "button",
+      { type: "button", class: `quiet ${name.toLowerCase()}-page`, disabled: off, click: () => showPage(to, true) },
+      name,
+    );
   const number = el("input", {
     type: "number",
     min: 1,

@@ -2,19 +2,10 @@
 
 const hasHeatmaps = data.grid !== null;
 
-// Black, purple, orange, pale yellow: grows lighter throughout, so it reads without colour too.
-const STOPS = [
-  [0, 0, 4],
-  [81, 18, 124],
-  [183, 55, 121],
-  [252, 137, 97],
-  [252, 253, 191],
-];
-
 function heatColour(level) {
-  const place = level * (STOPS.length - 1);
-  const from = Math.min(STOPS.length - 2, Math.floor(place));
-  return STOPS[from].map((value, channel) => value + (place - from) * (STOPS[from + 1][channel] - value));
+  const place = level * (data.palette.length - 1);
+  const from = Math.min(data.palette.length - 2, Math.floor(place));
+  return data.palette[from].map((value, channel) => value + (place - from) * (data.palette[from + 1][channel] - value));
 }
 
 /** The levels 0…255 of an image's `place`-th word, row by row; null without heatmap. */

@@ -6,6 +6,7 @@ function showTiles() {
     ["images annotated", data.annotated.toLocaleString("en")],
     ["words", words.length.toLocaleString("en")],
   ];
+  if (scores && data.labelled < data.annotated) tiles.push(["of them with labels, and scored", data.labelled.toLocaleString("en")]);
   if (data.failed) tiles.push(["images failed", data.failed.toLocaleString("en")]);
   if (scores) {
     tiles.push(
@@ -17,7 +18,9 @@ function showTiles() {
   }
   tiles.push(["words given", data.table.given.filter(Boolean).length.toLocaleString("en")]);
   if (total < data.annotated) tiles.push(["images shown, evenly spaced", total.toLocaleString("en")]);
-  byId("tiles").append(...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  const linked = (name, value) => (name === "images failed" ? el("a", { href: "#run", title: "Which, and why" }, value) : value);
+  byId("tiles").append(...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, linked(name, value)))));
+  byId("meanings").hidden = !scores;
 }
 
 function showFacts() {

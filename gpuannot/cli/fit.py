@@ -1,0 +1,111 @@
+"""``gpuannot fit``: from labelled images to a model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InvalidArgumentError, counted
+from .commands import tell_next
+from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
+from .options import (
+    ConfigFile,
+    Convention,
+    Dashboard,
+    Device,
+    FoldCase,
+    MinCount,
+    Objective,
+    Overwrite,
+    Preset,
+    Progress,
+    Scheduler,
+    Seed,
+    Settings,
+    Weights,
+    Workers,
+    check_output,
+)
+from .tables import chosen_line, plain, some
+
+
+@errors_to_exit_code
+def fit(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A label file (.json, .csv, .tsv, .jsonl), a folder with labels.json or labels.csv, or a folder with a subfolder "
+            "of images for each word.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[Path, typer.Option("-o", "--output", help="Model file to write (.safetensors).")] = Path("model.safetensors"),
+    preset: Preset = None,
+    config_file: ConfigFile = None,
+    objective: Objective = None,
+    weights: Weights = None,
+    weights_convention: Convention = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    fold_case: FoldCase = False,
+    min_count: MinCount = 1,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    dashboard: Dashboard = False,
+    device: Device = "auto",
+    progress: Progress = None,
+) -> None:
+    """Learn words from labelled images and write a model.
+
+    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, or COCO annotations. CSV, TSV and
+    JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
+    word. Image names are paths relative to the label file or to its subfolder 'images'.
+    """
+    from ..annotator import Annotator
+    from ..datasets.label_files import load_labelled_images
+    from .settings import config_from_options
+
+    config = config_from_options(preset, weights, weights_convention, seed, settings, config_file, objective)
+    if model.is_dir() or model.suffix != ".safetensors":
+        better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
+        raise InvalidArgumentError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
+    check_output(model, overwrite)
+    images = load_labelled_images(data, fold_case=fold_case, min_count=min_count)
+    if not images.labels.nnz:
+        rare = f" that {min_count} images carry" if images.rare else ""
+        raise InvalidArgumentError(
+            f"{data}: not one of its {counted(len(images), 'image')} carries a word{rare}, so there is nothing to learn"
+        )
+    annotator = Annotator(config, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the failures are listed below
+        annotator.fit(
+            images.paths, images.labels, vocabulary=images.vocabulary, progress=progress, workers=workers, scheduler=scheduler,
+            dashboard=dashboard,
+        )  # fmt: skip
+    annotator.save(model)
+    failures = [*images.missing, *annotator.failures_]
+    used = len(images) - len(annotator.failures_)
+    without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]
+    notes.print(f"{plain(model)}: {counted(len(annotator.bank_.known), 'word')} from {counted(used, 'image')}")
+    if (line := chosen_line(annotator)) is not None:
+        notes.print(line)
+    if images.rare:
+        notes.print(f"{counted(len(images.rare), 'word')} of fewer than {min_count} images left out: {plain(some(images.rare))}")
+    if images.subfolders:
+        notes.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
+    if images.unlabelled:
+        are = counted(
+            images.unlabelled, "image beside the label file or subfolders is", "images beside the label file or subfolders are"
+        )
+        notes.print(f"{are} not labelled and left out")
+    tell_left_out(images.left_out)
+    if without:
+        have = counted(len(without), "word has", "words have")
+        errors.print(f"[yellow]warning:[/] {have} no image and cannot be given: {plain(some(without))}")
+    tell_next(notes, "annotate", model, "IMAGES")
+    exit_for(failures, done=used)
