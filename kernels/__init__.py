@@ -54,6 +54,7 @@ def nearest_center(
     *,
     return_distance: bool = False,
     invalid_count: Tensor | None = None,
+    method: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Index of the nearest centre of each descriptor: NN(f_i) in equation (1) of the paper.
 
@@ -69,6 +70,8 @@ def nearest_center(
         half_norms: (m,) float32, ``check_centers(centers)``; computed at each call when left out.
         return_distance: also return the squared L2 distances, max(0, ‖x‖² + 2·score), float32.
         invalid_count: (1,) int64; the number of invalid descriptors is added to it.
+        method: a version of the kernel instead of the one that ``plan_nearest_center`` chooses, for benchmarks: "PLAIN" or "TILED";
+            with 16-bit centres, also "MMA" or "STREAM" (up to 512 dimensions).
 
     Returns:
         index (N,) int32, or (index, distance (N,) float32).
@@ -86,7 +89,7 @@ def nearest_center(
     distance = torch.empty(rows, dtype=torch.float32, device=device) if return_distance else None
     if rows:
         half_norms = _half_norms(centers) if half_norms is None else half_norms
-        centers = _scoring_centers(centers, descriptors, limits.capability)
+        centers = _scoring_centers(centers, descriptors, limits.capability, method)
         plan = plan_nearest_center(
             rows,
             dims,
@@ -96,6 +99,9 @@ def nearest_center(
             descriptors.stride(0),
             alignment=_alignment(descriptors, centers),
             capability=limits.capability,
+            multiprocessors=limits.multiprocessors,
+            shared_limit=limits.shared_bytes,
+            method=method,
         )
         inputs = {"descriptors": descriptors, "centers": centers, "half_norms": half_norms}
         launch(plan, {**inputs, "index": index, "distance": distance, "invalid_count": invalid_count}, device)
@@ -212,10 +218,11 @@ def _half_norms(centers: Tensor) -> Tensor:
     return centers.double().square_().sum(1).mul_(0.5).float()
 
 
-def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int, int]) -> Tensor:
-    """The centres in the type that the scoring kernel of this device takes."""
-    method = assignment_method(centers.shape[1], _name(descriptors), _name(centers), capability)
-    return centers if method == "MMA" else centers.float()
+def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int, int], method: str | None = None) -> Tensor:
+    """The centres in the type that the scoring kernel takes: ``method``, or this device's."""
+    on_tensor_cores = assignment_method(centers.shape[1], _name(descriptors), _name(centers), capability) == "MMA"
+    checks.check_method(method, on_tensor_cores, centers.shape[1])
+    return centers if (on_tensor_cores if method is None else method in checks.ON_TENSOR_CORES) else centers.float()
 
 
 def _steps(mass: bool, intra: bool, signed_sqrt: bool, l2: bool) -> Step:

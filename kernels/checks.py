@@ -7,7 +7,10 @@ from torch import Tensor
 
 from gpuannot.errors import DeviceError
 
+from .stream import LARGEST_DIMS
+
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+ON_TENSOR_CORES = ("MMA", "STREAM")
 _LARGEST_SIZE = 2**23  # keeps every product of two sizes and every grid within what the kernels index
 
 
@@ -16,6 +19,13 @@ def check_nearest_center(descriptors: Tensor, centers: Tensor, half_norms: Tenso
     _check_inputs(descriptors, ("N", "n"), centers, half_norms)
     _check_optional("invalid_count", invalid_count, torch.int64, (1,))
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, invalid_count=invalid_count)
+
+
+def check_method(method: str | None, on_tensor_cores: bool, dims: int) -> None:
+    """Raise ValueError unless ``method`` is None or a version of ``nearest_center`` that serves the tensors and the device."""
+    served = ("PLAIN", "TILED", *(name for name in ON_TENSOR_CORES if on_tensor_cores and (name == "MMA" or dims <= LARGEST_DIMS)))
+    if method is not None and method not in served:
+        raise ValueError(f"method is {method!r}: these tensors and this device are served by {', '.join(served)}")
 
 
 def check_vlad(descriptors: Tensor, labels: Tensor, centers: Tensor, out: Tensor | None, skipped: Tensor | None) -> None:

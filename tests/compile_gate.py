@@ -49,6 +49,7 @@ def variants(architecture: int) -> dict[str, Launch]:
         ]
         for shared_limit in (1 << 10, 1 << 20):
             plans += plan_vlad(1, 196, dims, centers, dtype, *strides, 196, Step.L2, shared_limit=shared_limit)
+        plans += _on_tensor_cores(dtype, capability)
         for plan in plans:
             assert plan is not None
             # vlad_scale reads no descriptor: one set of options stands for all.
@@ -56,6 +57,17 @@ def variants(architecture: int) -> dict[str, Launch]:
             label = " ".join((plan.kernel, *(option.removeprefix("-D") for option in options)))
             found.setdefault(label, plan)
     return found
+
+
+def _on_tensor_cores(dtype: str, capability: tuple[int, int]) -> list[Launch]:
+    """Both versions of the nearest centre, whichever is the choice, for rows of vector loads and of single elements."""
+    if dtype == "float32" or capability < (8, 0):
+        return []
+    chosen: dict[str, Any] = {"capability": capability, "method": "STREAM"}
+    every_depth = [dims - odd for dims in (32, 64, 128, 256, 512) for odd in (0, 1)]
+    plans = [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in every_depth]
+    chosen["method"] = "MMA"
+    return plans + [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in (31, 64)]
 
 
 def one_source(architecture: int) -> tuple[str, list[str]]:

@@ -59,6 +59,16 @@ def test_nearest_center_is_the_argmin(dims: int, dtype: torch.dtype, same_type: 
         check_assignment(assigned(x, c), as_numpy(x), as_numpy(c), method)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("dims", sorted({shape[0] for shape in SHAPES}))
+def test_mma_and_stream_agree_in_every_bit(dims: int, dtype: torch.dtype) -> None:
+    for case, (_, centers, rows, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
+        x = padded(randn(100 * rows, dims, dtype=dtype, seed=case), padding)
+        c = centers_like(x, centers, True)
+        mma, stream = (kernels.nearest_center(x, c, return_distance=True, method=method) for method in ("MMA", "STREAM"))
+        assert torch.equal(mma[0], stream[0]) and torch.equal(mma[1], stream[1])
+
+
 @pytest.mark.parametrize("same_type", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ties_go_to_the_lowest_index(dtype: torch.dtype, same_type: bool) -> None:

@@ -1,0 +1,35 @@
+"""Changes that break the streaming version of nearest_center.cu: name → (what stands there, what the mutant has)."""
+
+from __future__ import annotations
+
+_BARRIER, _WARP_BARRIER = "__syncthreads();", "__syncwarp();"
+
+CHANGES = {
+    "half norms unbounded": ("first + i < center_count ? half_norms", "true ? half_norms"),
+    "centres unbounded": ("load_fragment(\n            first + center < center_count,", "load_fragment(\n            true,"),
+    "dimensions unbounded": ("k < dims ? k : 0", "k"),
+    "rows unbounded": ("if (last < WARP_ROWS - 8)", "if (false)"),
+    "writes unbounded": ("lane < WARP_ROWS && row < rows", "lane < WARP_ROWS"),
+    "lanes without a row write": ("lane < WARP_ROWS && row < rows", "row < rows"),
+    "highest index of a tie in a tile": ("high < low ? low_center + 8", "high <= low ? low_center + 8"),
+    "highest index of a tie between tiles": ("if (score < best[n][j])", "if (score <= best[n][j])"),
+    "highest index of a tie between lanes": ("min(nearest.index, four", "max(nearest.index % INT_LARGEST, four"),
+    "low score not finite is not noticed": ("check[n][j] = fmaf(low, 0.0f, check[n][j]);", ""),
+    "high score not finite is not noticed": ("check[n][j] = fmaf(high, 0.0f, check[n][j]);", ""),
+    "a row that is not finite spreads": ("if (check[n][j] != 0.0f) best", "if (checks != 0.0f) best"),
+    "signs kept": (
+        "operands[j / 2][lane].value[j % 2 * 2 + half] = c.value[j] ^ BOTH_SIGNS",
+        "operands[j / 2][lane].value[j % 2 * 2 + half] = c.value[j]",
+    ),
+    "rows of an operand swapped": (".value[j % 2 * 2 + half]", ".value[j % 2 * 2 + 1 - half]"),
+    "no second step": ("row0 += step, lane_rows", "row0 += rows, lane_rows"),
+    "second step on the first rows": ("lane_rows += step * row_stride", "lane_rows += 0"),
+    "no barrier before the products": (f"dims);\n                {_BARRIER}", "dims);"),
+    "minima read before they are written": (f"{_WARP_BARRIER}\n        Floats<8>", "Floats<8>"),
+}
+
+# Those that only a codebook larger than shared memory shows.
+CHANGES_IN_PARTS = {
+    "no barrier before the next part": (f"{_BARRIER}\n                lay_out", "lay_out"),
+    "the first part in every one's place": ("laid_out = tiles <= part_tiles;", "laid_out = true;"),
+}
