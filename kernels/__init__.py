@@ -1,4 +1,4 @@
-"""CUDA kernels: nearest centre of each descriptor, and VLAD of each image.
+"""CUDA kernels: nearest centre of each descriptor, VLAD of each image, and what stands around the trunk's convolutions.
 
 The ``.cu`` files in this folder are compiled at first use, once per device and kind of input, through CuPy. They take torch tensors
 in place, run on torch's current stream of the tensors' device, never wait for it, and can be captured in a CUDA graph after one
@@ -16,8 +16,9 @@ from torch import Tensor
 from . import checks
 from .loader import device_limits, launch
 from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad
+from .trunk import max_pool, normalise_pixels
 
-__all__ = ["assign_vlad", "check_centers", "nearest_center", "vlad"]
+__all__ = ["assign_vlad", "check_centers", "max_pool", "nearest_center", "normalise_pixels", "vlad"]
 
 
 def check_centers(centers: Tensor) -> Tensor:

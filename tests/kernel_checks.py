@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import trunk_cases
 from kernel_cases import ON_TENSOR_CORES, Stored, assign_vlad, nearest_center, store, vlad, vlad_reference
 
 from gpuannot.kernels.plan import Step
@@ -132,3 +133,29 @@ def check_assign_tiled() -> None:
 
 def check_assign_mma() -> None:
     _check_assign("MMA", "bfloat16")
+
+
+def check_max_pool() -> None:
+    """Vectors and single elements, an odd row and column, more than a block in y; NaN in each place; the first of a tie."""
+    rng = np.random.default_rng(8)
+    for shape in ((2, 5, 7, 24), (1, 3, 2, 515)):
+        values = store(rng.standard_normal(shape), "bfloat16").values.copy()
+        for square in range(4):
+            values[0, square // 2, square % 2, square] = np.nan
+        result = trunk_cases.max_pool(store(values, "bfloat16"), padding=8)
+        assert np.array_equal(result, trunk_cases.pooled(values), equal_nan=True)
+    zeros = np.zeros((1, 2, 2, 8), np.float32)
+    zeros[0, 0, 0] = -0.0
+    assert np.signbit(trunk_cases.max_pool(store(zeros, "bfloat16"))).all()
+
+
+def check_normalise_pixels() -> None:
+    rng = np.random.default_rng(9)
+    scale, offset = np.array([0.017, 1.0, 1 / 57.4], np.float32), np.array([-2.1, -123.68, 1e-3], np.float32)
+    for width, channels in ((6, 4), (5, 4), (6, 8), (600, 8)):
+        if width == 600:
+            scale, offset = np.ones(3, np.float32), np.full(3, 256, np.float32)  # every odd byte lies half-way
+        images = rng.integers(0, 256, (2, 3, 3, width), np.uint8)
+        for planes in (True, False):
+            out = trunk_cases.normalise_pixels(images, scale, offset, channels, "bfloat16", planes)
+            assert np.array_equal(out, trunk_cases.normalised(images, scale, offset, channels, "bfloat16"))

@@ -18,7 +18,9 @@ import stream_mutants
 from kernel_checks import (
     check_assign_mma,
     check_assign_tiled,
+    check_max_pool,
     check_mma,
+    check_normalise_pixels,
     check_patch_order,
     check_plain,
     check_stream,
@@ -205,7 +207,41 @@ def _assign_mutants() -> Iterator[Mutant]:
         yield Mutant(f"{name}: last chunk unbounded", file, "min(CHUNK, patches - start)", "CHUNK", check)
 
 
-MUTANTS = {mutant.name: mutant for mutant in (*_nearest_mutants(), *_stream_mutants(), *_vlad_mutants(), *_assign_mutants())}
+def _trunk_mutants() -> Iterator[Mutant]:
+    file = "max_pool.cu"
+    pool = {
+        "NaN is passed over": (" || other != other", ""),
+        "last of a tie": ("other > best", "other >= best"),
+        "the smallest": ("other > best", "other < best"),
+        "next column only": ("k / 2 * row_stride", "0"),
+        "next row only": ("k % 2 * pixel_stride", "0"),
+        "fourth pixel left out": ("for (int k = 1; k < 4; k++) best", "for (int k = 1; k < 3; k++) best"),
+        "blocks in y do the same": ("blockIdx.y * blockDim.x + threadIdx.x", "threadIdx.x"),
+        "count unbounded": ("i < count", "i < (count + 255) / 256 * 256"),
+    }
+    for name, (old, new) in pool.items():
+        yield Mutant(f"max_pool: {name}", file, old, new, check_max_pool)
+    file = "normalise_pixels.cu"
+    pixels = {
+        "cut, not rounded": ("(bits + 0x7fffu + (bits >> 16 & 1)) >> 16", "bits >> 16"),
+        "half away from even": ("(bits >> 16 & 1)", "1"),
+        "channels in reverse": ("images[c * channel_stride", "images[(2 - c) * channel_stride"),
+        "second pixel is the first": ("* PIXELS + pixel)", "* PIXELS)"),
+        "row 0 in every row": ("+ row * row_stride", ""),
+        "count unbounded": ("i < groups", "i < groups + 1"),
+        "padding left as it was": (
+            "values[VALUES / STORE] = {};",
+            "values[VALUES / STORE]; values[VALUES / STORE - 1].value[STORE - 1] = 1;",
+        ),
+    }
+    for name, (old, new) in pixels.items():
+        yield Mutant(f"normalise_pixels: {name}", file, old, new, check_normalise_pixels)
+
+
+MUTANTS = {
+    mutant.name: mutant
+    for mutant in (*_nearest_mutants(), *_stream_mutants(), *_trunk_mutants(), *_vlad_mutants(), *_assign_mutants())
+}
 CHECKS = sorted({mutant.check.__name__ for mutant in MUTANTS.values()})
 
 

@@ -158,7 +158,7 @@ def test_an_old_device_is_refused_and_a_new_one_described(fresh_loader: Any) -> 
 
 
 def test_a_source_carries_its_headers() -> None:
-    for name in ("nearest_center.cu", "vlad.cu", "assign_vlad.cu"):
+    for name in ("nearest_center.cu", "vlad.cu", "assign_vlad.cu", "max_pool.cu", "normalise_pixels.cu"):
         code = source_code(name)
         assert '#include "' not in code and "typedef float element;" in code
 
