@@ -74,7 +74,7 @@ def cuda_variants(descriptors: Tensor, centers: Tensor, quick: bool) -> Variants
     flash = peer("flash_kmeans.assign_euclid_triton", "flash-kmeans", gpu=True)
     squares = descriptors.float().square().sum(dim=1)[None]  # which its assignment wants ready
     # Versions that the choice passes over, so that hardware can judge it.
-    versions = () if descriptors.dtype == torch.float32 else ("TILED", "MMA", "STREAM")
+    versions = ("SCREEN",) if descriptors.dtype == torch.float32 else ("TILED", "MMA", "STREAM")
     return {
         OURS: partial(kernel, descriptors, centers, checked),
         **{f"{OURS}, {version.lower()}": partial(kernel, descriptors, centers, checked, method=version) for version in versions},

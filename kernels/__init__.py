@@ -16,6 +16,7 @@ from torch import Tensor
 from . import checks
 from .loader import device_limits, launch
 from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad
+from .stream import served_methods
 from .trunk import max_pool, normalise_pixels
 
 __all__ = ["assign_vlad", "check_centers", "max_pool", "nearest_center", "normalise_pixels", "vlad"]
@@ -72,7 +73,8 @@ def nearest_center(
         return_distance: also return the squared L2 distances, max(0, ‖x‖² + 2·score), float32.
         invalid_count: (1,) int64; the number of invalid descriptors is added to it.
         method: a version of the kernel instead of the one that ``plan_nearest_center`` chooses, for benchmarks: "PLAIN" or "TILED";
-            with 16-bit centres, also "MMA" or "STREAM" (up to 512 dimensions).
+            on compute capability 8.0 and newer also "MMA" or "STREAM" (up to 512 dimensions) with 16-bit centres, "SCREEN" (up to
+            128) in float32.
 
     Returns:
         index (N,) int32, or (index, distance (N,) float32).
@@ -221,9 +223,9 @@ def _half_norms(centers: Tensor) -> Tensor:
 
 def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int, int], method: str | None = None) -> Tensor:
     """The centres in the type that the scoring kernel takes: ``method``, or this device's."""
-    on_tensor_cores = assignment_method(centers.shape[1], _name(descriptors), _name(centers), capability) == "MMA"
-    checks.check_method(method, on_tensor_cores, centers.shape[1])
-    return centers if (on_tensor_cores if method is None else method in checks.ON_TENSOR_CORES) else centers.float()
+    types = (centers.shape[1], _name(descriptors), _name(centers), capability)
+    checks.check_method(method, served_methods(*types))
+    return centers if (method or assignment_method(*types)) in ("MMA", "STREAM") else centers.float()
 
 
 def _steps(mass: bool, intra: bool, signed_sqrt: bool, l2: bool) -> Step:

@@ -7,10 +7,7 @@ from torch import Tensor
 
 from gpuannot.errors import DeviceError
 
-from .stream import LARGEST_DIMS
-
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-ON_TENSOR_CORES = ("MMA", "STREAM")
 _LARGEST_GRID, _LARGEST_ROW = 2**31 - 1, 2**30
 _LARGEST_SIZE = 2**23  # keeps every product of two sizes and every grid within what the kernels index
 
@@ -22,9 +19,8 @@ def check_nearest_center(descriptors: Tensor, centers: Tensor, half_norms: Tenso
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, invalid_count=invalid_count)
 
 
-def check_method(method: str | None, on_tensor_cores: bool, dims: int) -> None:
-    """Raise ValueError unless ``method`` is None or a version of ``nearest_center`` that serves the tensors and the device."""
-    served = ("PLAIN", "TILED", *(name for name in ON_TENSOR_CORES if on_tensor_cores and (name == "MMA" or dims <= LARGEST_DIMS)))
+def check_method(method: str | None, served: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``method`` is None or one of the versions that serve."""
     if method is not None and method not in served:
         raise ValueError(f"method is {method!r}: these tensors and this device are served by {', '.join(served)}")
 

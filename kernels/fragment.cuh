@@ -11,11 +11,17 @@ typedef Pack<unsigned, 4> Fragment;
 // cores is the score, and by the same additions in both.
 constexpr unsigned BOTH_SIGNS = 0x80008000u;
 
-// d += a x b
+// d += a x b, of float16 elements where those are the descriptors', else of bfloat16.
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #if defined(CUDA_ON_CPU)
-    cuda_on_cpu::mma_m16n8k16(d, a, b, [](unsigned short bits) { return to_float(bits); });
-#elif defined(ELEMENT_BFLOAT16)
+    cuda_on_cpu::mma_m16n8k16(d, a, b, [](unsigned short bits) {
+#if defined(ELEMENT_FLOAT16)
+        return to_float(bits);
+#else
+        return __uint_as_float(static_cast<unsigned>(bits) << 16);
+#endif
+    });
+#elif !defined(ELEMENT_FLOAT16)
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -26,6 +32,7 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[
 #endif
 }
 
+#if !defined(ELEMENT_FLOAT32)
 __device__ __forceinline__ Fragment load_fragment(bool inside, const element* row, int k, int dims) {
     if constexpr (VECTOR == 8) {
         return load_if<Fragment>(inside && k < dims, row + k);
@@ -40,6 +47,7 @@ __device__ __forceinline__ Fragment load_fragment(bool inside, const element* ro
         return fragment;
     }
 }
+#endif
 
 // |x|^2 in ascending k, as the other versions add it. Read again, from L1: kept in registers through the main loop it would spill.
 __device__ __forceinline__ float sum_of_squares(const element* row, int dims) {

@@ -23,13 +23,15 @@
 //                    tiled: tensor cores add in another order.
 //            stream  mma with the codebook resident in shared memory and rows in registers, over a persistent grid (stream.cuh). Up to
 //                    512 dimensions. The same bits as mma: the same products are added in the same order, operands exchanged.
+//            screen  float32 on tensor cores, sm_80 and newer: products of split bfloat16 find the rows whose nearest centre no rounding
+//                    can change, fmaf decides the others (screen.cuh). Up to 128 dimensions. The same bits as plain.
 // Time       missing: no version has run on a GPU.
 // Bound      modelled, at 64 dimensions and 64 centres: 256 B (float32) or 128 B (16-bit) read, 4 B written, 8.2 kFLOP a descriptor. In
 //            float32 the products are the limit, on tensor cores reading x is.
-// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, by the bound above. Split-bfloat16
-//            products for float32 descriptors: three mma passes.
+// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, by the bound above.
 //
-// Macros     METHOD_PLAIN, METHOD_TILED, METHOD_MMA or METHOD_STREAM; those of element.cuh, tiled.cuh and stream.cuh.
+// Macros     METHOD_PLAIN, METHOD_TILED, METHOD_MMA, METHOD_STREAM or METHOD_SCREEN; those of element.cuh, tiled.cuh, stream.cuh and
+//            screen.cuh.
 #include "element.cuh"
 #include "argmin.cuh"
 
@@ -115,6 +117,65 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) nearest_center
         const long long row = row0 + warp * WARP_ROWS + lane;
         const bool mine = lane < WARP_ROWS && row < rows;
         const float squared_norm = distance && mine ? sum_of_squares(descriptors + row * row_stride, dims) : 0.0f;
+        write_result(index, distance, invalid_count, row, mine, nearest, squared_norm);
+    }
+}
+
+#elif defined(METHOD_SCREEN)
+
+#include "screen.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) nearest_center(
+    const float* __restrict__ descriptors,  // (rows, dims)
+    long long row_stride, long long rows, int dims,
+    const float* __restrict__ centers,     // (center_count, dims)
+    const float* __restrict__ half_norms,  // (center_count,)
+    int center_count,
+    int* __restrict__ index,                         // (rows,)
+    float* __restrict__ distance,                    // (rows,) or null
+    unsigned long long* __restrict__ invalid_count,  // (1,) or null
+    int part_tiles) {                                // of 16 centres, what shared memory holds
+    extern __shared__ __align__(16) unsigned char shared_bytes[];
+    Exchange* const exchanges = reinterpret_cast<Exchange*>(shared_bytes);
+    Tile* const part = reinterpret_cast<Tile*>(exchanges + THREADS / 32);
+    const int tiles = (center_count + 2 * TILE_CENTERS - 1) / (2 * TILE_CENTERS) * 2;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const long long step = static_cast<long long>(gridDim.x) * TILE_ROWS;
+    const float largest_half_norm = largest_of(half_norms, center_count);
+    bool laid_out = false;
+    for (long long row0 = static_cast<long long>(blockIdx.x) * TILE_ROWS; row0 < rows; row0 += step) {
+        const long long warp_row = row0 + warp * WARP_ROWS, lane_row = warp_row + lane / 4;
+        Rows x;
+        x.load(descriptors + lane_row * row_stride, row_stride, rows - 1 - lane_row, dims);
+        Minima minima;
+        minima.clear();
+        for (int first = 0; first < tiles; first += part_tiles) {
+            const int here = min(part_tiles, tiles - first);
+            if (!laid_out) {
+                __syncthreads();
+                lay_out(part, here, centers, half_norms, first * TILE_CENTERS, center_count, dims);
+                __syncthreads();
+                laid_out = tiles <= part_tiles;
+            }
+#pragma unroll 1
+            for (int i = 0; i < here; i++) minima.offer_tile(x, part[i], (first + i) * TILE_CENTERS + lane / 4);
+        }
+        bool open;
+        Nearest nearest = minima.reduce(exchanges[warp], x, largest_half_norm, dims, open);
+        const long long row = warp_row + lane;
+        const bool mine = lane < WARP_ROWS && row < rows;
+        for (unsigned left = __ballot_sync(ALL_LANES, mine && open); left; left &= left - 1) {
+            const int held = __ffs(left) - 1;
+            const Nearest exact = exact_nearest(descriptors + (warp_row + held) * row_stride, centers, half_norms, center_count, dims);
+            if (lane == held) nearest = exact;
+        }
+        float squared_norm = 0.0f;
+        if (distance && mine) {
+            const float* const x_row = descriptors + row * row_stride;
+            const int center = nearest.index;
+            if (!open) nearest.score = exact_score(x_row, centers + static_cast<long long>(center) * dims, half_norms[center], dims);
+            squared_norm = sum_of_squares(x_row, dims);
+        }
         write_result(index, distance, invalid_count, row, mine, nearest, squared_norm);
     }
 }

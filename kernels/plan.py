@@ -134,7 +134,7 @@ def plan_nearest_center(
         center_dtype: of the centres passed: the mma and stream versions take the descriptors' own type, the others float32.
         row_stride: in elements.
         alignment: as for ``vector_width``, of descriptors and centres together.
-        method: "PLAIN", "TILED", "MMA" or "STREAM" overrides the choice, for tests and benchmarks.
+        method: "PLAIN", "TILED", "MMA", "STREAM" or "SCREEN" overrides the choice, for tests and benchmarks.
     """
     vector = vector_width(dtype, dims, (row_stride,), alignment)
     if method is None:
@@ -149,8 +149,8 @@ def plan_nearest_center(
     outputs: tuple[np.generic | str, ...] = ("index", "distance", "invalid_count")
     if method == "PLAIN":
         threads, blocks, shared_bytes = _PLAIN_THREADS, -(-rows // _PLAIN_THREADS), 0
-    elif method == "STREAM":
-        depth, tiles, shared_bytes, blocks = stream_sizes(rows, dims, centers, vector, multiprocessors, shared_limit)
+    elif method in ("STREAM", "SCREEN"):
+        depth, tiles, shared_bytes, blocks = stream_sizes(rows, dims, centers, vector, multiprocessors, shared_limit, method)
         options, outputs = (*options, f"-DDEPTH_BLOCKS={depth}"), (*outputs, np.int32(tiles))
     else:
         rows_a_block, shared_bytes = assignment_tiles(method, tile_centers)

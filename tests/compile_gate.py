@@ -63,9 +63,12 @@ def variants(architecture: int) -> dict[str, Launch]:
 
 
 def _on_tensor_cores(dtype: str, capability: tuple[int, int]) -> list[Launch]:
-    """Both versions of the nearest centre, whichever is the choice, for rows of vector loads and of single elements."""
-    if dtype == "float32" or capability < (8, 0):
+    """Versions of the nearest centre, whichever is the choice, for rows of vector loads and of single elements."""
+    if capability < (8, 0):
         return []
+    if dtype == "float32":
+        depths = (31, 32, 63, 64, 127, 128)
+        return [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, capability=capability, method="SCREEN") for dims in depths]
     chosen: dict[str, Any] = {"capability": capability, "method": "STREAM"}
     every_depth = [dims - odd for dims in (32, 64, 128, 256, 512) for odd in (0, 1)]
     plans = [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in every_depth]

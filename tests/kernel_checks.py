@@ -66,6 +66,36 @@ def check_stream_in_parts() -> None:
     _check_nearest("STREAM", "bfloat16", shared_limit=48 * 1024)
 
 
+def check_screen() -> None:
+    """Codebooks in which fmaf alone tells centres apart, or bfloat16 does not, to plain's bits; rows that only plain may judge."""
+    rng = np.random.default_rng(10)
+
+    def near(c: np.ndarray, spread: float = 3e-7) -> np.ndarray:
+        return c + spread * rng.standard_normal(c.shape)
+
+    values = rng.standard_normal((140, 68))
+    values[5, 67], values[6, 0], values[139, 1] = np.nan, 3e38, 1e17
+    d = rng.standard_normal((4, 8, 68))
+    codebooks = [
+        np.concatenate([d[0], near(d[0])]),  # close ones a lane's two of one tile,
+        np.concatenate([d[0], d[1], near(d[0]), d[2]]),  # its of two tiles,
+        near(np.repeat(d[0], 2, axis=0)),  # and those of two lanes
+        *(near(np.tile(d[3, :1], (75, 1)), spread) for spread in (3e-2, 1e-2, 3e-3, 0.0)),
+    ]
+    for seed, codebook in enumerate(codebooks):
+        x, c = store(values, "float32"), store(codebook, "float32")
+        plain, screened = nearest_center(x, c, "PLAIN", padding=4), nearest_center(x, c, "SCREEN", padding=4, seed=seed)
+        assert np.array_equal(plain.index, screened.index) and plain.invalid == screened.invalid
+        assert np.array_equal(plain.distance, screened.distance, equal_nan=True)
+    # A row that bfloat16 rounds past the middle of two centres.
+    middle = np.full((1, 64), 1.0038)
+    either = store(np.concatenate([middle - 0.104, middle + 0.1]), "float32")
+    assert nearest_center(store(middle, "float32"), either, "SCREEN").index == [1]
+    huge = np.zeros((1, 32))
+    huge[0, :2] = 1.2e19  # one of its scores overflows, |x|^2 does not
+    assert nearest_center(store(huge, "float32"), store(np.concatenate([0 * huge, -huge]), "float32"), "SCREEN").index == [-1]
+
+
 def _vlad_case() -> tuple[Stored, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(2)
     labels = rng.integers(-1, 41, (2, 100))

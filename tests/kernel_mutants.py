@@ -23,6 +23,7 @@ from kernel_checks import (
     check_normalise_pixels,
     check_patch_order,
     check_plain,
+    check_screen,
     check_stream,
     check_stream_in_parts,
     check_tiled,
@@ -113,6 +114,8 @@ def _nearest_mutants() -> Iterator[Mutant]:
 def _stream_mutants() -> Iterator[Mutant]:
     for name, (old, new) in stream_mutants.CHANGES.items():
         yield Mutant(f"stream: {name}", "nearest_center.cu", old, new, check_stream)
+    for name, (old, new) in stream_mutants.SCREEN_CHANGES.items():
+        yield Mutant(f"screen: {name}", "nearest_center.cu", old, new, check_screen)
     for name, (old, new) in stream_mutants.CHANGES_IN_PARTS.items():
         yield Mutant(f"stream: {name}", "nearest_center.cu", old, new, check_stream_in_parts)
 

@@ -28,6 +28,20 @@ CHANGES = {
     "minima read before they are written": (f"{_WARP_BARRIER}\n        Floats<8>", "Floats<8>"),
 }
 
+SCREEN_CHANGES = {
+    "low halves of centres left out": ("mma_m16n8k16(scores[n], low.value, {x[2 * h], x[2 * h + 1]});", ""),
+    "low halves of rows left out": ("mma_m16n8k16(scores[n], high.value, {rest[2 * h], rest[2 * h + 1]});", ""),
+    "second of a pair forgotten": ("fminf(second[n][j], fmaxf(low, high))", "second[n][j]"),
+    "second is the first once": ("fmaxf(best[n][j], score));", "INFINITE);"),
+    "second of other lanes forgotten": ("fmaxf(nearest.score, other.score));", "INFINITE);"),
+    "bound without what it grows by": ("16.0f * (x * c + largest_half_norm)", "x + c"),
+    "no bound": ("> 2.0f * error_bound(exchange.squares[row], largest_half_norm, dims)", "> 0.0f"),
+    "one open row a warp": ("left &= left - 1) {\n            const int held", "left = 0) {\n            const int held"),
+    "open rows lose their result": ("if (lane == held) nearest = exact;", ""),
+    "score of the screening in the distance": ("if (!open) nearest.score", "if (false) nearest.score"),
+    "rows unbounded": ("min(n * 8LL, last)", "n * 8LL"),
+}
+
 # Those that only a codebook larger than shared memory shows.
 CHANGES_IN_PARTS = {
     "no barrier before the next part": (f"{_BARRIER}\n                lay_out", "lay_out"),

@@ -66,7 +66,8 @@ def test_a_version_can_be_asked_for(launched: list[str]) -> None:
     expected = distances(x, c).argmin(1).int()
     for method in ("PLAIN", "TILED", "MMA", "STREAM"):
         assert torch.equal(kernels.nearest_center(x, c, method=method), expected)
-    assert len(launched) == 4
+    assert torch.equal(kernels.nearest_center(x.float(), c.float(), method="SCREEN"), expected)
+    assert len(launched) == 5
     wide = torch.zeros(2, 520, dtype=torch.bfloat16)
     for descriptors, centers, method in (
         (x, c.float(), "MMA"),

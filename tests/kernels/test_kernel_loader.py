@@ -206,7 +206,7 @@ def test_a_streaming_grid_is_what_the_device_holds_at_a_time() -> None:
     for dims, centers in ((64, 10**6), (512, 1000)):  # parts
         sizes = stream_sizes(2**20, dims, centers, 8, 132, 99 * 1024)
         assert sizes.part_tiles % 2 == 0 < sizes.part_tiles and sizes.shared_bytes <= 99 * 1024
-    with pytest.raises(ValueError, match="up to 512 dimensions, not 513"):
+    with pytest.raises(ValueError, match="'STREAM' takes up to 512 dimensions, not 513"):
         stream_sizes(1, 513, 1, 1, 132, 227 * 1024)
 
 

@@ -24,12 +24,12 @@ from kernel_cases import (
 )
 
 from gpuannot.kernels.plan import Step
-from gpuannot.kernels.stream import stream_sizes
+from gpuannot.kernels.stream import LARGEST_DIMS, stream_sizes
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
 METHODS = [(dtype, method) for dtype in DTYPES for method in ("PLAIN", "TILED")]
-METHODS += [(dtype, method) for dtype in DTYPES[1:] for method in ON_TENSOR_CORES]
+METHODS += [("float32", "SCREEN"), *((dtype, method) for dtype in DTYPES[1:] for method in ON_TENSOR_CORES)]
 ASSIGNING = [(dtype, method) for dtype, method in METHODS if method in ("TILED", "MMA")]
 SEEDS = (1, 2, 3)  # the reverse order of threads, and two random ones; 0 is the natural order
 
@@ -50,8 +50,10 @@ def test_shapes_cover_all_pairs() -> None:
         assert len({tuple(shape[i] for i in columns) for shape in SHAPES}) == len(axis) * len(others)
 
 
-@pytest.mark.parametrize(("dtype", "method"), METHODS)
-@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize(
+    ("dims", "dtype", "method"),
+    [(dims, *method) for dims in DIMS for method in METHODS if dims <= LARGEST_DIMS.get(method[1], dims)],
+)
 def test_nearest_center_is_the_argmin(dims: int, dtype: str, method: str) -> None:
     for case, (_, centers, rows, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
         rng = np.random.default_rng(case)
@@ -99,6 +101,21 @@ def test_a_codebook_in_parts_gives_the_bits_of_a_resident_one(dims: int, tight: 
         assert np.array_equal(first.distance, again.distance)
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5, 1e-7, 0.0])
+@pytest.mark.parametrize("scale", [1e-17, 1.0, 1e18])
+def test_screening_gives_plains_bits_however_close_centers_are(scale: float, spread: float) -> None:
+    """Spread is how far the centres lie apart, in their own size: from clear to ties."""
+    rng = np.random.default_rng(8)
+    for dims, padding, limit in ((64, 0, 227 << 10), (100, 1, 227 << 10), (128, 4, 80 << 10)):
+        values = rng.standard_normal((140, dims)) * scale
+        values[11, 2], values[12, 0], values[139, dims - 1] = np.nan, 3e38, np.inf
+        x = store(values, "float32")
+        c = store((rng.standard_normal(dims) + spread * rng.standard_normal((75, dims))) * scale, "float32")
+        plain, screened = nearest_center(x, c, "PLAIN", padding), nearest_center(x, c, "SCREEN", padding, 1, limit)
+        assert np.array_equal(plain.index, screened.index) and plain.invalid == screened.invalid >= 2
+        assert np.array_equal(plain.distance, screened.distance, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_plain_and_tiled_agree_in_every_bit(dtype: str) -> None:
     rng = np.random.default_rng(5)
@@ -138,7 +155,14 @@ def test_a_row_is_invalid_whatever_the_signs_of_the_centers(dtype: str, method: 
 
 @pytest.mark.parametrize(
     ("dtype", "method"),
-    [("float32", "PLAIN"), ("float32", "TILED"), ("bfloat16", "TILED"), ("bfloat16", "MMA"), ("bfloat16", "STREAM")],
+    [
+        ("float32", "PLAIN"),
+        ("float32", "TILED"),
+        ("float32", "SCREEN"),
+        ("bfloat16", "TILED"),
+        ("bfloat16", "MMA"),
+        ("bfloat16", "STREAM"),
+    ],
 )
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_tiny_and_huge_values(scale: float, dtype: str, method: str) -> None:
