@@ -73,8 +73,11 @@ def cuda_variants(descriptors: Tensor, centers: Tensor, quick: bool) -> Variants
         index = Missing("takes float32 only")
     flash = peer("flash_kmeans.assign_euclid_triton", "flash-kmeans", gpu=True)
     squares = descriptors.float().square().sum(dim=1)[None]  # which its assignment wants ready
+    # Versions that the choice passes over, so that hardware can judge it.
+    versions = ("SCREEN",) if descriptors.dtype == torch.float32 else ("TILED", "MMA", "STREAM")
     return {
         OURS: partial(kernel, descriptors, centers, checked),
+        **{f"{OURS}, {version.lower()}": partial(kernel, descriptors, centers, checked, method=version) for version in versions},
         "torch addmm + argmin": partial(product_argmin, descriptors, centers, half_norms),
         "torch cdist + argmin": partial(cdist_argmin, descriptors, centers),
         "torch addmm + argmin, compiled": calls(compiled(product_argmin, quick=quick), descriptors, centers, half_norms),

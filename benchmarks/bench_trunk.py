@@ -57,6 +57,11 @@ def variants(setting: Setting, weights: TrunkWeights) -> dict[str, tuple[Any, st
         found["gpuannot float32"] = (Trunk(weights, dtype="float32", device=device), "float32")
         found["eager bfloat16 channels-last"] = (last, short)
         found["compiled bfloat16 channels-last"] = (compiled(last, quick=quick), short)
+    if setting.gpu:
+        found[f"{OURS}, kernel pooling"] = (Trunk(weights, device=device, kernel_pooling=True), short)
+        for channels in (4, 8):
+            name = f"{OURS}, kernel pooling, pixels of {channels} channels"
+            found[name] = (Trunk(weights, device=device, kernel_pooling=True, pixel_channels=channels), short)
     return found
 
 

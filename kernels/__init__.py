@@ -1,4 +1,4 @@
-"""CUDA kernels: nearest centre of each descriptor, and VLAD of each image.
+"""CUDA kernels: nearest centre of each descriptor, VLAD of each image, and what stands around the trunk's convolutions.
 
 The ``.cu`` files in this folder are compiled at first use, once per device and kind of input, through CuPy. They take torch tensors
 in place, run on torch's current stream of the tensors' device, never wait for it, and can be captured in a CUDA graph after one
@@ -16,8 +16,10 @@ from torch import Tensor
 from . import checks
 from .loader import device_limits, launch
 from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad
+from .stream import served_methods
+from .trunk import max_pool, normalise_pixels
 
-__all__ = ["assign_vlad", "check_centers", "nearest_center", "vlad"]
+__all__ = ["assign_vlad", "check_centers", "max_pool", "nearest_center", "normalise_pixels", "vlad"]
 
 
 def check_centers(centers: Tensor) -> Tensor:
@@ -54,6 +56,7 @@ def nearest_center(
     *,
     return_distance: bool = False,
     invalid_count: Tensor | None = None,
+    method: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Index of the nearest centre of each descriptor: NN(f_i) in equation (1) of the paper.
 
@@ -69,6 +72,9 @@ def nearest_center(
         half_norms: (m,) float32, ``check_centers(centers)``; computed at each call when left out.
         return_distance: also return the squared L2 distances, max(0, ‖x‖² + 2·score), float32.
         invalid_count: (1,) int64; the number of invalid descriptors is added to it.
+        method: a version of the kernel instead of the one that ``plan_nearest_center`` chooses, for benchmarks: "PLAIN" or "TILED";
+            on compute capability 8.0 and newer also "MMA" or "STREAM" (up to 512 dimensions) with 16-bit centres, "SCREEN" (up to
+            128) in float32.
 
     Returns:
         index (N,) int32, or (index, distance (N,) float32).
@@ -86,7 +92,7 @@ def nearest_center(
     distance = torch.empty(rows, dtype=torch.float32, device=device) if return_distance else None
     if rows:
         half_norms = _half_norms(centers) if half_norms is None else half_norms
-        centers = _scoring_centers(centers, descriptors, limits.capability)
+        centers = _scoring_centers(centers, descriptors, limits.capability, method)
         plan = plan_nearest_center(
             rows,
             dims,
@@ -96,6 +102,9 @@ def nearest_center(
             descriptors.stride(0),
             alignment=_alignment(descriptors, centers),
             capability=limits.capability,
+            multiprocessors=limits.multiprocessors,
+            shared_limit=limits.shared_bytes,
+            method=method,
         )
         inputs = {"descriptors": descriptors, "centers": centers, "half_norms": half_norms}
         launch(plan, {**inputs, "index": index, "distance": distance, "invalid_count": invalid_count}, device)
@@ -212,10 +221,11 @@ def _half_norms(centers: Tensor) -> Tensor:
     return centers.double().square_().sum(1).mul_(0.5).float()
 
 
-def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int, int]) -> Tensor:
-    """The centres in the type that the scoring kernel of this device takes."""
-    method = assignment_method(centers.shape[1], _name(descriptors), _name(centers), capability)
-    return centers if method == "MMA" else centers.float()
+def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int, int], method: str | None = None) -> Tensor:
+    """The centres in the type that the scoring kernel takes: ``method``, or this device's."""
+    types = (centers.shape[1], _name(descriptors), _name(centers), capability)
+    checks.check_method(method, served_methods(*types))
+    return centers if (method or assignment_method(*types)) in ("MMA", "STREAM") else centers.float()
 
 
 def _steps(mass: bool, intra: bool, signed_sqrt: bool, l2: bool) -> Step:

@@ -8,6 +8,7 @@ from torch import Tensor
 from gpuannot.errors import DeviceError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_LARGEST_GRID, _LARGEST_ROW = 2**31 - 1, 2**30
 _LARGEST_SIZE = 2**23  # keeps every product of two sizes and every grid within what the kernels index
 
 
@@ -16,6 +17,12 @@ def check_nearest_center(descriptors: Tensor, centers: Tensor, half_norms: Tenso
     _check_inputs(descriptors, ("N", "n"), centers, half_norms)
     _check_optional("invalid_count", invalid_count, torch.int64, (1,))
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, invalid_count=invalid_count)
+
+
+def check_method(method: str | None, served: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``method`` is None or one of the versions that serve."""
+    if method is not None and method not in served:
+        raise ValueError(f"method is {method!r}: these tensors and this device are served by {', '.join(served)}")
 
 
 def check_vlad(descriptors: Tensor, labels: Tensor, centers: Tensor, out: Tensor | None, skipped: Tensor | None) -> None:
@@ -36,12 +43,49 @@ def check_assign_vlad(
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, out=out, skipped=skipped)
 
 
+def check_max_pool(pixels: Tensor) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the argument suits ``max_pool``."""
+    _check_tensor("pixels", pixels, _FLOATS, ("B", "C", "H", "W"))
+    if pixels.shape[1] > 1 and pixels.stride(1) != 1:
+        raise ValueError(
+            f"pixels has strides {pixels.stride()}: channels must be contiguous; pass "
+            "pixels.contiguous(memory_format=torch.channels_last)"
+        )
+    if pixels.shape[1] < 1 or min(pixels.shape[2:]) < 2:
+        raise ValueError(f"pixels has shape {tuple(pixels.shape)}: C must be at least 1, H and W at least 2")
+    _check_image_size("pixels", pixels, pixels.shape[1])
+    _check_devices(pixels=pixels)
+
+
+def check_normalise_pixels(images: Tensor, scale: Tensor, offset: Tensor, channels: int, dtype: torch.dtype) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``normalise_pixels``."""
+    _check_tensor("images", images, (torch.uint8,), ("B", "3", "H", "W"))
+    if images.shape[1] != 3:
+        raise ValueError(f"images has shape {tuple(images.shape)}: expected (B, 3, H, W)")
+    if channels not in (4, 8):
+        raise ValueError(f"channels is {channels}: expected 4 or 8")
+    if dtype not in _FLOATS:
+        raise TypeError(f"dtype is {dtype}: expected {' or '.join(map(str, _FLOATS))}")
+    _check_image_size("images", images, channels)
+    for name, tensor in (("scale", scale), ("offset", offset)):
+        _check_exactly(name, tensor, torch.float32, (3,))
+        _check_contiguous(name, tensor)
+    _check_devices(images=images, scale=scale, offset=offset)
+
+
 def check_codebook(centers: Tensor) -> None:
     """Raise TypeError or ValueError unless ``centers`` is a floating-point (m, n) tensor with at least one centre and dimension."""
     _check_tensor("centers", centers, _FLOATS, ("m", "n"))
     for name, size in zip("mn", centers.shape, strict=True):
         if not 1 <= size <= _LARGEST_SIZE:
             raise ValueError(f"centers has shape {tuple(centers.shape)}: {name} must be 1 … {_LARGEST_SIZE}")
+
+
+def _check_image_size(name: str, images: Tensor, channels: int) -> None:
+    batch, _, height, width = images.shape
+    if batch * height > _LARGEST_GRID or width * channels > _LARGEST_ROW:
+        most = f"{_LARGEST_GRID} rows and {_LARGEST_ROW} values of {channels} channels a row"
+        raise ValueError(f"{name} has shape {tuple(images.shape)}: the most is {most}")
 
 
 def _check_inputs(descriptors: Tensor, shape: tuple[str, ...], centers: Tensor, half_norms: Tensor | None = None) -> None:

@@ -3,11 +3,10 @@
 // A warp owns 32 descriptors and goes through the centres 64 at a time: 2 x 8 accumulators of 16 x 8. Centres pass through shared
 // memory in two buffers of 64 centres x 64 dimensions, one barrier a step; descriptors go from global memory to registers.
 //
-// A dot product does not mind in which order its dimensions come, so the fragments take them as they lie in memory: of every 32
-// dimensions, lane t of a group of 4 owns 8t..8t+7 (one 16-byte load) and feeds 4 of them to each of two mma, on both sides alike.
-// No ldmatrix, no swizzle: rows of centres are 192 bytes apart, so that the 8 lanes of one phase of a 16-byte read, 2 centres x 64
-// bytes, touch all 32 banks once.
+// Fragments take the dimensions as they lie in memory (fragment.cuh): no ldmatrix, no swizzle. Rows of centres are 192 bytes apart, so
+// that the 8 lanes of one phase of a 16-byte read, 2 centres x 64 bytes, touch all 32 banks once.
 #pragma once
+#include "fragment.cuh"
 
 typedef element center_element;
 
@@ -25,38 +24,6 @@ struct __align__(16) Tiles {
     element centers[2][TILE_CENTERS][CENTER_PITCH];
 };
 
-// Eight consecutive elements of one row or centre: the lane's share of 32 dimensions, two of them a register.
-typedef Pack<unsigned, 4> Fragment;
-
-__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-#if defined(CUDA_ON_CPU)
-    cuda_on_cpu::mma_m16n8k16(d, a, b, [](unsigned short bits) { return to_float(bits); });
-#elif defined(ELEMENT_BFLOAT16)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
-__device__ __forceinline__ Fragment load_fragment(bool inside, const element* row, int k, int dims) {
-    if constexpr (VECTOR == 8) {
-        return load_if<Fragment>(inside && k < dims, row + k);
-    } else {
-        Fragment fragment;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const unsigned low = load_if<element>(inside && k + 2 * i < dims, row + k + 2 * i);
-            const unsigned high = load_if<element>(inside && k + 2 * i + 1 < dims, row + k + 2 * i + 1);
-            fragment.value[i] = low | high << 16;
-        }
-        return fragment;
-    }
-}
-
 // One step's centres on their way from global to shared memory.
 struct Fetched {
     Fragment centers[CENTER_LOADS];
@@ -73,28 +40,17 @@ struct Fetched {
 #pragma unroll
         for (int i = 0; i < CENTER_LOADS; i++) {
             const int at = (i * THREADS + threadIdx.x) * 8, center = at / TILE_DEPTH, k = at % TILE_DEPTH;
-            *reinterpret_cast<Fragment*>(&tiles.centers[buffer][center][k]) = centers[i];
+            Fragment turned;
+#pragma unroll
+            for (int j = 0; j < 4; j++) turned.value[j] = centers[i].value[j] ^ BOTH_SIGNS;
+            *reinterpret_cast<Fragment*>(&tiles.centers[buffer][center][k]) = turned;
         }
     }
 };
 
-// |x|^2 in ascending k, as the other versions add it. Read again, from L1: kept in registers through the main loop it would spill.
-__device__ __forceinline__ float sum_of_squares(const element* row, int dims) {
-    float sum = 0.0f;
-    for (int k = 0; k < dims; k += VECTOR) {
-        const Vector x = *reinterpret_cast<const Vector*>(row + k);
-#pragma unroll
-        for (int j = 0; j < VECTOR; j++) sum = fmaf(component(x, j), component(x, j), sum);
-    }
-    return sum;
-}
-
-// The minimum of each of the lane's 4 rows over one tile of centres, reduced over the group of 4 lanes: row t of lane t.
-__device__ __forceinline__ Nearest nearest_of_dots(
-    const float (&dots)[2][SUBTILES][4], const float* half_norms, int center0, int center_count, int t) {
-    Nearest best[4];
-#pragma unroll
-    for (int r = 0; r < 4; r++) best[r] = nothing_yet();
+// Accumulators of one tile of centres as they start: |c|^2 / 2, from which the products with the centres' signs turned make scores.
+__device__ __forceinline__ void start_scores(
+    float (&scores)[2][SUBTILES][4], const float* half_norms, int center0, int center_count, int t) {
 #pragma unroll
     for (int s = 0; s < SUBTILES; s++)
 #pragma unroll
@@ -102,8 +58,21 @@ __device__ __forceinline__ Nearest nearest_of_dots(
             const int center = center0 + s * 8 + 2 * t + j;
             const float half_norm = center < center_count ? half_norms[center] : PADDING_HALF_NORM;
 #pragma unroll
-            for (int r = 0; r < 4; r++) offer(best[r], half_norm, dots[r / 2][s][r % 2 * 2 + j], center);
+            for (int r = 0; r < 4; r++) scores[r / 2][s][r % 2 * 2 + j] = half_norm;
         }
+}
+
+// The minimum of each of the lane's 4 rows over one tile of centres, reduced over the group of 4 lanes: row t of lane t.
+__device__ __forceinline__ Nearest nearest_of_scores(const float (&scores)[2][SUBTILES][4], int center0, int t) {
+    Nearest best[4];
+#pragma unroll
+    for (int r = 0; r < 4; r++) best[r] = nothing_yet();
+#pragma unroll
+    for (int s = 0; s < SUBTILES; s++)
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int r = 0; r < 4; r++) offer(best[r], scores[r / 2][s][r % 2 * 2 + j], center0 + s * 8 + 2 * t + j);
     return reduce_rows<4, 4>(best, t);
 }
 
@@ -121,7 +90,7 @@ __device__ __forceinline__ int nearest_of_tile(
 
     // Row r of a lane, r = 0..3, is row warp_row + 8 r: both halves of two 16-row operands.
     nearest = nothing_yet();
-    float dots[2][SUBTILES][4];
+    float scores[2][SUBTILES][4];
 
     Fetched next;
     next.load(centers, center_count, dims, 0);
@@ -130,13 +99,7 @@ __device__ __forceinline__ int nearest_of_tile(
 
     int buffer = 0;
     for (int center0 = 0; center0 < center_count; center0 += TILE_CENTERS) {
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-#pragma unroll
-            for (int s = 0; s < SUBTILES; s++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) dots[half][s][i] = 0.0f;
-
+        start_scores(scores, half_norms, center0, center_count, t);
         for (int step = 0; step < depth_steps; step++) {
             const bool last_of_tile = step + 1 == depth_steps;
             const int next_center0 = last_of_tile ? center0 + TILE_CENTERS : center0;
@@ -163,7 +126,7 @@ __device__ __forceinline__ int nearest_of_tile(
                             const Fragment &upper = x[2 * half], &lower_rows = x[2 * half + 1];
                             const unsigned a[4] = {
                                 upper.value[pair], lower_rows.value[pair], upper.value[pair + 1], lower_rows.value[pair + 1]};
-                            mma_m16n8k16(dots[half][s], a, b);
+                            mma_m16n8k16(scores[half][s], a, b);
                         }
                     }
                 }
@@ -173,7 +136,7 @@ __device__ __forceinline__ int nearest_of_tile(
             __syncthreads();
         }
 
-        nearest = lower(nearest, nearest_of_dots(dots, half_norms, center0, center_count, t));
+        nearest = lower(nearest, nearest_of_scores(scores, center0, t));
     }
 
     const int held_row = warp_row + 8 * t;

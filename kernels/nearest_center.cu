@@ -6,7 +6,7 @@
 // The paper's NN(f_i) = C_j in equation (1), where descriptors meet the codebook.
 //
 // Shapes     descriptors (rows, dims) float32, float16 or bfloat16, any row stride; centers (center_count, dims) float32, or the
-//            descriptors' type for the mma version; half_norms (center_count,) float32; index (rows,) int32; distance (rows,) float32;
+//            descriptors' type for the mma and stream versions; half_norms (center_count,) float32; index (rows,) int32; distance (rows,) float32;
 //            invalid_count (1,) uint64, added to.
 // Ties       the lowest index.
 // Invalid    index -1, distance NaN and one count more for a row whose scores are not all finite in float32: a row that holds NaN or
@@ -21,13 +21,17 @@
 //                    The same bits as plain.
 //            mma     the same on tensor cores for 16-bit descriptors and centres, sm_80 and newer (mma.cuh). Other bits than
 //                    tiled: tensor cores add in another order.
+//            stream  mma with the codebook resident in shared memory and rows in registers, over a persistent grid (stream.cuh). Up to
+//                    512 dimensions. The same bits as mma: the same products are added in the same order, operands exchanged.
+//            screen  float32 on tensor cores, sm_80 and newer: products of split bfloat16 find the rows whose nearest centre no rounding
+//                    can change, fmaf decides the others (screen.cuh). Up to 128 dimensions. The same bits as plain.
 // Time       missing: no version has run on a GPU.
 // Bound      modelled, at 64 dimensions and 64 centres: 256 B (float32) or 128 B (16-bit) read, 4 B written, 8.2 kFLOP a descriptor. In
 //            float32 the products are the limit, on tensor cores reading x is.
-// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, by the bound above. Split-bfloat16
-//            products for float32 descriptors: three mma passes. A codebook kept in shared memory over a persistent grid.
+// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, by the bound above.
 //
-// Macros     METHOD_PLAIN, METHOD_TILED or METHOD_MMA; those of element.cuh and tiled.cuh.
+// Macros     METHOD_PLAIN, METHOD_TILED, METHOD_MMA, METHOD_STREAM or METHOD_SCREEN; those of element.cuh, tiled.cuh, stream.cuh and
+//            screen.cuh.
 #include "element.cuh"
 #include "argmin.cuh"
 
@@ -64,11 +68,116 @@ extern "C" __global__ void __launch_bounds__(128) nearest_center(
         const float* c = centers + static_cast<long long>(center) * dims;
         float dot = 0.0f;
         for (int k = 0; k < dims; k++) dot = fmaf(to_float(x[k]), c[k], dot);
-        offer(nearest, half_norms[center], dot, center);
+        offer(nearest, half_norms[center] - dot, center);
     }
     if (distance)
         for (int k = 0; k < dims; k++) squared_norm = fmaf(to_float(x[k]), to_float(x[k]), squared_norm);
     write_result(index, distance, invalid_count, row, here, nearest, squared_norm);
+}
+
+#elif defined(METHOD_STREAM)
+
+#include "stream.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) nearest_center(
+    const element* __restrict__ descriptors,  // (rows, dims)
+    long long row_stride, long long rows, int dims,
+    const center_element* __restrict__ centers,  // (center_count, dims)
+    const float* __restrict__ half_norms,        // (center_count,)
+    int center_count,
+    int* __restrict__ index,                         // (rows,)
+    float* __restrict__ distance,                    // (rows,) or null
+    unsigned long long* __restrict__ invalid_count,  // (1,) or null
+    int part_tiles) {                                // of 16 centres, what shared memory holds
+    extern __shared__ __align__(16) unsigned char shared_bytes[];
+    Exchange* const exchanges = reinterpret_cast<Exchange*>(shared_bytes);
+    Tile* const part = reinterpret_cast<Tile*>(exchanges + THREADS / 32);
+    const int tiles = (center_count + 2 * TILE_CENTERS - 1) / (2 * TILE_CENTERS) * 2;  // taken in pairs
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const long long step = static_cast<long long>(gridDim.x) * TILE_ROWS;
+    long long row0 = static_cast<long long>(blockIdx.x) * TILE_ROWS;
+    const element* lane_rows = descriptors + (row0 + warp * WARP_ROWS + lane / 4) * row_stride;
+    bool laid_out = false;
+    for (; row0 < rows; row0 += step, lane_rows += step * row_stride) {  // warps past the last row too: barriers wait for them
+        Rows x;
+        x.load(lane_rows, row_stride, rows - 1 - (row0 + warp * WARP_ROWS + lane / 4), dims);
+        Minima minima;
+        minima.clear();
+        for (int first = 0; first < tiles; first += part_tiles) {
+            const int here = min(part_tiles, tiles - first);
+            if (!laid_out) {
+                __syncthreads();
+                lay_out(part, here, centers, half_norms, first * TILE_CENTERS, center_count, dims);
+                __syncthreads();
+                laid_out = tiles <= part_tiles;
+            }
+            minima.offer_tiles(x, part, here, first * TILE_CENTERS);
+        }
+        const Nearest nearest = minima.reduce(exchanges[warp]);
+        const long long row = row0 + warp * WARP_ROWS + lane;
+        const bool mine = lane < WARP_ROWS && row < rows;
+        const float squared_norm = distance && mine ? sum_of_squares(descriptors + row * row_stride, dims) : 0.0f;
+        write_result(index, distance, invalid_count, row, mine, nearest, squared_norm);
+    }
+}
+
+#elif defined(METHOD_SCREEN)
+
+#include "screen.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) nearest_center(
+    const float* __restrict__ descriptors,  // (rows, dims)
+    long long row_stride, long long rows, int dims,
+    const float* __restrict__ centers,     // (center_count, dims)
+    const float* __restrict__ half_norms,  // (center_count,)
+    int center_count,
+    int* __restrict__ index,                         // (rows,)
+    float* __restrict__ distance,                    // (rows,) or null
+    unsigned long long* __restrict__ invalid_count,  // (1,) or null
+    int part_tiles) {                                // of 16 centres, what shared memory holds
+    extern __shared__ __align__(16) unsigned char shared_bytes[];
+    Exchange* const exchanges = reinterpret_cast<Exchange*>(shared_bytes);
+    Tile* const part = reinterpret_cast<Tile*>(exchanges + THREADS / 32);
+    const int tiles = (center_count + 2 * TILE_CENTERS - 1) / (2 * TILE_CENTERS) * 2;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const long long step = static_cast<long long>(gridDim.x) * TILE_ROWS;
+    const float largest_half_norm = largest_of(half_norms, center_count);
+    bool laid_out = false;
+    for (long long row0 = static_cast<long long>(blockIdx.x) * TILE_ROWS; row0 < rows; row0 += step) {
+        const long long warp_row = row0 + warp * WARP_ROWS, lane_row = warp_row + lane / 4;
+        Rows x;
+        x.load(descriptors + lane_row * row_stride, row_stride, rows - 1 - lane_row, dims);
+        Minima minima;
+        minima.clear();
+        for (int first = 0; first < tiles; first += part_tiles) {
+            const int here = min(part_tiles, tiles - first);
+            if (!laid_out) {
+                __syncthreads();
+                lay_out(part, here, centers, half_norms, first * TILE_CENTERS, center_count, dims);
+                __syncthreads();
+                laid_out = tiles <= part_tiles;
+            }
+#pragma unroll 1
+            for (int i = 0; i < here; i++) minima.offer_tile(x, part[i], (first + i) * TILE_CENTERS + lane / 4);
+        }
+        bool open;
+        Nearest nearest = minima.reduce(exchanges[warp], x, largest_half_norm, dims, open);
+        const long long row = warp_row + lane;
+        const bool mine = lane < WARP_ROWS && row < rows;
+        for (unsigned left = __ballot_sync(ALL_LANES, mine && open); left; left &= left - 1) {
+            const int held = __ffs(left) - 1;
+            const Nearest exact = exact_nearest(descriptors + (warp_row + held) * row_stride, centers, half_norms, center_count, dims);
+            if (lane == held) nearest = exact;
+        }
+        float squared_norm = 0.0f;
+        if (distance && mine) {
+            const float* const x_row = descriptors + row * row_stride;
+            const int center = nearest.index;
+            if (!open) nearest.score = exact_score(x_row, centers + static_cast<long long>(center) * dims, half_norms[center], dims);
+            squared_norm = sum_of_squares(x_row, dims);
+        }
+        write_result(index, distance, invalid_count, row, mine, nearest, squared_norm);
+    }
 }
 
 #else

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .stream import stream_sizes, streams_best
+
 _FOLDER = Path(__file__).parent
 _Buffer = TypeVar("_Buffer")
 
@@ -120,6 +122,8 @@ def plan_nearest_center(
     *,
     alignment: int = 16,
     capability: tuple[int, int] = (9, 0),
+    multiprocessors: int = 132,
+    shared_limit: int = 227 * 1024,
     method: str | None = None,
 ) -> Launch:
     """The launch that assigns ``rows`` descriptors of ``dims`` dimensions to ``centers`` centres.
@@ -127,39 +131,38 @@ def plan_nearest_center(
     Pointer names: descriptors, centers, half_norms, index, distance, invalid_count (the last two may be null).
 
     Args:
-        center_dtype: of the centres passed: the mma version takes the descriptors' own type, the others float32.
+        center_dtype: of the centres passed: the mma and stream versions take the descriptors' own type, the others float32.
         row_stride: in elements.
         alignment: as for ``vector_width``, of descriptors and centres together.
-        method: "PLAIN", "TILED" or "MMA" overrides the choice, for tests and benchmarks.
+        method: "PLAIN", "TILED", "MMA", "STREAM" or "SCREEN" overrides the choice, for tests and benchmarks.
     """
+    vector = vector_width(dtype, dims, (row_stride,), alignment)
     if method is None:
         method = "PLAIN" if dims < _FEWEST_TILE_DIMS else assignment_method(dims, dtype, center_dtype, capability)
-    vector = 1 if method == "PLAIN" else vector_width(dtype, dims, (row_stride,), alignment)
+        if method == "MMA" and streams_best(dims, centers, vector, capability, shared_limit):
+            method = "STREAM"
+    vector = 1 if method == "PLAIN" else vector
     # 128 x 128 accumulators leave few registers: enough for float32 in 16-byte loads, not for conversions or many addresses.
     tile_centers = 128 if centers > 64 and vector == 4 else 64
-    threads, rows_a_block, shared_bytes = _PLAIN_THREADS, _PLAIN_THREADS, 0
-    if method != "PLAIN":
-        threads = _TILE_THREADS
+    options, threads = _options(dtype, vector, method=method, tile_centers=tile_centers), _TILE_THREADS
+    sizes = (np.int64(row_stride), np.int64(rows), np.int32(dims))
+    outputs: tuple[np.generic | str, ...] = ("index", "distance", "invalid_count")
+    if method == "PLAIN":
+        threads, blocks, shared_bytes = _PLAIN_THREADS, -(-rows // _PLAIN_THREADS), 0
+    elif method in ("STREAM", "SCREEN"):
+        depth, tiles, shared_bytes, blocks = stream_sizes(rows, dims, centers, vector, multiprocessors, shared_limit, method)
+        options, outputs = (*options, f"-DDEPTH_BLOCKS={depth}"), (*outputs, np.int32(tiles))
+    else:
         rows_a_block, shared_bytes = assignment_tiles(method, tile_centers)
+        blocks = -(-rows // rows_a_block)
     return Launch(
         source="nearest_center.cu",
         kernel="nearest_center",
-        options=_options(dtype, vector, method=method, tile_centers=tile_centers),
-        grid=(-(-rows // rows_a_block), 1, 1),
+        options=options,
+        grid=(blocks, 1, 1),
         block=(threads, 1, 1),
         shared_bytes=shared_bytes,
-        arguments=(
-            "descriptors",
-            np.int64(row_stride),
-            np.int64(rows),
-            np.int32(dims),
-            "centers",
-            "half_norms",
-            np.int32(centers),
-            "index",
-            "distance",
-            "invalid_count",
-        ),
+        arguments=("descriptors", *sizes, "centers", "half_norms", np.int32(centers), *outputs),
     )
 
 

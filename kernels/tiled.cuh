@@ -107,7 +107,7 @@ __device__ __forceinline__ Nearest nearest_of_dots(
         const float half_norm = center < center_count ? half_norms[center] : PADDING_HALF_NORM;
 #pragma unroll
         for (int i = 0; i < THREAD_ROWS; i++) {
-            offer(best[i], half_norm, dots[i][j], center);
+            offer(best[i], half_norm - dots[i][j], center);
             dots[i][j] = 0.0f;
         }
     }

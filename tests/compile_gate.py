@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuannot.kernels.plan import Launch, Step, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code
+from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
 
 TABLE = Path(__file__).with_name("compile_gate.json")
 ARCHITECTURES = (75, 80, 90, 100)
@@ -49,6 +50,9 @@ def variants(architecture: int) -> dict[str, Launch]:
         ]
         for shared_limit in (1 << 10, 1 << 20):
             plans += plan_vlad(1, 196, dims, centers, dtype, *strides, 196, Step.L2, shared_limit=shared_limit)
+        plans += _on_tensor_cores(dtype, capability)
+        plans.append(plan_max_pool(1, dims, 8, 8, dtype, (64 * dims, 8 * dims, dims)))
+        plans += [plan_normalise_pixels(1, 8, dims, channels, dtype, (0, 0, 0, 0)) for channels in (4, 8)]
         for plan in plans:
             assert plan is not None
             # vlad_scale reads no descriptor: one set of options stands for all.
@@ -56,6 +60,20 @@ def variants(architecture: int) -> dict[str, Launch]:
             label = " ".join((plan.kernel, *(option.removeprefix("-D") for option in options)))
             found.setdefault(label, plan)
     return found
+
+
+def _on_tensor_cores(dtype: str, capability: tuple[int, int]) -> list[Launch]:
+    """Versions of the nearest centre, whichever is the choice, for rows of vector loads and of single elements."""
+    if capability < (8, 0):
+        return []
+    if dtype == "float32":
+        depths = (31, 32, 63, 64, 127, 128)
+        return [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, capability=capability, method="SCREEN") for dims in depths]
+    chosen: dict[str, Any] = {"capability": capability, "method": "STREAM"}
+    every_depth = [dims - odd for dims in (32, 64, 128, 256, 512) for odd in (0, 1)]
+    plans = [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in every_depth]
+    chosen["method"] = "MMA"
+    return plans + [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in (31, 64)]
 
 
 def one_source(architecture: int) -> tuple[str, list[str]]:

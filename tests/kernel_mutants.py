@@ -1,4 +1,4 @@
-"""Wrong versions of the kernels, each one change away from the right one, and the checks that must notice.
+"""Wrong versions of the kernels, each one change away from the right one, and which of kernel_checks.py must notice.
 
 ``run_all`` is called in a process of its own and forks once a mutant, because a mutant may crash or abort.
 """
@@ -13,12 +13,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import kernel_cases
-import numpy as np
-from kernel_cases import Stored, assign_vlad, nearest_center, store, vlad, vlad_reference
+import kernel_checks
+import stream_mutants
+from kernel_checks import (
+    check_assign_mma,
+    check_assign_tiled,
+    check_max_pool,
+    check_mma,
+    check_normalise_pixels,
+    check_patch_order,
+    check_plain,
+    check_screen,
+    check_stream,
+    check_stream_in_parts,
+    check_tiled,
+    check_vlad_kernel,
+    check_vlad_split,
+)
 
-from gpuannot.kernels.plan import Step, source_code
+from gpuannot.kernels.plan import source_code
 
-SEEDS = (0, 1, 2, 3)
 SECONDS = 60
 
 
@@ -31,113 +45,6 @@ class Mutant:
     old: str
     new: str
     check: Callable[[], None]
-
-
-def _whole_numbers(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.integers(-4, 5, shape).astype(np.float32)
-
-
-def _check_nearest(method: str, dtype: str) -> None:
-    """Rows and centres that fill no last tile, three steps of depth, each centre twice: exact for whole numbers."""
-    rng = np.random.default_rng(1)
-    x = store(_whole_numbers(rng, 263, 136), dtype)
-    distinct = _whole_numbers(rng, 65, 136)
-    c = store(np.concatenate([distinct, distinct[::-1]]), dtype if method == "MMA" else "float32")
-    distances = np.square(x.values[:, None].astype(np.float64) - c.values[None]).sum(2)
-    values = x.values.copy()
-    values[7, 130] = np.inf
-    distances[7] = np.nan
-    for seed in SEEDS:
-        result = nearest_center(store(values, dtype), c, method, padding=8, seed=seed)
-        expected = np.where(np.isnan(distances[:, 0]), -1, distances.argmin(1))
-        assert np.array_equal(result.index, expected)
-        assert np.array_equal(result.distance, distances.min(1), equal_nan=True)
-        assert result.invalid == 1
-    overflowing, mixed = np.zeros((2, 8)), np.zeros((66, 8))
-    overflowing[:, :2], mixed[1::2, :2] = 3e38, (-4, 4)  # scores of 0 and +inf, though x.c is 0
-    result = nearest_center(store(overflowing, dtype), store(mixed, c.dtype), method)
-    assert (result.index == -1).all() and result.invalid == 2
-
-
-def check_plain() -> None:
-    _check_nearest("PLAIN", "float32")
-
-
-def check_tiled() -> None:
-    _check_nearest("TILED", "float32")
-
-
-def check_mma() -> None:
-    _check_nearest("MMA", "bfloat16")
-
-
-def _vlad_case() -> tuple[Stored, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(2)
-    labels = rng.integers(-1, 41, (2, 100))
-    labels[0, :50] = 3  # more than one round of loads
-    return store(_whole_numbers(rng, 2, 100, 20), "float32"), labels, _whole_numbers(rng, 40, 20)
-
-
-def check_vlad_kernel() -> None:
-    """Several chunks; sums of whole numbers exactly; normalised within rounding; the same bits for every order of threads."""
-    x, labels, c = _vlad_case()
-    exact = vlad_reference(x.values, labels, c, Step(0))
-    for seed in SEEDS:
-        out, skipped = vlad(x, labels, c, Step(0), padding=4, seed=seed, chunk=64)
-        assert np.array_equal(out, exact)
-        assert np.array_equal(skipped, ((labels < 0) | (labels >= 40)).sum(1))
-    chain = Step.MASS | Step.INTRA | Step.SIGNED_SQRT | Step.L2
-    values = store(np.random.default_rng(3).standard_normal(x.values.shape), "float32")
-    first, _ = vlad(values, labels, c, chain, chunk=64)
-    assert np.abs(first - vlad_reference(values.values, labels, c, chain)).max() < 1e-6
-    for seed in SEEDS[1:]:
-        assert np.array_equal(vlad(values, labels, c, chain, seed=seed, chunk=64)[0], first)
-
-
-def check_vlad_split() -> None:
-    """Blocks that share an image, the last with fewer centres than the others."""
-    x, labels, c = _vlad_case()
-    for seed in SEEDS:
-        out, _ = vlad(x, labels, c, Step.L2, seed=seed, centers_per_block=17)
-        assert np.abs(out - vlad_reference(x.values, labels, c, Step.L2)).max() < 1e-6
-
-
-def check_patch_order() -> None:
-    """Values of many magnitudes: their float32 sum shows the order in which they were added."""
-    rng = np.random.default_rng(4)
-    x = store(rng.standard_normal((1, 90, 4)) * 10.0 ** rng.integers(-4, 5, (1, 90, 4)), "float32")
-    labels = rng.integers(0, 2, (1, 90))
-    in_order = np.zeros((2, 4), np.float32)
-    for patch, label in enumerate(labels[0]):
-        in_order[label] += x.values[0, patch]
-    for seed in SEEDS:
-        out, _ = vlad(x, labels, np.zeros((2, 4), np.float32), Step(0), seed=seed)
-        assert np.array_equal(out.reshape(2, 4), in_order)
-
-
-def _check_assign(method: str, dtype: str) -> None:
-    rng = np.random.default_rng(5)
-    x = store(_whole_numbers(rng, 2, 300, 72), dtype)
-    values = x.values.copy()
-    values[1, 290, 70] = np.nan
-    c = store(np.repeat(_whole_numbers(rng, 36, 72), 2, axis=0), dtype if method == "MMA" else "float32")
-    labels = np.square(values[:, :, None].astype(np.float64) - c.values).sum(3).argmin(2)
-    labels[1, 290] = -1
-    finite = np.nan_to_num(values)
-    for seed in SEEDS:
-        out, skipped = assign_vlad(store(values, dtype), c, Step(0), method, padding=8, seed=seed)
-        assert np.array_equal(out, vlad_reference(finite, labels, c.values, Step(0)))
-        assert np.array_equal(skipped, [0, 1])
-    out, _ = assign_vlad(store(values, dtype), c, Step.L2, method, padding=8, seed=1)
-    assert np.abs(out - vlad_reference(finite, labels, c.values, Step.L2)).max() < 1e-6
-
-
-def check_assign_tiled() -> None:
-    _check_assign("TILED", "float32")
-
-
-def check_assign_mma() -> None:
-    _check_assign("MMA", "bfloat16")
 
 
 _BARRIER = "__syncthreads();"
@@ -202,6 +109,15 @@ def _nearest_mutants() -> Iterator[Mutant]:
         "upper.value[pair + 1], lower_rows.value[pair]",
         check_mma,
     )
+
+
+def _stream_mutants() -> Iterator[Mutant]:
+    for name, (old, new) in stream_mutants.CHANGES.items():
+        yield Mutant(f"stream: {name}", "nearest_center.cu", old, new, check_stream)
+    for name, (old, new) in stream_mutants.SCREEN_CHANGES.items():
+        yield Mutant(f"screen: {name}", "nearest_center.cu", old, new, check_screen)
+    for name, (old, new) in stream_mutants.CHANGES_IN_PARTS.items():
+        yield Mutant(f"stream: {name}", "nearest_center.cu", old, new, check_stream_in_parts)
 
 
 def _vlad_mutants() -> Iterator[Mutant]:
@@ -294,7 +210,41 @@ def _assign_mutants() -> Iterator[Mutant]:
         yield Mutant(f"{name}: last chunk unbounded", file, "min(CHUNK, patches - start)", "CHUNK", check)
 
 
-MUTANTS = {mutant.name: mutant for mutant in (*_nearest_mutants(), *_vlad_mutants(), *_assign_mutants())}
+def _trunk_mutants() -> Iterator[Mutant]:
+    file = "max_pool.cu"
+    pool = {
+        "NaN is passed over": (" || other != other", ""),
+        "last of a tie": ("other > best", "other >= best"),
+        "the smallest": ("other > best", "other < best"),
+        "next column only": ("k / 2 * row_stride", "0"),
+        "next row only": ("k % 2 * pixel_stride", "0"),
+        "fourth pixel left out": ("for (int k = 1; k < 4; k++) best", "for (int k = 1; k < 3; k++) best"),
+        "blocks in y do the same": ("blockIdx.y * blockDim.x + threadIdx.x", "threadIdx.x"),
+        "count unbounded": ("i < count", "i < (count + 255) / 256 * 256"),
+    }
+    for name, (old, new) in pool.items():
+        yield Mutant(f"max_pool: {name}", file, old, new, check_max_pool)
+    file = "normalise_pixels.cu"
+    pixels = {
+        "cut, not rounded": ("(bits + 0x7fffu + (bits >> 16 & 1)) >> 16", "bits >> 16"),
+        "half away from even": ("(bits >> 16 & 1)", "1"),
+        "channels in reverse": ("images[c * channel_stride", "images[(2 - c) * channel_stride"),
+        "second pixel is the first": ("* PIXELS + pixel)", "* PIXELS)"),
+        "row 0 in every row": ("+ row * row_stride", ""),
+        "count unbounded": ("i < groups", "i < groups + 1"),
+        "padding left as it was": (
+            "values[VALUES / STORE] = {};",
+            "values[VALUES / STORE]; values[VALUES / STORE - 1].value[STORE - 1] = 1;",
+        ),
+    }
+    for name, (old, new) in pixels.items():
+        yield Mutant(f"normalise_pixels: {name}", file, old, new, check_normalise_pixels)
+
+
+MUTANTS = {
+    mutant.name: mutant
+    for mutant in (*_nearest_mutants(), *_stream_mutants(), *_trunk_mutants(), *_vlad_mutants(), *_assign_mutants())
+}
 CHECKS = sorted({mutant.check.__name__ for mutant in MUTANTS.values()})
 
 
@@ -334,7 +284,7 @@ def run_all(parallel: int = 2) -> None:
     A status is 0 when the check passed, 1 when it failed, 2 for any other exception (a mutant that does not compile), and negative
     for the signal that ended the process.
     """
-    waiting: list[tuple[str, Callable[[], None]]] = [(name, globals()[name]) for name in CHECKS]
+    waiting: list[tuple[str, Callable[[], None]]] = [(name, getattr(kernel_checks, name)) for name in CHECKS]
     for mutant in MUTANTS.values():
 
         def check(mutant: Mutant = mutant) -> None:

@@ -27,6 +27,7 @@ _Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
 #: Convolution layer → the pooling that follows it.
 POOLS_AFTER = {"conv1_2": "pool1", "conv2_2": "pool2", "conv3_3": "pool3", "conv4_3": "pool4", "conv5_3": "pool5"}
+_KERNEL_DEVICES = ("cuda",)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -80,12 +81,16 @@ class Trunk(nn.Module):
         relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only).
         device: where it runs.
+        kernel_pooling: on CUDA, pool by ``kernels.max_pool`` instead of torch, which also writes indices. The same bits.
+        pixel_channels: 3; or, on CUDA, 4 or 8: bytes are normalised and padded to so many channels by one kernel instead of torch's
+            operators, and the first convolution's weights are padded with zeros. Pixels are rounded once, torch's twice.
 
     Attributes:
         layer_channels: channels of each layer; ``channels`` is their sum.
 
     Raises:
-        ValueError: an unknown layer, layers of different strides, or several before their ReLU.
+        ValueError: an unknown layer, layers of different strides, several before their ReLU, or another number of pixel channels.
+        DeviceError: a dtype or a kernel that the device does not have.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class Trunk(nn.Module):
         relu: bool = True,
         dtype: str = "auto",
         device: str | torch.device = "cpu",
+        kernel_pooling: bool = False,
+        pixel_channels: int = 3,
     ) -> None:
         super().__init__()
         self.layers = split_layers(layer)
@@ -107,6 +114,8 @@ class Trunk(nn.Module):
         self.device = torch.device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.features, ends = _build(weights, last, self.relu)
+        self.pixel_channels = pixel_channels
+        _put_kernels(self.features, kernel_pooling, pixel_channels, self.device)
         taps = [ends[name] for name in self.layers]
         if len({tap.stride for tap in taps}) > 1:
             strides = ", ".join(f"{name} {ends[name].stride}" for name in self.layers)
@@ -159,9 +168,7 @@ class Trunk(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """(B, C, H', W') of each layer."""
-        pixels = images.contiguous(memory_format=torch.channels_last).float()
-        normalised = torch.addcmul(self.pixel_offset, pixels, self.pixel_scale).to(self.dtype)  # type: ignore[arg-type]
-        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        normalised = self._normalised(images)
         run = self._fused or self.features
         if len(self._taps) == 1:
             return [run(normalised)]
@@ -174,6 +181,17 @@ class Trunk(nn.Module):
             parts.append(x)
             start = stop
         return parts
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """(B, pixel_channels, H, W) in the trunk's dtype, channels last."""
+        if self.pixel_channels > 3:
+            from ..kernels import normalise_pixels
+
+            scale, offset = self.pixel_scale.flatten(), self.pixel_offset.flatten()  # type: ignore[operator]
+            return normalise_pixels(images, scale, offset, channels=self.pixel_channels, dtype=self.dtype)
+        pixels = images.contiguous(memory_format=torch.channels_last).float()
+        normalised = torch.addcmul(self.pixel_offset, pixels, self.pixel_scale).to(self.dtype)  # type: ignore[arg-type]
+        return normalised.contiguous(memory_format=torch.channels_last)
 
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or images.dtype != torch.uint8:
@@ -229,6 +247,30 @@ def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential
     return features, ends
 
 
+class _KernelPool(nn.MaxPool2d):
+    def forward(self, input: Tensor) -> Tensor:
+        from ..kernels import max_pool
+
+        return max_pool(input)
+
+
+def _put_kernels(features: nn.Sequential, pooling: bool, pixel_channels: int, device: torch.device) -> None:
+    """Put the kernel in the place of torch's poolings, and pad the first convolution's weights to ``pixel_channels``."""
+    if pixel_channels not in (3, 4, 8):
+        raise InvalidArgumentError(f"pixel_channels is {pixel_channels}; choose 3, 4 or 8")
+    if (pooling or pixel_channels > 3) and device.type not in _KERNEL_DEVICES:
+        raise DeviceError(f"kernel_pooling and pixel_channels {pixel_channels} are CUDA kernels, the trunk is on {device}")
+    if pooling:
+        for name, module in features.named_children():
+            if isinstance(module, nn.MaxPool2d):
+                features.add_module(name, _KernelPool(2, 2))
+    if pixel_channels > 3:
+        first = features[0]
+        assert isinstance(first, nn.Conv2d)
+        first.weight = nn.Parameter(functional.pad(first.weight, (0, 0, 0, 0, 0, pixel_channels - 3)), requires_grad=False)
+        first.in_channels = pixel_channels
+
+
 class _Fused:
     """The same layers with bias and ReLU inside the convolution, weights packed once where the library packs them."""
 
@@ -236,6 +278,7 @@ class _Fused:
         self.convolve = convolve
         self.steps: list[tuple[Tensor, Tensor, bool] | None] = []
         self.modules: list[int] = []  # how many modules are done after each step
+        self.pool: nn.Module = nn.MaxPool2d(2, 2)
         modules = list(features)
         for number, (module, following) in enumerate(zip(modules, [*modules[1:], None], strict=True)):
             if isinstance(module, nn.ReLU):
@@ -246,6 +289,7 @@ class _Fused:
                 self.steps.append((pack(module.weight.data), module.bias.data, isinstance(following, nn.ReLU)))
             elif isinstance(module, nn.MaxPool2d):
                 self.steps.append(None)
+                self.pool = module
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.tapped(x, self.modules[-1:])[0]
@@ -254,7 +298,7 @@ class _Fused:
         """What comes out after each of ``taps`` modules."""
         parts = []
         for step, modules in zip(self.steps, self.modules, strict=True):
-            x = functional.max_pool2d(x, 2) if step is None else self.convolve(x, *step)
+            x = self.pool(x) if step is None else self.convolve(x, *step)
             if modules in taps:
                 parts.append(x)
         return parts

@@ -46,8 +46,9 @@ def test_the_table_names_the_kernels_there_are() -> None:
 
 
 def test_tensor_core_versions_start_at_capability_8() -> None:
-    by_mma = {sm: {label for label in variants(sm) if "METHOD_MMA" in label} for sm in ARCHITECTURES}
-    assert not by_mma[75] and by_mma[80] == by_mma[90] == by_mma[100] != set()
+    for method in ("MMA", "STREAM", "SCREEN"):
+        by_mma = {sm: {label for label in variants(sm) if f"METHOD_{method}" in label} for sm in ARCHITECTURES}
+        assert not by_mma[75] and by_mma[80] == by_mma[90] == by_mma[100] != set()
 
 
 def test_nvrtc_compiles_without_headers() -> None:

@@ -15,6 +15,7 @@ from gpuannot import kernels
 from gpuannot.errors import DeviceError
 from gpuannot.kernels import checks, loader
 from gpuannot.kernels.plan import Step, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code, vector_width
+from gpuannot.kernels.stream import stream_sizes
 
 CHAIN = {"mass": False, "intra": False, "signed_sqrt": True, "l2": True}
 
@@ -157,7 +158,7 @@ def test_an_old_device_is_refused_and_a_new_one_described(fresh_loader: Any) -> 
 
 
 def test_a_source_carries_its_headers() -> None:
-    for name in ("nearest_center.cu", "vlad.cu", "assign_vlad.cu"):
+    for name in ("nearest_center.cu", "vlad.cu", "assign_vlad.cu", "max_pool.cu", "normalise_pixels.cu"):
         code = source_code(name)
         assert '#include "' not in code and "typedef float element;" in code
 
@@ -178,7 +179,14 @@ def test_the_version_follows_type_shape_and_device() -> None:
     assert "TILE_CENTERS=64" in chosen(64, 64, "float32", "float32", 64)
     assert "TILE_CENTERS=128" in chosen(64, 65, "float32", "float32", 64)
     assert "METHOD_PLAIN" in chosen(3, 64, "float32", "float32", 3)
-    assert "METHOD_MMA" in chosen(64, 64, "bfloat16", "bfloat16", 64)
+    assert "METHOD_STREAM" in chosen(64, 64, "bfloat16", "bfloat16", 64)
+    assert "DEPTH_BLOCKS=16" in chosen(264, 64, "float16", "float16", 264)
+    assert "METHOD_MMA" in chosen(64, 64, "bfloat16", "bfloat16", 64, method="MMA")
+    assert "METHOD_MMA" in chosen(64, 64, "bfloat16", "bfloat16", 65)  # single elements
+    assert "METHOD_MMA" in chosen(64, 1600, "bfloat16", "bfloat16", 64)  # a codebook of more than shared memory
+    assert "METHOD_MMA" in chosen(520, 64, "bfloat16", "bfloat16", 520)
+    for capability in ((8, 0), (10, 0)):  # not modelled
+        assert "METHOD_MMA" in chosen(64, 64, "bfloat16", "bfloat16", 64, capability=capability)
     assert "METHOD_TILED" in chosen(64, 64, "bfloat16", "float32", 64)
     assert "METHOD_TILED" in chosen(64, 64, "float16", "float16", 64, capability=(7, 5))
 
@@ -187,6 +195,19 @@ def test_grids_reach_every_row_of_huge_inputs() -> None:
     rows = 2**35 + 1
     plan = plan_nearest_center(rows, 64, 64, "float32", "float32", 64)
     assert plan.grid == (2**28 + 1, 1, 1) and np.int64(rows) in plan.arguments
+
+
+def test_a_streaming_grid_is_what_the_device_holds_at_a_time() -> None:
+    plan = plan_nearest_center(2**35 + 1, 64, 64, "bfloat16", "bfloat16", 64, multiprocessors=100)
+    assert plan.grid == (200, 1, 1) and 2 * (plan.shared_bytes + 1024) <= 228 * 1024
+    assert plan_nearest_center(257, 64, 64, "bfloat16", "bfloat16", 64).grid == (2, 1, 1)
+    large = plan_nearest_center(2**20, 256, 256, "bfloat16", "bfloat16", 256)
+    assert "-DMETHOD_STREAM" in large.options and large.grid == (132, 1, 1) and large.shared_bytes <= 227 * 1024
+    for dims, centers in ((64, 10**6), (512, 1000)):  # parts
+        sizes = stream_sizes(2**20, dims, centers, 8, 132, 99 * 1024)
+        assert sizes.part_tiles % 2 == 0 < sizes.part_tiles and sizes.shared_bytes <= 99 * 1024
+    with pytest.raises(ValueError, match="'STREAM' takes up to 512 dimensions, not 513"):
+        stream_sizes(1, 513, 1, 1, 132, 227 * 1024)
 
 
 def test_images_share_blocks_only_when_they_are_few() -> None:

@@ -9,6 +9,7 @@ from kernel_cases import (
     CENTERS,
     DIMS,
     DTYPES,
+    ON_TENSOR_CORES,
     ROWS,
     SHAPES,
     Stored,
@@ -23,17 +24,19 @@ from kernel_cases import (
 )
 
 from gpuannot.kernels.plan import Step
+from gpuannot.kernels.stream import LARGEST_DIMS, stream_sizes
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
-METHODS = [(dtype, method) for dtype in DTYPES for method in ("PLAIN", "TILED", "MMA") if (dtype, method) != ("float32", "MMA")]
-ASSIGNING = [(dtype, method) for dtype, method in METHODS if method != "PLAIN"]
+METHODS = [(dtype, method) for dtype in DTYPES for method in ("PLAIN", "TILED")]
+METHODS += [("float32", "SCREEN"), *((dtype, method) for dtype in DTYPES[1:] for method in ON_TENSOR_CORES)]
+ASSIGNING = [(dtype, method) for dtype, method in METHODS if method in ("TILED", "MMA")]
 SEEDS = (1, 2, 3)  # the reverse order of threads, and two random ones; 0 is the natural order
 
 
 def centers_for(method: str, values: np.ndarray, dtype: str) -> Stored:
     """The centres in the type that the method takes."""
-    return store(values, dtype if method == "MMA" else "float32")
+    return store(values, dtype if method in ON_TENSOR_CORES else "float32")
 
 
 def integers(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -47,8 +50,10 @@ def test_shapes_cover_all_pairs() -> None:
         assert len({tuple(shape[i] for i in columns) for shape in SHAPES}) == len(axis) * len(others)
 
 
-@pytest.mark.parametrize(("dtype", "method"), METHODS)
-@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize(
+    ("dims", "dtype", "method"),
+    [(dims, *method) for dims in DIMS for method in METHODS if dims <= LARGEST_DIMS.get(method[1], dims)],
+)
 def test_nearest_center_is_the_argmin(dims: int, dtype: str, method: str) -> None:
     for case, (_, centers, rows, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
         rng = np.random.default_rng(case)
@@ -69,6 +74,46 @@ def test_ties_go_to_the_lowest_index(dims: int, dtype: str, method: str) -> None
         result = nearest_center(x, c, method, seed=seed)
         assert np.array_equal(result.index, distances.argmin(1))
         assert np.array_equal(result.distance, distances.min(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("dims", DIMS)
+def test_mma_and_stream_agree_in_every_bit(dims: int, dtype: str) -> None:
+    for case, (centers, rows, padding) in enumerate(((1, 1, 0), (33, 257, 1), (256, 550, 8))):
+        rng = np.random.default_rng(case)
+        x, c = random_stored(rng, (rows, dims), dtype), random_stored(rng, (centers, dims), dtype)
+        mma, stream = nearest_center(x, c, "MMA", padding), nearest_center(x, c, "STREAM", padding, seed=case)
+        assert np.array_equal(mma.index, stream.index)
+        assert np.array_equal(mma.distance, stream.distance)
+
+
+@pytest.mark.parametrize(("dims", "tight"), [(31, 32 << 10), (64, 40 << 10), (128, 64 << 10), (512, 64 << 10)])
+def test_a_codebook_in_parts_gives_the_bits_of_a_resident_one(dims: int, tight: int) -> None:
+    rng = np.random.default_rng(6)
+    x, c = random_stored(rng, (300, dims), "bfloat16"), random_stored(rng, (131, dims), "bfloat16")
+    resident = 227 << 10
+    parts = {limit: stream_sizes(300, dims, 131, 8, 1, limit).part_tiles for limit in (tight, resident)}
+    assert 2 <= parts[tight] < parts[resident] == 10
+    first = nearest_center(x, c, "STREAM", shared_limit=resident)
+    for seed in (0, *SEEDS):
+        again = nearest_center(x, c, "STREAM", shared_limit=tight, seed=seed)
+        assert np.array_equal(first.index, again.index)
+        assert np.array_equal(first.distance, again.distance)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5, 1e-7, 0.0])
+@pytest.mark.parametrize("scale", [1e-17, 1.0, 1e18])
+def test_screening_gives_plains_bits_however_close_centers_are(scale: float, spread: float) -> None:
+    """Spread is how far the centres lie apart, in their own size: from clear to ties."""
+    rng = np.random.default_rng(8)
+    for dims, padding, limit in ((64, 0, 227 << 10), (100, 1, 227 << 10), (128, 4, 80 << 10)):
+        values = rng.standard_normal((140, dims)) * scale
+        values[11, 2], values[12, 0], values[139, dims - 1] = np.nan, 3e38, np.inf
+        x = store(values, "float32")
+        c = store((rng.standard_normal(dims) + spread * rng.standard_normal((75, dims))) * scale, "float32")
+        plain, screened = nearest_center(x, c, "PLAIN", padding), nearest_center(x, c, "SCREEN", padding, 1, limit)
+        assert np.array_equal(plain.index, screened.index) and plain.invalid == screened.invalid >= 2
+        assert np.array_equal(plain.distance, screened.distance, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,7 +154,15 @@ def test_a_row_is_invalid_whatever_the_signs_of_the_centers(dtype: str, method: 
 
 
 @pytest.mark.parametrize(
-    ("dtype", "method"), [("float32", "PLAIN"), ("float32", "TILED"), ("bfloat16", "TILED"), ("bfloat16", "MMA")]
+    ("dtype", "method"),
+    [
+        ("float32", "PLAIN"),
+        ("float32", "TILED"),
+        ("float32", "SCREEN"),
+        ("bfloat16", "TILED"),
+        ("bfloat16", "MMA"),
+        ("bfloat16", "STREAM"),
+    ],
 )
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_tiny_and_huge_values(scale: float, dtype: str, method: str) -> None:

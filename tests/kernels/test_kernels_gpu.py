@@ -59,6 +59,27 @@ def test_nearest_center_is_the_argmin(dims: int, dtype: torch.dtype, same_type: 
         check_assignment(assigned(x, c), as_numpy(x), as_numpy(c), method)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("dims", sorted({shape[0] for shape in SHAPES}))
+def test_mma_and_stream_agree_in_every_bit(dims: int, dtype: torch.dtype) -> None:
+    for case, (_, centers, rows, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
+        x = padded(randn(100 * rows, dims, dtype=dtype, seed=case), padding)
+        c = centers_like(x, centers, True)
+        mma, stream = (kernels.nearest_center(x, c, return_distance=True, method=method) for method in ("MMA", "STREAM"))
+        assert torch.equal(mma[0], stream[0]) and torch.equal(mma[1], stream[1])
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-4, 1e-6, 0.0])
+@pytest.mark.parametrize("dims", [1, 31, 64, 100, 128])
+def test_screening_gives_plains_bits(dims: int, spread: float) -> None:
+    for centers, padding in ((64, 0), (300, 4), (7, 1)):
+        x = padded(randn(10_000, dims), padding)
+        x[5, 0], x[6, 0] = torch.nan, 3e38
+        c = randn(1, dims, seed=1) + spread * randn(centers, dims, seed=2)
+        plain, screened = (kernels.nearest_center(x, c, return_distance=True, method=method) for method in ("PLAIN", "SCREEN"))
+        assert torch.equal(plain[0], screened[0]) and torch.equal(plain[1].nan_to_num(-1), screened[1].nan_to_num(-1))
+
+
 @pytest.mark.parametrize("same_type", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ties_go_to_the_lowest_index(dtype: torch.dtype, same_type: bool) -> None:

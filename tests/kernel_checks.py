@@ -1,0 +1,191 @@
+"""Checks that the right kernels pass and that each of kernel_mutants.py's wrong ones must fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import trunk_cases
+from kernel_cases import ON_TENSOR_CORES, Stored, assign_vlad, nearest_center, store, vlad, vlad_reference
+
+from gpuannot.kernels.plan import Step
+
+SEEDS = (0, 1, 2, 3)
+
+
+def _whole_numbers(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-4, 5, shape).astype(np.float32)
+
+
+def _check_nearest(method: str, dtype: str, shared_limit: int = 227 * 1024) -> None:
+    """Rows and centres that fill no last tile, three steps of depth, each centre twice: exact for whole numbers."""
+    rng = np.random.default_rng(1)
+    x = store(_whole_numbers(rng, 263, 136), dtype)
+    distinct = _whole_numbers(rng, 65, 136)
+    c = store(np.concatenate([distinct, distinct[::-1]]), dtype if method in ON_TENSOR_CORES else "float32")
+    distances = np.square(x.values[:, None].astype(np.float64) - c.values[None]).sum(2)
+    values = x.values.copy()
+    values[7, 130] = np.inf
+    distances[7] = np.nan
+    for seed in SEEDS:
+        result = nearest_center(store(values, dtype), c, method, padding=8, seed=seed, shared_limit=shared_limit)
+        expected = np.where(np.isnan(distances[:, 0]), -1, distances.argmin(1))
+        assert np.array_equal(result.index, expected)
+        assert np.array_equal(result.distance, distances.min(1), equal_nan=True)
+        assert result.invalid == 1
+    overflowing, mixed = np.zeros((2, 8)), np.zeros((66, 8))
+    overflowing[:, :2], mixed[1::2, :2] = 3e38, (-4, 4)  # scores of 0 and +inf, though x.c is 0
+    result = nearest_center(store(overflowing, dtype), store(mixed, c.dtype), method)
+    assert (result.index == -1).all() and result.invalid == 2
+
+
+def check_plain() -> None:
+    _check_nearest("PLAIN", "float32")
+
+
+def check_tiled() -> None:
+    _check_nearest("TILED", "float32")
+
+
+def check_mma() -> None:
+    _check_nearest("MMA", "bfloat16")
+
+
+def check_stream() -> None:
+    """Also ties and overflows that one lane meets alone: centres 8 apart, in one tile of 16 and in several."""
+    _check_nearest("STREAM", "bfloat16")
+    rng = np.random.default_rng(7)
+    x, distinct = store(_whole_numbers(rng, 40, 64), "bfloat16"), _whole_numbers(rng, 8, 64)
+    result = nearest_center(x, store(np.tile(distinct, (5, 1)), "bfloat16"), "STREAM")
+    assert np.array_equal(result.index, np.square(x.values[:, None].astype(np.float64) - distinct).sum(2).argmin(1))
+    for overflowing in (3, 11):
+        x, c = np.zeros((2, 8)), np.zeros((16, 8))
+        x[1, :2], c[overflowing, :2] = 3e38, (-4, 4)
+        assert nearest_center(store(x, "bfloat16"), store(c, "bfloat16"), "STREAM").index.tolist() == [0, -1]
+
+
+def check_stream_in_parts() -> None:
+    _check_nearest("STREAM", "bfloat16", shared_limit=48 * 1024)
+
+
+def check_screen() -> None:
+    """Codebooks in which fmaf alone tells centres apart, or bfloat16 does not, to plain's bits; rows that only plain may judge."""
+    rng = np.random.default_rng(10)
+
+    def near(c: np.ndarray, spread: float = 3e-7) -> np.ndarray:
+        return c + spread * rng.standard_normal(c.shape)
+
+    values = rng.standard_normal((140, 68))
+    values[5, 67], values[6, 0], values[139, 1] = np.nan, 3e38, 1e17
+    d = rng.standard_normal((4, 8, 68))
+    codebooks = [
+        np.concatenate([d[0], near(d[0])]),  # close ones a lane's two of one tile,
+        np.concatenate([d[0], d[1], near(d[0]), d[2]]),  # its of two tiles,
+        near(np.repeat(d[0], 2, axis=0)),  # and those of two lanes
+        *(near(np.tile(d[3, :1], (75, 1)), spread) for spread in (3e-2, 1e-2, 3e-3, 0.0)),
+    ]
+    for seed, codebook in enumerate(codebooks):
+        x, c = store(values, "float32"), store(codebook, "float32")
+        plain, screened = nearest_center(x, c, "PLAIN", padding=4), nearest_center(x, c, "SCREEN", padding=4, seed=seed)
+        assert np.array_equal(plain.index, screened.index) and plain.invalid == screened.invalid
+        assert np.array_equal(plain.distance, screened.distance, equal_nan=True)
+    # A row that bfloat16 rounds past the middle of two centres.
+    middle = np.full((1, 64), 1.0038)
+    either = store(np.concatenate([middle - 0.104, middle + 0.1]), "float32")
+    assert nearest_center(store(middle, "float32"), either, "SCREEN").index == [1]
+    huge = np.zeros((1, 32))
+    huge[0, :2] = 1.2e19  # one of its scores overflows, |x|^2 does not
+    assert nearest_center(store(huge, "float32"), store(np.concatenate([0 * huge, -huge]), "float32"), "SCREEN").index == [-1]
+
+
+def _vlad_case() -> tuple[Stored, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    labels = rng.integers(-1, 41, (2, 100))
+    labels[0, :50] = 3  # more than one round of loads
+    return store(_whole_numbers(rng, 2, 100, 20), "float32"), labels, _whole_numbers(rng, 40, 20)
+
+
+def check_vlad_kernel() -> None:
+    """Several chunks; sums of whole numbers exactly; normalised within rounding; the same bits for every order of threads."""
+    x, labels, c = _vlad_case()
+    exact = vlad_reference(x.values, labels, c, Step(0))
+    for seed in SEEDS:
+        out, skipped = vlad(x, labels, c, Step(0), padding=4, seed=seed, chunk=64)
+        assert np.array_equal(out, exact)
+        assert np.array_equal(skipped, ((labels < 0) | (labels >= 40)).sum(1))
+    chain = Step.MASS | Step.INTRA | Step.SIGNED_SQRT | Step.L2
+    values = store(np.random.default_rng(3).standard_normal(x.values.shape), "float32")
+    first, _ = vlad(values, labels, c, chain, chunk=64)
+    assert np.abs(first - vlad_reference(values.values, labels, c, chain)).max() < 1e-6
+    for seed in SEEDS[1:]:
+        assert np.array_equal(vlad(values, labels, c, chain, seed=seed, chunk=64)[0], first)
+
+
+def check_vlad_split() -> None:
+    """Blocks that share an image, the last with fewer centres than the others."""
+    x, labels, c = _vlad_case()
+    for seed in SEEDS:
+        out, _ = vlad(x, labels, c, Step.L2, seed=seed, centers_per_block=17)
+        assert np.abs(out - vlad_reference(x.values, labels, c, Step.L2)).max() < 1e-6
+
+
+def check_patch_order() -> None:
+    """Values of many magnitudes: their float32 sum shows the order in which they were added."""
+    rng = np.random.default_rng(4)
+    x = store(rng.standard_normal((1, 90, 4)) * 10.0 ** rng.integers(-4, 5, (1, 90, 4)), "float32")
+    labels = rng.integers(0, 2, (1, 90))
+    in_order = np.zeros((2, 4), np.float32)
+    for patch, label in enumerate(labels[0]):
+        in_order[label] += x.values[0, patch]
+    for seed in SEEDS:
+        out, _ = vlad(x, labels, np.zeros((2, 4), np.float32), Step(0), seed=seed)
+        assert np.array_equal(out.reshape(2, 4), in_order)
+
+
+def _check_assign(method: str, dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    x = store(_whole_numbers(rng, 2, 300, 72), dtype)
+    values = x.values.copy()
+    values[1, 290, 70] = np.nan
+    c = store(np.repeat(_whole_numbers(rng, 36, 72), 2, axis=0), dtype if method == "MMA" else "float32")
+    labels = np.square(values[:, :, None].astype(np.float64) - c.values).sum(3).argmin(2)
+    labels[1, 290] = -1
+    finite = np.nan_to_num(values)
+    for seed in SEEDS:
+        out, skipped = assign_vlad(store(values, dtype), c, Step(0), method, padding=8, seed=seed)
+        assert np.array_equal(out, vlad_reference(finite, labels, c.values, Step(0)))
+        assert np.array_equal(skipped, [0, 1])
+    out, _ = assign_vlad(store(values, dtype), c, Step.L2, method, padding=8, seed=1)
+    assert np.abs(out - vlad_reference(finite, labels, c.values, Step.L2)).max() < 1e-6
+
+
+def check_assign_tiled() -> None:
+    _check_assign("TILED", "float32")
+
+
+def check_assign_mma() -> None:
+    _check_assign("MMA", "bfloat16")
+
+
+def check_max_pool() -> None:
+    """Vectors and single elements, an odd row and column, more than a block in y; NaN in each place; the first of a tie."""
+    rng = np.random.default_rng(8)
+    for shape in ((2, 5, 7, 24), (1, 3, 2, 515)):
+        values = store(rng.standard_normal(shape), "bfloat16").values.copy()
+        for square in range(4):
+            values[0, square // 2, square % 2, square] = np.nan
+        result = trunk_cases.max_pool(store(values, "bfloat16"), padding=8)
+        assert np.array_equal(result, trunk_cases.pooled(values), equal_nan=True)
+    zeros = np.zeros((1, 2, 2, 8), np.float32)
+    zeros[0, 0, 0] = -0.0
+    assert np.signbit(trunk_cases.max_pool(store(zeros, "bfloat16"))).all()
+
+
+def check_normalise_pixels() -> None:
+    rng = np.random.default_rng(9)
+    scale, offset = np.array([0.017, 1.0, 1 / 57.4], np.float32), np.array([-2.1, -123.68, 1e-3], np.float32)
+    for width, channels in ((6, 4), (5, 4), (6, 8), (600, 8)):
+        if width == 600:
+            scale, offset = np.ones(3, np.float32), np.full(3, 256, np.float32)  # every odd byte lies half-way
+        images = rng.integers(0, 256, (2, 3, 3, width), np.uint8)
+        for planes in (True, False):
+            out = trunk_cases.normalise_pixels(images, scale, offset, channels, "bfloat16", planes)
+            assert np.array_equal(out, trunk_cases.normalised(images, scale, offset, channels, "bfloat16"))
