@@ -126,7 +126,7 @@ def source_rows(setting: Setting, annotator: Annotator, contents: list[bytes]) -
                 variants,
                 items=len(contents),
                 work=len(contents) * TRUNK_FLOP,
-                dtype={OURS: str(annotator.encoder.trunk.dtype).removeprefix("torch.")},
+                dtype={OURS: annotator.encoder.trunk.arithmetic},
                 agreement=lambda answer: _same_words(getattr(answer, "index", answer), expected),
             )
 
@@ -134,7 +134,7 @@ def source_rows(setting: Setting, annotator: Annotator, contents: list[bytes]) -
 def measure(setting: Setting) -> Iterator[Row]:
     annotator = fitted(setting.device, setting.seed)
     generator = torch.Generator().manual_seed(setting.seed)
-    kind = str(annotator.encoder.trunk.dtype).removeprefix("torch.")
+    kind = annotator.encoder.trunk.arithmetic
     plain = plain_program(annotator)
     batches = setting.pick([1, 4, 16], [64, 128, 256, 512], [2])
     for batch in batches:

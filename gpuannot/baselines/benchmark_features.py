@@ -144,7 +144,7 @@ class BenchmarkFeatures:
 
     def _trunk_key(self) -> tuple[Any, ...]:
         encoder = self._model.encoder
-        return encoder.weights.sha256, str(encoder.trunk.dtype), self.config.input_size, self.config.interpolation
+        return encoder.weights.sha256, f"torch.{encoder.trunk.arithmetic}", self.config.input_size, self.config.interpolation
 
     def _kept(self, key: Any, split: LabelledImages, compute: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         return cached_arrays((key, versions()["gpuannot"]), split, compute, self.cache)

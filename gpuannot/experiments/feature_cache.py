@@ -39,7 +39,7 @@ def cached_features(
         DataError: an image cannot be read: a benchmark with images missing would not be that benchmark.
     """
     config, trunk = encoder.config, encoder.trunk
-    key = (trunk.weights_sha256, trunk.layer, trunk.relu, str(trunk.dtype), config.input_size, config.interpolation)
+    key = (trunk.weights_sha256, trunk.layer, trunk.relu, f"torch.{trunk.arithmetic}", config.input_size, config.interpolation)
     folder = _place(split, cache, key)
     store = DiskStore.open(folder)
     if store is not None and len(store) == len(split):

@@ -120,7 +120,7 @@ def reproduce(
         "dataset": name,
         "images": {"train": len(train), "test": len(test)},
         "config": config.to_dict(),
-        "trunk": {"weights_sha256": first.weights.sha256, "dtype": str(first.trunk.dtype).removeprefix("torch.")},
+        "trunk": {"weights_sha256": first.weights.sha256, "dtype": first.trunk.arithmetic},
         "k": k,
         "environment": record(),
         "seconds": {step: round(value, 1) for step, value in seconds.items()},

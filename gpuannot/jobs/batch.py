@@ -168,7 +168,7 @@ def annotate_batch(
         threshold=threshold,
         confidence=model.has_confidence,
         device=model.device.type,
-        trunk_dtype=str(model.encoder.trunk.dtype).removeprefix("torch."),
+        trunk_dtype=model.encoder.trunk.arithmetic,
         batch_size=model.config.batch_size,
         decoder=decoder,
         cpu_share=cpu_share,

@@ -204,7 +204,7 @@ def annotate_part(job: BatchJob, number: int, again: bool) -> PartResult:
     with _working(job):
         _check_ticket(job)
         model, folder = _model(job), PartFolder(job.folder).open(job.base)
-        found = str(model.encoder.trunk.dtype).removeprefix("torch.")
+        found = model.encoder.trunk.arithmetic
         if found != folder.settings.trunk_dtype:
             raise ClusterError(
                 f"a worker would run the trunk in {found}, the run was begun in {folder.settings.trunk_dtype}: use machines of one "

@@ -73,7 +73,7 @@ def on_cluster(
     """
     check_options(workers, scheduler, dashboard)
     weights, trunk = model.encoder.weights, model.encoder.trunk
-    job = FitJob(secrets.token_hex(8), model.config, model.device.type, str(trunk.dtype), weights.sha256)
+    job = FitJob(secrets.token_hex(8), model.config, model.device.type, trunk.arithmetic, weights.sha256)
     with connect(workers, scheduler, model.device, dashboard=dashboard) as cluster:
         try:
             yield OnCluster(model, cluster, job, _Images(sources, labels, tuple(vocabulary), learn_from, others), progress)

@@ -230,9 +230,9 @@ def _encoder(job: FitJob, learnt: Learnt | None = None) -> Encoder:
         if key not in _encoders:
             _encoders.clear()
             encoder = Encoder(job.config, device=job.device)
-            if (encoder.weights.sha256, str(encoder.trunk.dtype)) != (job.weights_sha256, job.dtype):
+            if (encoder.weights.sha256, encoder.trunk.arithmetic) != (job.weights_sha256, job.dtype):
                 raise ClusterError(
-                    f"the worker at {_address()} has other trunk weights or another dtype ({encoder.trunk.dtype}) than this "
+                    f"the worker at {_address()} has other trunk weights or another dtype ({encoder.trunk.arithmetic}) than this "
                     f"machine ({job.dtype}): give all the same weights, and state trunk_dtype"
                 )
             _encoders[key] = encoder

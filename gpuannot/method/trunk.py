@@ -3,7 +3,8 @@
 The features come as a (B, P, C) **view** of channels-last memory: every convolution runs channels-last, so that the C values of
 one position lie together and no transpose is ever made. Bias and ReLU run inside the convolution (oneDNN, cuDNN).
 
-On CPUs with bfloat16 instructions (AVX-512 BF16, AMX) the trunk runs in bfloat16 with float32 accumulation, else in float32.
+On CPUs with bfloat16 instructions (AVX-512 BF16, AMX) the trunk runs in bfloat16 with float32 accumulation, else in float32; where
+that is asked for and the CPU has instructions for it, in int8.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from torch.nn import functional
 
 from ..errors import DeviceError, InvalidArgumentError
 from ..system.device import cpu_has_bfloat16
-from .weights import CONVOLUTIONS, TrunkWeights, load_weights
+from . import int8
+from .weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, load_weights
 
 # Activations of one image in conv1 are 6.4 MB in bfloat16: a few images at a time keep the working set near the caches, which
 # is faster on CPUs than one large batch (benchmarks/bench_trunk.py) and bounds memory whatever the batch.
 _CPU_CHUNK = 4
+_INT8_CHUNK = 16  # a call costs more, an activation half as much
 
 _Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
-#: Convolution layer → the pooling that follows it.
-POOLS_AFTER = {"conv1_2": "pool1", "conv2_2": "pool2", "conv3_3": "pool3", "conv4_3": "pool4", "conv5_3": "pool5"}
 _KERNEL_DEVICES = ("cuda",)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -57,16 +58,26 @@ def split_layers(layer: str) -> tuple[str, ...]:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The trunk's arithmetic for ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"`` on ``device``."""
-    if dtype == "auto":
+    """The features' type for ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"`` on ``device``.
+
+    ``"int8"`` gives bfloat16 on processors that multiply int8 in hardware, and is ``"auto"`` elsewhere.
+    """
+    if runs_int8(dtype, device):
+        return torch.bfloat16
+    if dtype in ("auto", "int8"):
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
         return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     if dtype not in _DTYPES:
-        raise InvalidArgumentError(f"trunk dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}")
+        raise InvalidArgumentError(f"trunk dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}, int8")
     if dtype == "float16" and device.type == "cpu":
         raise DeviceError("float16 on a CPU is slower and less exact than float32; choose auto, bfloat16 or float32")
     return _DTYPES[dtype]
+
+
+def runs_int8(dtype: str, device: torch.device) -> bool:
+    """Whether a trunk of ``dtype`` multiplies int8 on ``device``."""
+    return dtype == "int8" and device.type == "cpu" and int8.supported()
 
 
 class Trunk(nn.Module):
@@ -79,7 +90,8 @@ class Trunk(nn.Module):
         layer: ``conv1_1`` … ``conv5_3`` or ``pool1`` … ``pool5``, or several joined by ``+``: their channels lie side by side, in
             the order of the network.
         relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
-        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only).
+        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only), or ``int8``
+            (:class:`~gpuannot.method.int8.Int8Layers`; as ``auto`` where the device does not multiply int8).
         device: where it runs.
         kernel_pooling: on CUDA, pool by ``kernels.max_pool`` instead of torch, which also writes indices. The same bits.
         pixel_channels: 3; or, on CUDA, 4 or 8: bytes are normalised and padded to so many channels by one kernel instead of torch's
@@ -87,6 +99,7 @@ class Trunk(nn.Module):
 
     Attributes:
         layer_channels: channels of each layer; ``channels`` is their sum.
+        dtype: the features' type. arithmetic: what convolutions multiply, ``int8`` or the name of that type.
 
     Raises:
         ValueError: an unknown layer, layers of different strides, several before their ReLU, or another number of pixel channels.
@@ -113,6 +126,8 @@ class Trunk(nn.Module):
         self.layer, self.relu, self.weights_sha256 = "+".join(self.layers), relu or last.startswith("pool"), weights.sha256
         self.device = torch.device(device)
         self.dtype = resolve_dtype(dtype, self.device)
+        in_int8 = runs_int8(dtype, self.device)
+        self.arithmetic = "int8" if in_int8 else str(self.dtype).removeprefix("torch.")
         self.features, ends = _build(weights, last, self.relu)
         self.pixel_channels = pixel_channels
         _put_kernels(self.features, kernel_pooling, pixel_channels, self.device)
@@ -129,7 +144,8 @@ class Trunk(nn.Module):
         )
         self.register_buffer("pixel_scale", (1 / std).view(1, 3, 1, 1).to(self.device), persistent=False)
         self.register_buffer("pixel_offset", (-mean / std).view(1, 3, 1, 1).to(self.device), persistent=False)
-        self._fused = _fuse(self.features, self.device, self.dtype)
+        self._int8 = int8.Int8Layers(weights, self.layers, self.relu) if in_int8 else None
+        self._fused = None if in_int8 else _fuse(self.features, self.device, self.dtype)
 
     def positions(self, height: int, width: int) -> int:
         """P, the number of local features of a height × width image: 196 for conv5_2 at 224 × 224."""
@@ -154,10 +170,11 @@ class Trunk(nn.Module):
         if self.device.type == "cpu":
             batch, height, width = images.shape[0], images.shape[2] // self.stride, images.shape[3] // self.stride
             features = torch.empty((batch, height, width, self.channels), dtype=self.dtype)
-            for start in range(0, batch, _CPU_CHUNK):
+            chunk = _CPU_CHUNK if self._int8 is None else _INT8_CHUNK
+            for start in range(0, batch, chunk):
                 channel = 0
-                for part in self._features(images[start : start + _CPU_CHUNK]):
-                    features[start : start + _CPU_CHUNK, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
+                for part in self._features(images[start : start + chunk]):
+                    features[start : start + chunk, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
                     channel += part.shape[1]
         else:
             # Deterministic algorithms, and float32 that is float32, whatever the caller has set for training.
@@ -168,6 +185,8 @@ class Trunk(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """(B, C, H', W') of each layer."""
+        if self._int8 is not None:
+            return self._int8(images)
         normalised = self._normalised(images)
         run = self._fused or self.features
         if len(self._taps) == 1:

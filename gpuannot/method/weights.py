@@ -47,6 +47,8 @@ CONVOLUTIONS: tuple[tuple[str, str, int, int], ...] = (
     ("conv5_3", "features.28", 512, 512),
 )
 
+#: Convolution layer → the pooling that follows it.
+POOLS_AFTER = {"conv1_2": "pool1", "conv2_2": "pool2", "conv3_3": "pool3", "conv4_3": "pool4", "conv5_3": "pool5"}
 #: Networks whose weights can be read, as torchvision calls them → as their authors do.
 NETWORKS = {"vgg16": "VGG-16", "alexnet": "AlexNet"}
 

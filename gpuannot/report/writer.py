@@ -321,7 +321,7 @@ def model_facts(annotator: Annotator) -> dict[str, Any]:
         "words": len(annotator.bank_.known),
         "values of an image vector": annotator.encoder.dimension,
         "trunk weights, SHA-256": annotator.encoder.weights.sha256,
-        "trunk arithmetic": str(annotator.encoder.trunk.dtype).removeprefix("torch."),
+        "trunk arithmetic": annotator.encoder.trunk.arithmetic,
         "device": str(annotator.device),
     }
 

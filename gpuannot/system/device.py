@@ -56,6 +56,15 @@ def cpu_has_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))
 
 
+def cpu_has_int8() -> bool:
+    """Whether this processor multiplies int8 in hardware (AVX-512 VNNI, AVX VNNI, AMX)."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if capabilities:
+        return any(bool(capabilities.get(name)) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    probes = ("_is_vnni_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))
+
+
 @cache
 def cuml_module(name: str) -> Any | None:
     """``cuml.<name>``, or None with a warning, once, that torch fits in its place."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .device import cpu_has_bfloat16
+from .device import cpu_has_bfloat16, cpu_has_int8
 from .threads import cpus
 from .version import __version__
 
@@ -41,14 +41,20 @@ def versions(others: Iterable[str] = ()) -> dict[str, str]:
 
 
 def processor() -> dict[str, Any]:
-    """The CPU: its model name, usable cores, torch's threads, and whether it multiplies bfloat16 in hardware."""
+    """The CPU: its model name, usable cores, torch's threads, and whether it multiplies bfloat16 and int8 in hardware."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return {"model": model, "cores": cpus(), "torch_threads": torch.get_num_threads(), "bfloat16": cpu_has_bfloat16()}
+    return {
+        "model": model,
+        "cores": cpus(),
+        "torch_threads": torch.get_num_threads(),
+        "bfloat16": cpu_has_bfloat16(),
+        "int8": cpu_has_int8(),
+    }
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -95,6 +101,8 @@ def missing() -> dict[str, str]:
                 advice[module] = f"needed for {use}; install gpuannot[cuda{generation}]"
     if not cpu_has_bfloat16():
         advice["bfloat16"] = "this processor has no bfloat16 instructions, so the trunk runs in float32 on it, 2 to 3 times slower"
+    if not cpu_has_int8():
+        advice["int8"] = "this processor has no int8 instructions, so trunk_dtype=int8 is as auto on it"
     return advice
 
 

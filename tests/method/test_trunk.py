@@ -288,7 +288,7 @@ def test_float16_on_a_cpu_is_refused(weights: TrunkWeights) -> None:
         Trunk(weights, "conv1_1", dtype="float16")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bf16", "", "int8"])
+@pytest.mark.parametrize("dtype", ["float64", "bf16", "", "uint8"])
 def test_unknown_arithmetic(weights: TrunkWeights, dtype: str) -> None:
     with pytest.raises(ValueError, match=f"trunk dtype '{dtype}' is unknown; choose auto, float32, bfloat16, float16"):
         Trunk(weights, "conv1_1", dtype=dtype)
