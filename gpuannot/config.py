@@ -180,8 +180,8 @@ class AnnotatorConfig:
     relu: bool = True
     """Take a convolution layer's output after its ReLU."""
     trunk_dtype: str = "auto"
-    """``auto`` (bfloat16 where the device multiplies it in hardware), ``float32``, ``bfloat16``, ``float16`` (CUDA) or ``int8``: up to
-    twice as fast on CPUs that multiply it in hardware, with features 3% away; elsewhere as ``auto``."""
+    """``auto`` (bfloat16 where the device multiplies it in hardware), ``float32``, ``bfloat16``, ``float16`` (CUDA) or ``int8``: on
+    CPUs that multiply it in hardware up to twice as fast, with features 3% away; elsewhere as ``auto``."""
     input_size: int = 224
     """Images are warped to input_size × input_size pixels."""
     interpolation: str = "bicubic"

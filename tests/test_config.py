@@ -141,7 +141,7 @@ def test_choices(name: str, value: Any, known: str) -> None:
         AnnotatorConfig(**{name: value})
 
 
-@pytest.mark.parametrize("value", ["int8", "Auto", "", None, "bf16"])
+@pytest.mark.parametrize("value", ["uint8", "Auto", "", None, "bf16"])
 def test_the_trunks_arithmetic_is_checked_before_a_trunk_is_built(value: Any) -> None:
     with pytest.raises(ValueError, match=f"trunk_dtype {value!r} is unknown; choose one of auto, float32, bfloat16, float16"):
         AnnotatorConfig(trunk_dtype=value)
