@@ -78,6 +78,7 @@ def test_sums_on_the_gpu_are_those_of_the_cpu(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(device.finish().matrix_, host.finish().matrix_, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.filterwarnings("ignore:cuML is not usable")
 def test_cuml_finds_the_same_components(rng: np.random.Generator) -> None:
     if cuml_module("decomposition") is None:
         pytest.skip("cuML is not installed")
