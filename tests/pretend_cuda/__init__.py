@@ -1,8 +1,8 @@
 """A CUDA device that is not there: the CUDA side of the library, run on a machine without a GPU and held to a GPU's rules.
 
 Inside ``with PretendCuda():`` there are two CUDA devices. Their tensors say ``cuda:0`` or ``cuda:1`` and hold their values on the
-CPU. In the place of CuPy stands one that runs the ``.cu`` files by ``cuda_on_cpu``, so that the loader, its checks, plans, streams and
-addresses are the library's own. Of torch the names in ``device`` are replaced; of the library its reading of weights alone.
+CPU. In the place of CuPy stands one that runs the ``.cu`` files by ``cuda_on_cpu``, so that the loader, its checks, plans and
+streams are the library's own. Of torch the names in ``device`` are replaced; of the library its reading of weights alone.
 
 What a GPU refuses, or gets wrong without a word, raises here:
 
