@@ -145,7 +145,9 @@ def measure(setting: Setting) -> Iterator[Row]:
         exact = _float32_words(annotator, images[:8])
         variants: dict[str, Any] = {OURS: partial(annotator.annotate_tensor, images, K), PLAIN: partial(plain, images)}
         if setting.gpu:
-            variants["gpuannot, CUDA graph"] = annotator.capture(tuple(images.shape), K).replay  # type: ignore[arg-type]
+            graph = annotator.capture(tuple(images.shape), K)  # type: ignore[arg-type]
+            graph.images.copy_(images)
+            variants["gpuannot, CUDA graph"] = graph.replay
             if batch > 64:
                 variants[PLAIN] = Missing("its VLAD loop over images runs on the CPU; see the batch of 64")
         yield from measure_rows(

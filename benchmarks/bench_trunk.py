@@ -54,6 +54,8 @@ def variants(setting: Setting, weights: TrunkWeights) -> dict[str, tuple[Any, st
     }
     if short == "bfloat16":
         last = eager(weights, torch.bfloat16, torch.channels_last, device)
+        if setting.gpu:
+            found["gpuannot, cuDNN's fused convolution"] = (Trunk(weights, device=device, cudnn_fused=True), short)
         found["gpuannot float32"] = (Trunk(weights, dtype="float32", device=device), "float32")
         found["eager bfloat16 channels-last"] = (last, short)
         found["compiled bfloat16 channels-last"] = (compiled(last, quick=quick), short)

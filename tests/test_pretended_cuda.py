@@ -41,6 +41,19 @@ def test_the_walk_stops_at_each_mutation() -> None:
     assert found == {name: mutation.error for name, mutation in MUTATIONS.items()}
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_choice_of_the_caller_reaches_products_and_convolutions(setting: str) -> None:
+    in_a_process("pretend_cuda.rules:precision", setting)
+
+
+def test_a_model_on_another_device_than_the_current_one() -> None:
+    in_a_process("pretend_cuda.rules:second_device")
+
+
+def test_cupy_13() -> None:
+    in_a_process("pretend_cuda.rules:old_cupy")
+
+
 def test_launches_and_bytes_after_the_trunk_are_the_tables() -> None:
     in_a_process("after_trunk:check")
 

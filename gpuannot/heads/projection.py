@@ -103,7 +103,7 @@ class JointProjection:
             length = np.linalg.norm(given, axis=1, keepdims=True)
             return torch.from_numpy(given / np.where(length > 0, length, np.float32(1)))
         mean, matrix = self._on(vectors.device)
-        projected = (vectors - mean) @ matrix
+        projected = product(vectors - mean, matrix)
         norm = torch.linalg.vector_norm(projected, dim=1, keepdim=True)
         return projected / torch.where(norm > 0, norm, 1.0)
 

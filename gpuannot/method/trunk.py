@@ -1,7 +1,8 @@
 """VGG-16 up to a named layer: RGB bytes in, local convolution features out (the paper's F, by default conv5_2).
 
 The features come as a (B, P, C) **view** of channels-last memory: every convolution runs channels-last, so that the C values of
-one position lie together and no transpose is ever made. Bias and ReLU run inside the convolution (oneDNN, cuDNN).
+one position lie together and no transpose is ever made. On a CPU bias and ReLU run inside the convolution (oneDNN), on a GPU where
+that is asked for (cuDNN).
 
 On CPUs with bfloat16 instructions (AVX-512 BF16, AMX) the trunk runs in bfloat16 with float32 accumulation, else in float32.
 """
@@ -80,6 +81,8 @@ class Trunk(nn.Module):
         relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only).
         device: where it runs.
+        cudnn_fused: on CUDA in 16 bits, bias and ReLU inside cuDNN's convolution: less memory traffic, by algorithms that need not
+            give the same bits twice.
 
     Attributes:
         layer_channels: channels of each layer; ``channels`` is their sum.
@@ -96,6 +99,7 @@ class Trunk(nn.Module):
         relu: bool = True,
         dtype: str = "auto",
         device: str | torch.device = "cpu",
+        cudnn_fused: bool = False,
     ) -> None:
         super().__init__()
         self.layers = split_layers(layer)
@@ -120,7 +124,7 @@ class Trunk(nn.Module):
         )
         self.register_buffer("pixel_scale", (1 / std).view(1, 3, 1, 1).to(self.device), persistent=False)
         self.register_buffer("pixel_offset", (-mean / std).view(1, 3, 1, 1).to(self.device), persistent=False)
-        self._fused = _fuse(self.features, self.device, self.dtype)
+        self._fused = _fuse(self.features, self.device, self.dtype, cudnn_fused)
 
     def positions(self, height: int, width: int) -> int:
         """P, the number of local features of a height × width image: 196 for conv5_2 at 224 × 224."""
@@ -151,10 +155,8 @@ class Trunk(nn.Module):
                     features[start : start + _CPU_CHUNK, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
                     channel += part.shape[1]
         else:
-            # Deterministic algorithms, and float32 that is float32, whatever the caller has set for training.
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                parts = self._features(images)
-                features = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
+            parts = self._features(images)
+            features = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
         return features.flatten(1, 2)
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -230,7 +232,7 @@ def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential
 
 
 class _Fused:
-    """The same layers with bias and ReLU inside the convolution, weights packed once where the library packs them."""
+    """The same layers, convolution with bias and ReLU as one step, weights packed once where the library packs them."""
 
     def __init__(self, features: nn.Sequential, pack: Callable[[Tensor], Tensor], convolve: _Convolve) -> None:
         self.convolve = convolve
@@ -260,14 +262,15 @@ class _Fused:
         return parts
 
 
-def _fuse(features: nn.Sequential, device: torch.device, dtype: torch.dtype) -> _Fused | None:
+def _fuse(features: nn.Sequential, device: torch.device, dtype: torch.dtype, cudnn_fused: bool) -> _Fused | None:
     """None where there is no fused operator: the plain modules then serve, a little slower."""
     # In float32 too: torch's own module runs one small image alone by another algorithm than several, with other bits.
     if device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         supported = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return _Fused(features, _pack_onednn, _convolve_onednn) if supported else None
-    if device.type == "cuda" and dtype != torch.float32 and hasattr(torch, "cudnn_convolution_relu"):
-        return _Fused(features, lambda weight: weight, _convolve_cudnn) if torch.backends.cudnn.is_available() else None
+    if device.type == "cuda":
+        cudnn_fused = cudnn_fused and dtype != torch.float32 and hasattr(torch, "cudnn_convolution_relu")
+        return _Fused(features, lambda weight: weight, _convolve_cudnn if cudnn_fused else _convolve_cuda)
     return None
 
 
@@ -279,7 +282,14 @@ def _convolve_onednn(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Ten
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu" if relu else "none", [], "")
 
 
+def _convolve_cuda(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    # The last four: no search for the fastest algorithm, deterministic ones, cuDNN, no TF32. torch's other functions take them from
+    # settings of the process, which are the caller's and cannot always be read.
+    found = torch._convolution(x, weight, bias, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, False, True, True, False)
+    return found.relu_() if relu else found
+
+
 def _convolve_cudnn(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     if not relu:
-        return functional.conv2d(x, weight, bias, padding=1)
+        return _convolve_cuda(x, weight, bias, relu)
     return torch.cudnn_convolution_relu(x, weight, bias, [1, 1], [1, 1], [1, 1], 1)

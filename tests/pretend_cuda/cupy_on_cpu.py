@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -87,8 +88,8 @@ class _State:
         self.stream: PretendedStream | None = None
 
 
-def module(streams: Streams) -> ModuleType:
-    """A module to stand at ``sys.modules["cupy"]``."""
+def module(streams: Streams, version: int = 14) -> ModuleType:
+    """A module to stand at ``sys.modules["cupy"]``, of a major version."""
     state = _State(streams)
 
     class Device:
@@ -107,13 +108,6 @@ def module(streams: Streams) -> ModuleType:
         def __init__(self, stream: PretendedStream) -> None:
             self._stream = stream
 
-        @classmethod
-        def from_external(cls, stream: Any) -> Stream:
-            version, handle = stream.__cuda_stream__()
-            if version != 0:
-                raise RuntimeError(f"__cuda_stream__ of version {version}")
-            return cls(streams.of_handle(handle))
-
         def __enter__(self) -> Stream:
             self._before, state.stream = state.stream, self._stream
             return self
@@ -121,15 +115,30 @@ def module(streams: Streams) -> ModuleType:
         def __exit__(self, *_: object) -> None:
             state.stream = self._before
 
+    def from_external(stream: Any) -> Stream:
+        protocol, handle = stream.__cuda_stream__()
+        if protocol != 0:
+            raise RuntimeError(f"__cuda_stream__ of version {protocol}")
+        return Stream(streams.of_handle(handle))
+
+    def external_stream(handle: int, device_id: int = -1) -> Stream:
+        if version >= 14:
+            warnings.warn("ExternalStream is deprecated; use Stream.from_external", DeprecationWarning, stacklevel=2)
+        if streams.of_handle(handle).device_index != device_id:
+            raise MixedDevices(f"stream {handle:#x} is not of device {device_id}")
+        return Stream(streams.of_handle(handle))
+
+    if version >= 14:
+        Stream.from_external = staticmethod(from_external)  # type: ignore[attr-defined]
     made: Any = ModuleType("cupy")
     made.__spec__ = ModuleSpec("cupy", None)
-    made.__version__ = "14.2.0"
+    made.__version__ = f"{version}.0.0"
     made.RawModule = lambda code, options: _Module(state, code, options)
     made.cuda = SimpleNamespace(
         Device=Device,
         Stream=Stream,
         compiler=SimpleNamespace(CompileException=_Compiled),
         runtime=SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13000),
-        ExternalStream=lambda handle, device_id: Stream(streams.of_handle(handle)),
+        ExternalStream=external_stream,
     )
     return made

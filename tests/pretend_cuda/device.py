@@ -31,13 +31,15 @@ class PretendCuda(AbstractContextManager["PretendCuda"]):
 
     Args:
         devices: how many.
+        cupy: the major version of CuPy.
 
     Attributes:
         streams: the order of their work.
         dispatch: what runs their operators.
     """
 
-    def __init__(self, devices: int = 2) -> None:
+    def __init__(self, devices: int = 2, cupy: int = 14) -> None:
+        self._cupy = cupy
         self.streams = Streams(devices)
         self.dispatch = Dispatch(self.streams)
 
@@ -46,7 +48,7 @@ class PretendCuda(AbstractContextManager["PretendCuda"]):
         self._patches = pytest.MonkeyPatch()
         for target, value in self._names().items():
             self._patches.setattr(target, value, raising=False)
-        self._patches.setitem(sys.modules, "cupy", cupy_on_cpu.module(self.streams))
+        self._patches.setitem(sys.modules, "cupy", cupy_on_cpu.module(self.streams, self._cupy))
         # ``Module.to`` of another kind of tensor puts new parameters in the place of the old, as it must here.
         self._overwritten = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)

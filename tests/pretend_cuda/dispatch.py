@@ -31,11 +31,13 @@ class Ran(NamedTuple):
     Attributes:
         name: of it.
         read, written: CPU or meta tensors that stand for its arguments and results; views of the same memory are not written.
+        arguments: as they are given on the CPU, by position.
     """
 
     name: str
     read: list[torch.Tensor]
     written: list[torch.Tensor]
+    arguments: tuple[Any, ...]
 
 
 class Dispatch(TorchDispatchMode):
@@ -90,7 +92,7 @@ class Dispatch(TorchDispatchMode):
             if index is None and name in _COPIES and _asynchronous(func, args, kwargs):
                 self._arrive_late(stream, args, name, made)
         if self.listener is not None and (written or name in _WAITS) and name not in _ALLOCATES:
-            self.listener(Ran(name, [x.elem for x in there if not any(x is one for one in changed)], written))
+            self.listener(Ran(name, [x.elem for x in there if not any(x is one for one in changed)], written, lowered[0]))
         kept = {id(x.elem): x for x in there}
         return tree_map(lambda x: self._lift(x, index, kept), result)
 
