@@ -63,6 +63,30 @@ def cpu_variants(descriptors: np.ndarray, centers: np.ndarray, quick: bool) -> V
     }
 
 
+def _method(descriptors: Tensor, centers: Tensor) -> str:
+    """What the kernel chooses on this device."""
+    from gpuannot.kernels.plan import assignment_method
+
+    capability = torch.cuda.get_device_capability(descriptors.device)
+    kinds = (str(tensor.dtype).removeprefix("torch.") for tensor in (descriptors, centers))
+    return assignment_method(descriptors.shape[1], *kinds, capability)
+
+
+def by_method(descriptors: Tensor, centers: Tensor, half_norms: Tensor, method: str) -> Tensor:
+    """The kernel by another of its methods than it chooses: ``PLAIN``, ``TILED`` or ``MMA``."""
+    from gpuannot.kernels import launch
+    from gpuannot.kernels.plan import plan_nearest_center
+
+    rows, dims = descriptors.shape
+    centers = centers if method == "MMA" else centers.float()
+    kinds = (str(tensor.dtype).removeprefix("torch.") for tensor in (descriptors, centers))
+    index = torch.empty(rows, dtype=torch.int32, device=descriptors.device)
+    plan = plan_nearest_center(rows, dims, len(centers), *kinds, descriptors.stride(0), method=method)
+    given = {"descriptors": descriptors, "centers": centers, "half_norms": half_norms, "index": index}
+    launch(plan, {**given, "distance": None, "invalid_count": None}, descriptors.device)
+    return index
+
+
 def cuda_variants(descriptors: Tensor, centers: Tensor, quick: bool) -> Variants:
     from gpuannot.kernels import check_centers
     from gpuannot.kernels import nearest_center as kernel
@@ -71,10 +95,12 @@ def cuda_variants(descriptors: Tensor, centers: Tensor, quick: bool) -> Variants
     index = faiss_flat(centers.float().cpu().numpy(), descriptors.device)
     if not isinstance(index, Missing) and descriptors.dtype != torch.float32:
         index = Missing("takes float32 only")
+    other = {"PLAIN": "TILED", "TILED": "PLAIN", "MMA": "TILED"}[_method(descriptors, centers)]
     flash = peer("flash_kmeans.assign_euclid_triton", "flash-kmeans", gpu=True)
     squares = descriptors.float().square().sum(dim=1)[None]  # which its assignment wants ready
     return {
         OURS: partial(kernel, descriptors, centers, checked),
+        f"gpuannot, {other}": partial(by_method, descriptors, centers, checked, other),
         "torch addmm + argmin": partial(product_argmin, descriptors, centers, half_norms),
         "torch cdist + argmin": partial(cdist_argmin, descriptors, centers),
         "torch addmm + argmin, compiled": calls(compiled(product_argmin, quick=quick), descriptors, centers, half_norms),

@@ -69,7 +69,13 @@ class PretendCuda(AbstractContextManager["PretendCuda"]):
     def _names(self) -> dict[str, Any]:
         """What of torch is replaced, and the library's reading of files, which copies below the dispatcher."""
         streams = self.streams
-        properties = SimpleNamespace(total_memory=_MEMORY, name="pretended", multi_processor_count=cupy_on_cpu.MULTIPROCESSORS)
+        properties = SimpleNamespace(
+            name="pretended",
+            total_memory=_MEMORY,
+            multi_processor_count=cupy_on_cpu.MULTIPROCESSORS,
+            major=CAPABILITY[0],
+            minor=CAPABILITY[1],
+        )
         read, generator = weights._read_safetensors, torch.Generator
 
         def read_unseen(path: Any) -> Any:
@@ -116,11 +122,22 @@ class PretendCuda(AbstractContextManager["PretendCuda"]):
             **{f"torch._C.{name}": value for name, value in below.items()},
             "torch.version.cuda": "13.0",
             "torch.backends.cudnn.is_available": lambda: True,
+            "torch.tensor": self._tensor(torch.tensor),
             "torch.Tensor.pin_memory": lambda tensor, *_: tensor,
             "torch.Tensor.cuda": lambda tensor, *_, **__: tensor.to("cuda"),
             "torch.Generator": _class(lambda device="cpu": generator("cpu")),
             "gpuannot.method.weights._read_safetensors": read_unseen,
         }
+
+    @staticmethod
+    def _tensor(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """``torch.tensor``, which copies values to a device below the dispatcher."""
+
+        def made(values: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
+            there = make(values, **options)
+            return there if device is None else there.to(device)
+
+        return made
 
     @staticmethod
     def _forget_kernels() -> None:

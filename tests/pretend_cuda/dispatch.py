@@ -61,13 +61,14 @@ class Dispatch(TorchDispatchMode):
         return self.run(func, args, kwargs or {})
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        given = tree_flatten((args, kwargs))[0]
+        flat = [x for x in given if isinstance(x, torch.Tensor)]
         there = [x for x in flat if isinstance(x, Pretended)]
         device = kwargs.get("device")
         wanted = torch.device(device) if device is not None else None
-        if not there and (wanted is None or wanted.type != "cuda"):
+        if not there and not any(isinstance(x, torch.device) and x.type == "cuda" for x in [*given, wanted]):
             return func(*args, **kwargs)
-        if there and (decomposed := self._decomposed(func, args, kwargs)) is not NotImplemented:
+        if (decomposed := self._decomposed(func, args, kwargs)) is not NotImplemented:
             return decomposed
         name = func._schema.name.removeprefix("aten::")
         if wanted is None:
