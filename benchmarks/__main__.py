@@ -7,7 +7,7 @@ import time
 import traceback
 from pathlib import Path
 
-from benchmarks.common import parser_of, write_if_asked
+from benchmarks.common import keep_if_asked, parser_of, write_if_asked
 from benchmarks.compare import compare, print_comparison, read
 from benchmarks.rows import Row, add_arguments, content, print_rows, setting_of
 from benchmarks.stages import stages
@@ -31,7 +31,9 @@ def main() -> None:
         print(f"{name} …", file=sys.stderr, flush=True)
         found: list[Row] = []
         try:
-            found.extend(measures[name](setting))
+            for row in measures[name](setting):
+                found.append(row)
+                keep_if_asked(parser, arguments, content(setting, [*rows, *found]))
         except Exception as error:  # one benchmark that fails must not lose the others' hour
             traceback.print_exc()
             failed[name] = f"{type(error).__name__}: {error}"

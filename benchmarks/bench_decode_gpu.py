@@ -78,10 +78,12 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing was measured")
         sys.exit(NO_DEVICE)
-    images = 256 if arguments.quick else arguments.images
+    images = 32 if arguments.quick else arguments.images
     device = torch.device("cuda", torch.cuda.current_device())
-    rows = [row for size in SIZES for row in measure(size, images, arguments.batch, arguments.repeats, device)]
-    write_if_asked(parser, arguments, {"cpus": cpus(), "rows": rows})
+    rows: list[dict[str, Any]] = []
+    for size in SIZES[:1] if arguments.quick else SIZES:
+        rows += measure(size, images, arguments.batch, arguments.repeats, device)
+        write_if_asked(parser, arguments, {"cpus": cpus(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def plain_program(annotator: Annotator) -> Callable[[Tensor], Any]:
     """The method as a plain program, in float32 on the annotator's device up to the features and on the CPU after."""
     run = eager(annotator.encoder.weights, torch.float32, torch.contiguous_format, annotator.device)
     matrix, offset = annotator.encoder.transform_.matrix_, annotator.encoder.transform_.offset_
-    centers = annotator.encoder.codebook_.centers
+    (centers,) = annotator.encoder.codebook_.centers  # of the one layer
     half_norms = 0.5 * np.square(centers).sum(axis=1)
     word_vectors = annotator.bank_.vectors().astype(np.float32)
 
@@ -145,7 +145,9 @@ def measure(setting: Setting) -> Iterator[Row]:
         exact = _float32_words(annotator, images[:8])
         variants: dict[str, Any] = {OURS: partial(annotator.annotate_tensor, images, K), PLAIN: partial(plain, images)}
         if setting.gpu:
-            variants["gpuannot, CUDA graph"] = annotator.capture(tuple(images.shape), K).replay  # type: ignore[arg-type]
+            graph = annotator.capture(tuple(images.shape), K)  # type: ignore[arg-type]
+            graph.images.copy_(images)
+            variants["gpuannot, CUDA graph"] = graph.replay
             if batch > 64:
                 variants[PLAIN] = Missing("its VLAD loop over images runs on the CPU; see the batch of 64")
         yield from measure_rows(
@@ -171,7 +173,7 @@ def _float32_words(annotator: Annotator, images: Tensor) -> np.ndarray:
     with torch.inference_mode():
         features = run(images.cpu()).double().numpy()
     descriptors = features @ annotator.encoder.transform_.matrix_.astype(np.float64) + annotator.encoder.transform_.offset_
-    vectors = vlad(descriptors, annotator.encoder.codebook_.centers.astype(np.float64))
+    vectors = vlad(descriptors, annotator.encoder.codebook_.centers[0].astype(np.float64))
     index, _ = WordRanking(annotator.bank_.vectors()).nearest(vectors, K)
     return annotator.bank_.known[index]
 

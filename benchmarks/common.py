@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from threadpoolctl import threadpool_info
 
 from gpuannot.system.environment import record
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 #: ``schema.json`` says what a result file holds; gpuannot.benchmark/2 are those with rows of one form (benchmarks/rows.py).
 SCHEMA = "gpuannot.benchmark/1"
 #: The exit code where a device is asked for that is not there.
@@ -50,8 +51,17 @@ def parser_of(module: str, description: str | None, *, writes: bool = True) -> a
 def write_if_asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace, content: Mapping[str, Any]) -> None:
     """With ``--write``, write the result and print where. The command in it says PATH for paths, which are this machine's."""
     if arguments.write:
-        words = (shlex.quote(re.sub("[^=]*/.*", "PATH", word)) for word in sys.argv[1:])
-        print(write_result(arguments.write, " ".join([parser.prog, *words]), content))
+        print(write_result(arguments.write, _command(parser), content))
+
+
+def keep_if_asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace, content: Mapping[str, Any]) -> None:
+    """:func:`write_if_asked` of what there is so far, which a run that is ended from outside leaves behind."""
+    if arguments.write:
+        write_result(arguments.write, _command(parser), content)
+
+
+def _command(parser: argparse.ArgumentParser) -> str:
+    return " ".join([parser.prog, *(shlex.quote(re.sub("[^=]*/.*", "PATH", word)) for word in sys.argv[1:])])
 
 
 def alternate(
@@ -162,15 +172,22 @@ def libraries() -> dict[str, Any]:
 
 
 def write_result(name: str, command: str, content: Mapping[str, Any]) -> Path:
-    """Write ``results/NAME.json`` with commit, machine, versions and date beside the measurement."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write ``results/NAME.json`` with commit, machine, versions and date beside the measurement, whole at any moment."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result(command, content), indent=2) + "\n")
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(result(command, content), indent=2) + "\n")
+    partial.replace(path)
     return path
 
 
 def result(command: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """A measurement with commit, machine, versions and date beside it; ``content`` may bring a schema of its own."""
-    environment = record(_PEERS)
-    environment["libraries"] = libraries()
+    environment = {**_recorded(), "libraries": libraries()}
     return {"schema": SCHEMA, "command": command, "environment": environment, **content}
+
+
+@cache
+def _recorded() -> dict[str, Any]:
+    """Of this run: a result that is written row by row has the commit and the date of its beginning."""
+    return record(_PEERS)

@@ -1,70 +1,110 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go and without the network: the GPU tests, all benchmarks with the peers that are installed,
-# their charts, and the Corel5k experiment where its images are. Results go to benchmarks/results (or to $RESULTS).
+# What needs a GPU, in steps of at most $SECONDS_A_STEP, without the network. A step writes its results as it goes: what was measured
+# before it was ended from outside is in $RESULTS.
 #
-#   benchmarks/on_gpu.sh                 on a machine with a GPU
-#   benchmarks/on_gpu.sh --dry-run       on any machine: every step is started; those that need a GPU say so and are counted
+#   benchmarks/on_gpu.sh STEP…              on a machine with a GPU
+#   benchmarks/on_gpu.sh                    all steps but corel5k and networks, one after another
+#   benchmarks/on_gpu.sh --dry-run STEP…    small sizes, on any machine: what needs a GPU says so and is counted
+#
+# Steps: environment (versions and the GPU tests), trunk (variants × batches), kernels (nearest centre by each method, VLAD, K-means,
+# against flash-kmeans and others), after-trunk (transform, word sums, ranking), end-to-end, decode, profile, scaling; corel5k, networks.
 #
 # It needs torch for CUDA, CuPy, pytest and this package's other requirements; cuML where PCA and K-means should use it; faiss-gpu,
 # fastkmeans, flash-kmeans and matplotlib where the benchmarks should compare with them and draw.
-# Environment: PYTHON (python3), RESULTS (benchmarks/results), COREL5K (folder of the data set; left out where unset), NETWORKS (fixed
-# or all: also train the networks of the comparison on COREL5K).
+# Environment: PYTHON (python3), RESULTS (benchmarks/results), SECONDS_A_STEP (470), CUML_BUNDLE (cuML packed for a machine that cannot
+# install it: benchmarks/cuml_bundle.py), CUML_FOLDER (where it is unpacked), COREL5K (folder of the data set), NETWORKS (fixed or all).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
-RESULTS=${RESULTS:-benchmarks/results}
-DRY_RUN=0
-[ "${1:-}" = "--dry-run" ] && DRY_RUN=1
+export RESULTS=${RESULTS:-$PWD/benchmarks/results}
+SECONDS_A_STEP=${SECONDS_A_STEP:-470}
+STEPS=(environment trunk kernels after-trunk end-to-end decode profile scaling)
+quick=() once=()
+[ "${1:-}" = "--dry-run" ] && quick=(--quick) once=(--repeats 1) && shift
+[ $# -gt 0 ] && STEPS=("$@")
 mkdir -p "$RESULTS"
 failed=0
 waiting=0
 
-step() { # step NAME COMMAND…: exit code 3 means that there is no GPU
+run() { # run NAME COMMAND…: exit code 3 means that there is no GPU, 124 that the step's time was over
     local name=$1 code=0
     shift
     echo "== $name: $*"
-    "$@" || code=$?
-    if [ "$code" = 3 ] && [ "$DRY_RUN" = 1 ]; then
+    timeout --kill-after=10 "$SECONDS_A_STEP" "$@" || code=$?
+    if [ "$code" = 3 ] && [ ${#quick[@]} -gt 0 ]; then
         waiting=$((waiting + 1))
         echo "-- $name: waits for a GPU"
+    elif [ "$code" = 124 ]; then
+        failed=$((failed + 1))
+        echo "-- $name: not done in $SECONDS_A_STEP s; what was measured is kept"
     elif [ "$code" != 0 ]; then
         failed=$((failed + 1))
         echo "-- $name: FAILED ($code)"
     fi
 }
 
+benchmarks() { # benchmarks STEP NAME…
+    local step=$1
+    shift
+    run "$step" "$PYTHON" -m benchmarks --device cuda ${quick[@]+"${quick[@]}"} ${once[@]+"${once[@]}"} --only "$@" --write "$machine-$step"
+}
+
 gpu_tests() {
-    if [ "$DRY_RUN" = 1 ]; then
-        "$PYTHON" -m pytest -m gpu -q
+    local report="$RESULTS/$machine-tests.txt"
+    if [ ${#quick[@]} -gt 0 ]; then
+        "$PYTHON" -m pytest -m gpu -q ${TESTS:-} | tee "$report"
     else
         # Warnings of other versions of torch, CuPy or cuML than those of CI are shown, not errors.
-        FAIL_WITHOUT_CUDA=1 "$PYTHON" -m pytest -m gpu -q -W default
+        FAIL_WITHOUT_CUDA=1 "$PYTHON" -m pytest -m gpu -v -W default ${TESTS:-} | tee "$report"
     fi
 }
 
-# kernels/ becomes gpuannot.kernels by installing: from the checkout, with what is there.
-"$PYTHON" -c 'import gpuannot.kernels' 2>/dev/null || "$PYTHON" -m pip install -q --no-deps --no-build-isolation -e . || exit 1
+one_step() {
+    case $1 in
+        environment)
+            run environment "$PYTHON" -m gpuannot info
+            export -f gpu_tests
+            export PYTHON TESTS machine
+            run tests bash -c "set -o pipefail; quick=(${quick[*]+"${quick[*]}"}); gpu_tests"
+            ;;
+        trunk) benchmarks trunk trunk ;;
+        kernels) benchmarks kernels nearest_center vlad codebook ;;
+        after-trunk) benchmarks after-trunk descriptors words ranking ;;
+        end-to-end) benchmarks end-to-end end_to_end ;;
+        scaling) benchmarks scaling scaling ;;
+        decode) run decode "$PYTHON" -m benchmarks.bench_decode_gpu ${quick[@]+"${quick[@]}"} ${once[@]+"${once[@]}"} --write "$machine-decode" ;;
+        profile) run profile "$PYTHON" -m benchmarks.profile_annotate ${quick[@]+"${quick[@]}"} --write "$machine-profile" ;;
+        corel5k)
+            run corel5k "$PYTHON" -m gpuannot reproduce corel5k --data "${COREL5K:?}" --seeds 5 --device cuda \
+                -o "$RESULTS/corel5k-paper-embedded-cuda.json"
+            ;;
+        networks) # takes hours: raise SECONDS_A_STEP
+            run networks "$PYTHON" -m gpuannot reproduce corel5k --data "${COREL5K:?}" --table --networks "${NETWORKS:-fixed}" \
+                --only pixels --device cuda -o "$RESULTS/corel5k-networks-cuda.json"
+            ;;
+        *)
+            echo "no step '$1'; there are environment, trunk, kernels, after-trunk, end-to-end, decode, profile, scaling, corel5k, networks"
+            exit 2
+            ;;
+    esac
+}
 
-step "environment" "$PYTHON" -m gpuannot info
-step "tests" gpu_tests
-if [ "$DRY_RUN" = 1 ]; then
-    step "benchmarks" "$PYTHON" -m benchmarks --device cuda --quick
-    step "decoding" "$PYTHON" -m benchmarks.bench_decode_gpu --quick
-else
-    name="gpu-$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name(0).replace(" ", "-").lower())')"
-    step "benchmarks" "$PYTHON" -m benchmarks --device cuda --write "$name"
-    "$PYTHON" -c 'import matplotlib' 2>/dev/null && step "charts" "$PYTHON" -m benchmarks.plot "benchmarks/results/$name.json"
-    step "decoding" "$PYTHON" -m benchmarks.bench_decode_gpu --write "$name-decode"
-    [ "$RESULTS" = benchmarks/results ] || cp "benchmarks/results/$name"*.json "$RESULTS/"
-    if [ -n "${COREL5K:-}" ]; then
-        step "corel5k" "$PYTHON" -m gpuannot reproduce corel5k --data "$COREL5K" --seeds 5 --device cuda \
-            -o "$RESULTS/corel5k-paper-embedded-cuda.json"
-        if [ "${NETWORKS:-none}" != none ]; then # training takes longer than all else together
-            step "networks" "$PYTHON" -m gpuannot reproduce corel5k --data "$COREL5K" --table --networks "$NETWORKS" --only pixels \
-                --device cuda -o "$RESULTS/corel5k-networks-cuda.json"
-        fi
-    fi
+# kernels/ becomes gpuannot.kernels by installing: from the checkout, with what is there.
+device_name() {
+    "$PYTHON" -c 'import gpuannot.kernels, torch
+print("gpu-" + torch.cuda.get_device_name(0).replace(" ", "-").lower() if torch.cuda.is_available() else "no-gpu")'
+}
+machine=$(device_name 2>/dev/null)
+if [ -z "$machine" ]; then
+    "$PYTHON" -m pip install -q --no-deps --no-build-isolation -e . && machine=$(device_name) || exit 1
 fi
+if [ -n "${CUML_BUNDLE:-}" ]; then
+    found=$("$PYTHON" -m benchmarks.cuml_bundle "$CUML_BUNDLE" "${CUML_FOLDER:-${TMPDIR:-/tmp}/gpuannot-cuml}") || exit 1
+    export PYTHONPATH="$found${PYTHONPATH:+:$PYTHONPATH}"
+fi
+for step in "${STEPS[@]}"; do
+    one_step "$step"
+done
 echo "== done: $failed failed, $waiting waiting for a GPU"
 exit $((failed > 0))

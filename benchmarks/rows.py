@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import NO_DEVICE, alternate, parser_of, spread, with_peak_memory, write_if_asked
+from benchmarks.common import NO_DEVICE, alternate, keep_if_asked, parser_of, spread, with_peak_memory, write_if_asked
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.peers import Missing
 from gpuannot.errors import DeviceError
@@ -220,6 +220,9 @@ def stage_main(name: str, description: str, measure: Measure) -> None:
     add_arguments(parser)
     arguments = parser.parse_args()
     setting = setting_of(arguments)
-    rows = list(measure(setting))
+    rows: list[Row] = []
+    for row in measure(setting):
+        rows.append(row)
+        keep_if_asked(parser, arguments, content(setting, rows))
     print_rows(rows, f"{name} on {setting.device}")
     write_if_asked(parser, arguments, content(setting, rows))

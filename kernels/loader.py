@@ -103,11 +103,27 @@ def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.dev
     kernel = _kernel(device, plan.source, plan.kernel, plan.options)
     stream = torch.cuda.current_stream(device)
     arguments = tuple(plan.bind(buffers, _address))
-    with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream.cuda_stream, device.index):
+    with cupy.cuda.Device(device.index), _cupy_stream(cupy, stream):
         kernel(plan.grid, plan.block, arguments, shared_mem=plan.shared_bytes)
     for tensor in buffers.values():
         if tensor is not None:
             tensor.record_stream(stream)  # a tensor made on another stream must not be reused before this launch is over
+
+
+class _External(NamedTuple):
+    """A stream by CUDA's protocol, which torch's own follow from some version on."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
+
+
+def _cupy_stream(cupy: Any, stream: torch.cuda.Stream) -> Any:
+    """The stream as one of CuPy's, which makes it current as a context."""
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_External(stream.cuda_stream))
+    return cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index)  # CuPy before 14, which deprecates it
 
 
 def _address(tensor: Tensor | None) -> np.uint64:

@@ -243,6 +243,9 @@ def plan_vlad(
         blocks_an_image = -(-2 * multiprocessors // images) if images < multiprocessors else 1
         centers_per_block = max(-(-centers // blocks_an_image), min(centers, _FEWEST_CENTERS_A_BLOCK))
         centers_per_block = min(centers_per_block, _LARGEST_BITMAP // (4 * _bitmap_words(chunk)))
+        # Of few patches a block could take so many centres that not even their lists fit in shared memory.
+        apart, of_center = _aggregation_bytes(0, dims, chunk, False) + 4 * 16, 8 + 4 + 4 + 4 * _bitmap_words(chunk)
+        centers_per_block = max(1, min(centers_per_block, (shared_limit - apart) // of_center))
     staged = _aggregation_bytes(centers_per_block, dims, chunk, True) <= shared_limit // 2  # two blocks a multiprocessor
     blocks_an_image = -(-centers // centers_per_block)
     threads = min(512, max(128, -(-centers_per_block * group // 32) * 32))

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -26,6 +25,8 @@ from benchmarks.limits import Limits, measure_limits
 from benchmarks.peers import Missing, compiled, peer
 from benchmarks.rows import OURS, Row, Setting, content, equal_share, measure_rows, relative_error
 from benchmarks.stages import stages
+
+jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema, which the test extra brings")
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "benchmarks" / "schema.json").read_text())

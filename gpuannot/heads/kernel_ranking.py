@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InvalidArgumentError
 from ..method.ranking import in_blocks
+from ..system.precision import exact_float32
 from ..system.threads import for_blocks
 
 # What is held at once beside the vectors, weights and scores.
@@ -200,6 +201,7 @@ class DeviceKernelRanking:
         parts = [self._scores(vectors[start : start + _AT_ONCE]) for start in range(0, len(vectors), _AT_ONCE)]
         return torch.cat([vectors.new_empty((0, len(self.bias)), dtype=torch.float32), *parts])
 
+    @exact_float32()
     def _scores(self, vectors: Tensor) -> Tensor:
         found = self.bias.double().repeat(len(vectors), 1)
         block = _rows_at_once(self.vectors.shape[1] + 3 * len(vectors), len(self.bias))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..system.precision import exact_float32
 from ..system.threads import even_block, for_blocks, one_blas_thread
 
 # Rows or columns of a product that a thread makes at once.
@@ -24,7 +25,8 @@ _COLUMNS = 1024
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right (A, C) of (A, B) and (B, C), float32 or float64, on their device."""
     if left.is_cuda:
-        return left @ right
+        with exact_float32():
+            return left @ right
     first, second = left.numpy(), right.numpy()
     found = np.empty((len(first), second.shape[1]), first.dtype)
 
@@ -42,7 +44,8 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 def gram(rows: Tensor) -> Tensor:
     """rows @ rowsᵀ (N, N) of rows (N, D), float32 or float64, on their device; filled for sure on and below the diagonal alone."""
     if rows.is_cuda:
-        return rows @ rows.T
+        with exact_float32():
+            return rows @ rows.T
     given = rows.numpy()
     found = np.zeros((len(given), len(given)), given.dtype)
 

@@ -59,7 +59,7 @@ class JointProjection:
     def __init__(self, n_components: int, quadratic: int = 0, weight: float = 0.5) -> None:
         self.most_components, self.most_quadratic, self.weight = n_components, quadratic, weight
         self._device: tuple[torch.device, Tensor, Tensor] | None = None
-        self._pairs: Tensor | None = None
+        self._pairs: dict[torch.device, Tensor] = {}  # on each device that asked: a graph may read those of one of them
 
     @property
     def n_components(self) -> int:
@@ -104,7 +104,7 @@ class JointProjection:
         # The sign of a component is arbitrary; a fixed one makes models that can be compared.
         matrix = matrix * matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
         self.mean_, self.matrix_ = mean.cpu().numpy(), np.ascontiguousarray(matrix.cpu().numpy())
-        self._device = self._pairs = None
+        self._device, self._pairs = None, {}
         return self
 
     def transform(self, vectors: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class JointProjection:
             length = np.linalg.norm(given, axis=1, keepdims=True)
             return torch.from_numpy(given / np.where(length > 0, length, np.float32(1)))
         mean, matrix = self._on(vectors.device)
-        projected = (vectors - mean) @ matrix
+        projected = product(vectors - mean, matrix)
         norm = torch.linalg.vector_norm(projected, dim=1, keepdim=True)
         return projected / torch.where(norm > 0, norm, 1.0)
 
@@ -164,13 +164,13 @@ class JointProjection:
         return transformed, pulled, -(pulled @ mean)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_device": None, "_pairs": None}
+        return {**vars(self), "_device": None, "_pairs": {}}
 
     def _pair_indices(self, device: torch.device) -> Tensor:
         """(2, t(t + 1)/2) int64: i and j of the products."""
-        if self._pairs is None or self._pairs.device != device:
-            self._pairs = torch.triu_indices(self.quadratic, self.quadratic, device=device)
-        return self._pairs
+        if device not in self._pairs:
+            self._pairs[device] = torch.triu_indices(self.quadratic, self.quadratic, device=device)
+        return self._pairs[device]
 
     def _require_fit(self) -> None:
         if not hasattr(self, "matrix_"):

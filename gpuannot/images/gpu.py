@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import DeviceError, InvalidArgumentError
+from ..system.device import out_of_memory
 from .decode import decode_image
 from .decode_task import JpegForGpu
 
@@ -59,8 +60,8 @@ class GpuDecoder:
         """
         try:
             return self._decode_and_warp(jpegs)
-        except torch.OutOfMemoryError:
-            if len(jpegs) < 2:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if len(jpegs) < 2 or not out_of_memory(error):
                 raise
         torch.cuda.empty_cache()
         places = list(jpegs)

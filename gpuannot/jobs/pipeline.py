@@ -325,7 +325,8 @@ class _Mapper:
         if self.pin:
             found = [part.to("cpu", non_blocking=True) for part in found]
             event = torch.cuda.Event()
-            event.record()
+            # Without it, on the current stream of the current device, which may be another one.
+            event.record(torch.cuda.current_stream(model.device))
         return _Found(found[0], found[1], found[2] if self._vectors else None, event)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import InvalidArgumentError, NotFittedError
 from ..reference import codebook as _reference
 from ..system.device import cuml_module
+from ..system.precision import exact_float32
 
 
 def sample_positions(total: int, size: int, seed: int) -> NDArray[np.int64]:
@@ -114,6 +115,7 @@ class LayerCodebooks:
         return np.stack([part.centers for part in self.parts])
 
 
+@exact_float32()
 def kmeans_torch(
     descriptors: Tensor,  # (N, n) float32
     n_centers: int,
@@ -187,9 +189,10 @@ def _kmeans_cuml(cuml: Any) -> Any:
     def fit(descriptors: Tensor, n_centers: int, *, seed: int, max_iterations: int) -> tuple[Tensor, float]:
         import cupy
 
-        model = cuml.KMeans(n_clusters=n_centers, max_iter=max_iterations, random_state=seed, n_init=1, output_type="cupy")
-        model.fit(cupy.from_dlpack(descriptors.contiguous()))
-        return torch.from_dlpack(cupy.ascontiguousarray(model.cluster_centers_, dtype=cupy.float32)), float(model.inertia_)
+        with cupy.cuda.Device(descriptors.device.index):  # cuML works on CuPy's current device
+            model = cuml.KMeans(n_clusters=n_centers, max_iter=max_iterations, random_state=seed, n_init=1, output_type="cupy")
+            model.fit(cupy.from_dlpack(descriptors.contiguous()))
+            return torch.from_dlpack(cupy.ascontiguousarray(model.cluster_centers_, dtype=cupy.float32)), float(model.inertia_)
 
     return fit
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InvalidArgumentError, NotFittedError
 from ..reference import descriptors as _reference
 from ..system.device import cuml_module
+from ..system.precision import exact_float32
 from ..system.threads import one_blas_thread
 
 
@@ -162,6 +163,7 @@ class DeviceTransform:
         else:
             self.matrix = exact
 
+    @exact_float32()
     def __call__(self, features: Tensor) -> Tensor:
         """Descriptors (B, P, n) float32 of features (B, P, C)."""
         flat = features.reshape(-1, features.shape[-1])
@@ -287,8 +289,10 @@ def _components_cuml(
 
     centred = sample.float() - torch.from_numpy(mean).to(sample.device, torch.float32)
     normalised = (centred * torch.from_numpy(scale).to(sample.device, torch.float32)).contiguous()
-    model = cuml.PCA(n_components=n_components, svd_solver="full", output_type="cupy").fit(cupy.from_dlpack(normalised))
-    components, ratio = (cupy.asnumpy(array).astype(np.float64) for array in (model.components_, model.explained_variance_ratio_))
+    with cupy.cuda.Device(normalised.device.index):  # cuML works on CuPy's current device
+        model = cuml.PCA(n_components=n_components, svd_solver="full", output_type="cupy").fit(cupy.from_dlpack(normalised))
+        learnt = (model.components_, model.explained_variance_ratio_)
+        components, ratio = (cupy.asnumpy(array).astype(np.float64) for array in learnt)
     return components.T, ratio
 
 

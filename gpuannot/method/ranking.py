@@ -12,6 +12,7 @@ from torch import Tensor
 from ..config import METRICS
 from ..errors import InvalidArgumentError
 from ..reference import ranking as _reference
+from ..system.precision import exact_float32
 
 
 class WordRanking:
@@ -120,6 +121,7 @@ class DeviceRanking:
         block = max(1, self._BLOCK_BYTES // (4 * (words + 3 * take * dimension)))
         return in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
+    @exact_float32()
     def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
         if self.cosine:
             norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -220,6 +222,7 @@ class DeviceLinearRanking:
         block = max(1, self._BLOCK_BYTES // (4 * (words + 5 * take * dimension)))
         return in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
+    @exact_float32()
     def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
         scores = torch.addmm(self.bias, rows, self.weights.T)
         scores.masked_fill_(self.copy >= k, -torch.inf)

@@ -1,7 +1,8 @@
 """VGG-16 up to a named layer: RGB bytes in, local convolution features out (the paper's F, by default conv5_2).
 
 The features come as a (B, P, C) **view** of channels-last memory: every convolution runs channels-last, so that the C values of
-one position lie together and no transpose is ever made. Bias and ReLU run inside the convolution (oneDNN, cuDNN).
+one position lie together and no transpose is ever made. On a CPU bias and ReLU run inside the convolution (oneDNN), on a GPU where
+that is asked for (cuDNN).
 
 On CPUs with bfloat16 instructions (AVX-512 BF16, AMX) the trunk runs in bfloat16 with float32 accumulation, else in float32; where
 that is asked for and the CPU has instructions for it, in int8.
@@ -9,16 +10,13 @@ that is asked for and the CPU has instructions for it, in int8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..errors import DeviceError, InvalidArgumentError
 from ..system.device import cpu_has_bfloat16
 from . import int8
+from .trunk_layers import build_layers, fuse_layers, put_kernels
 from .weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, load_weights
 
 # Activations of one image in conv1 are 6.4 MB in bfloat16: a few images at a time keep the working set near the caches, which
@@ -26,9 +24,7 @@ from .weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, load_weights
 _CPU_CHUNK = 4
 _INT8_CHUNK = 16  # a call costs more, an activation half as much
 
-_Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
-_KERNEL_DEVICES = ("cuda",)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -96,6 +92,8 @@ class Trunk(nn.Module):
         kernel_pooling: on CUDA, pool by ``kernels.max_pool`` instead of torch, which also writes indices. The same bits.
         pixel_channels: 3; or, on CUDA, 4 or 8: bytes are normalised and padded to so many channels by one kernel instead of torch's
             operators, and the first convolution's weights are padded with zeros. Pixels are rounded once, torch's twice.
+        cudnn_fused: on CUDA in 16 bits, bias and ReLU inside cuDNN's convolution: less memory traffic, by algorithms that need not
+            give the same bits twice.
 
     Attributes:
         layer_channels: channels of each layer; ``channels`` is their sum.
@@ -116,6 +114,7 @@ class Trunk(nn.Module):
         device: str | torch.device = "cpu",
         kernel_pooling: bool = False,
         pixel_channels: int = 3,
+        cudnn_fused: bool = False,
     ) -> None:
         super().__init__()
         self.layers = split_layers(layer)
@@ -128,9 +127,9 @@ class Trunk(nn.Module):
         self.dtype = resolve_dtype(dtype, self.device)
         in_int8 = runs_int8(dtype, self.device)
         self.arithmetic = "int8" if in_int8 else str(self.dtype).removeprefix("torch.")
-        self.features, ends = _build(weights, last, self.relu)
+        self.features, ends = build_layers(weights, last, self.relu)
         self.pixel_channels = pixel_channels
-        _put_kernels(self.features, kernel_pooling, pixel_channels, self.device)
+        put_kernels(self.features, kernel_pooling, pixel_channels, self.device)
         taps = [ends[name] for name in self.layers]
         if len({tap.stride for tap in taps}) > 1:
             strides = ", ".join(f"{name} {ends[name].stride}" for name in self.layers)
@@ -145,7 +144,7 @@ class Trunk(nn.Module):
         self.register_buffer("pixel_scale", (1 / std).view(1, 3, 1, 1).to(self.device), persistent=False)
         self.register_buffer("pixel_offset", (-mean / std).view(1, 3, 1, 1).to(self.device), persistent=False)
         self._int8 = int8.Int8Layers(weights, self.layers, self.relu) if in_int8 else None
-        self._fused = None if in_int8 else _fuse(self.features, self.device, self.dtype)
+        self._fused = None if in_int8 else fuse_layers(self.features, self.device, self.dtype, cudnn_fused)
 
     def positions(self, height: int, width: int) -> int:
         """P, the number of local features of a height × width image: 196 for conv5_2 at 224 × 224."""
@@ -177,10 +176,8 @@ class Trunk(nn.Module):
                     features[start : start + chunk, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
                     channel += part.shape[1]
         else:
-            # Deterministic algorithms, and float32 that is float32, whatever the caller has set for training.
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                parts = self._features(images)
-                features = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
+            parts = self._features(images)
+            features = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
         return features.flatten(1, 2)
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -224,125 +221,3 @@ class Trunk(nn.Module):
             )
         if images.device != self.device:
             raise ValueError(f"images are on {images.device}, the trunk is on {self.device}; move one of them")
-
-
-class _End(NamedTuple):
-    """Where a layer ends: after how many modules, with how many channels, and at which stride."""
-
-    modules: int
-    channels: int
-    stride: int
-
-
-def _build(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential, dict[str, _End]]:
-    """The layers up to ``layer`` under torchvision's numbers, and where each ends."""
-    features = nn.Sequential()
-    ends: dict[str, _End] = {}
-    index = channels = 0
-    stride = 1
-
-    def add(module: nn.Module) -> None:
-        nonlocal index
-        features.add_module(str(index), module)
-        index += 1
-
-    for name, module, in_channels, out_channels in CONVOLUTIONS:
-        convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, device="meta")
-        convolution.weight = nn.Parameter(weights.tensors[f"{module}.weight"], requires_grad=False)
-        convolution.bias = nn.Parameter(weights.tensors[f"{module}.bias"], requires_grad=False)
-        add(convolution)
-        channels = out_channels
-        if name != layer or relu:
-            add(nn.ReLU(inplace=True))
-        ends[name] = _End(index, channels, stride)
-        if name == layer:
-            break
-        if name in POOLS_AFTER:
-            add(nn.MaxPool2d(2, 2))
-            stride *= 2
-            ends[POOLS_AFTER[name]] = _End(index, channels, stride)
-            if POOLS_AFTER[name] == layer:
-                break
-    return features, ends
-
-
-class _KernelPool(nn.MaxPool2d):
-    def forward(self, input: Tensor) -> Tensor:
-        from ..kernels import max_pool
-
-        return max_pool(input)
-
-
-def _put_kernels(features: nn.Sequential, pooling: bool, pixel_channels: int, device: torch.device) -> None:
-    """Put the kernel in the place of torch's poolings, and pad the first convolution's weights to ``pixel_channels``."""
-    if pixel_channels not in (3, 4, 8):
-        raise InvalidArgumentError(f"pixel_channels is {pixel_channels}; choose 3, 4 or 8")
-    if (pooling or pixel_channels > 3) and device.type not in _KERNEL_DEVICES:
-        raise DeviceError(f"kernel_pooling and pixel_channels {pixel_channels} are CUDA kernels, the trunk is on {device}")
-    if pooling:
-        for name, module in features.named_children():
-            if isinstance(module, nn.MaxPool2d):
-                features.add_module(name, _KernelPool(2, 2))
-    if pixel_channels > 3:
-        first = features[0]
-        assert isinstance(first, nn.Conv2d)
-        first.weight = nn.Parameter(functional.pad(first.weight, (0, 0, 0, 0, 0, pixel_channels - 3)), requires_grad=False)
-        first.in_channels = pixel_channels
-
-
-class _Fused:
-    """The same layers with bias and ReLU inside the convolution, weights packed once where the library packs them."""
-
-    def __init__(self, features: nn.Sequential, pack: Callable[[Tensor], Tensor], convolve: _Convolve) -> None:
-        self.convolve = convolve
-        self.steps: list[tuple[Tensor, Tensor, bool] | None] = []
-        self.modules: list[int] = []  # how many modules are done after each step
-        self.pool: nn.Module = nn.MaxPool2d(2, 2)
-        modules = list(features)
-        for number, (module, following) in enumerate(zip(modules, [*modules[1:], None], strict=True)):
-            if isinstance(module, nn.ReLU):
-                continue
-            self.modules.append(number + (2 if isinstance(following, nn.ReLU) else 1))
-            if isinstance(module, nn.Conv2d):
-                assert module.bias is not None
-                self.steps.append((pack(module.weight.data), module.bias.data, isinstance(following, nn.ReLU)))
-            elif isinstance(module, nn.MaxPool2d):
-                self.steps.append(None)
-                self.pool = module
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.tapped(x, self.modules[-1:])[0]
-
-    def tapped(self, x: Tensor, taps: Sequence[int]) -> list[Tensor]:
-        """What comes out after each of ``taps`` modules."""
-        parts = []
-        for step, modules in zip(self.steps, self.modules, strict=True):
-            x = self.pool(x) if step is None else self.convolve(x, *step)
-            if modules in taps:
-                parts.append(x)
-        return parts
-
-
-def _fuse(features: nn.Sequential, device: torch.device, dtype: torch.dtype) -> _Fused | None:
-    """None where there is no fused operator: the plain modules then serve, a little slower."""
-    # In float32 too: torch's own module runs one small image alone by another algorithm than several, with other bits.
-    if device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        supported = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return _Fused(features, _pack_onednn, _convolve_onednn) if supported else None
-    if device.type == "cuda" and dtype != torch.float32 and hasattr(torch, "cudnn_convolution_relu"):
-        return _Fused(features, lambda weight: weight, _convolve_cudnn) if torch.backends.cudnn.is_available() else None
-    return None
-
-
-def _pack_onednn(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, [1, 1], [1, 1], [1, 1], 1, None)
-
-
-def _convolve_onednn(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu" if relu else "none", [], "")
-
-
-def _convolve_cudnn(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    if not relu:
-        return functional.conv2d(x, weight, bias, padding=1)
-    return torch.cudnn_convolution_relu(x, weight, bias, [1, 1], [1, 1], [1, 1], 1)

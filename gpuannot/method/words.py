@@ -315,7 +315,8 @@ def _word_sums_cuda(vectors: Tensor, labels: sparse.csr_array) -> tuple[Tensor, 
     """:func:`gpuannot.reference.words.word_sums` on the vectors' device: labelsᵀ as CSR times vectors, in float64."""
     transposed = labels.T.tocsr()
     entries = transposed.tocoo()
-    where = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
-    ones = torch.ones(entries.nnz, dtype=torch.float64)
-    indicator = torch.sparse_coo_tensor(where, ones, transposed.shape, is_coalesced=True, check_invariants=True).to(vectors.device)
+    where = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64)).to(vectors.device)
+    ones = torch.ones(entries.nnz, dtype=torch.float64, device=vectors.device)
+    # SciPy keeps the invariants. A copy of a sparse tensor to the device leaves open whether they are checked, and torch warns.
+    indicator = torch.sparse_coo_tensor(where, ones, transposed.shape, is_coalesced=True, check_invariants=False)
     return torch.sparse.mm(indicator, vectors.double()), np.diff(transposed.indptr).astype(np.int64)

@@ -15,7 +15,8 @@ class CapturedAnnotation:
     """``annotator.annotate_tensor`` for one batch shape, recorded once and replayed with a single launch.
 
     The graph reads and writes fixed memory: ``images`` is where the batch goes, ``index`` and ``distance`` are where the answer
-    stands until the next replay. It holds the model as it was when captured; capture again after ``fit`` or ``partial_fit``.
+    stands until the next replay. It holds the model as it was when captured, whatever becomes of that; capture again after ``fit``
+    or ``partial_fit``.
 
     Attributes:
         images: (B, 3, S, S) uint8. index: (B, k) int64. distance: (B, k) float32. All on the annotator's device.
@@ -35,8 +36,12 @@ class CapturedAnnotation:
                     model.annotate_tensor(self.images, k)
             torch.cuda.current_stream().wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # A stream of this device: torch's own for captures is one for all devices, of the one that was captured on first.
+            with torch.cuda.graph(self._graph, stream=side):
                 self.index, self.distance = model.annotate_tensor(self.images, k)
+            # A graph knows addresses alone, and a change of the model puts other tensors in the place of these.
+            projection = model.encoder.projection_ if model.config.projection else None
+            self._reads = model.encoder.trunk, model.encoder.device_stages(), projection, model.ranker
 
     def replay(self) -> tuple[Tensor, Tensor]:
         """Annotate what :attr:`images` holds, on the current stream, without a wait: ``(index, distance)``."""

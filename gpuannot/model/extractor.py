@@ -15,7 +15,7 @@ from ..config import AnnotatorConfig
 from ..images.batches import ImageBatches, ImageFailure
 from ..method.trunk import Trunk, split_layers
 from ..method.weights import TrunkWeights, load_weights
-from ..system.device import resolve_device
+from ..system.device import out_of_memory, resolve_device
 from .store import WritableStore, new_store
 
 
@@ -151,8 +151,8 @@ class FeatureExtractor:
             return torch.cat([self.run_trunk(part) for part in images.split(room)])
         try:
             return self.trunk(images)
-        except torch.OutOfMemoryError:
-            if len(images) < 2:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if len(images) < 2 or not out_of_memory(error):
                 raise
         torch.cuda.empty_cache()
         self._room = (len(images) + 1) // 2

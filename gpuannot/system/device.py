@@ -12,6 +12,14 @@ import torch
 
 from ..errors import DeviceError
 
+_NO_ROOM = (
+    "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
+    "cudnn_status_alloc_failed",
+    "cublas_status_alloc_failed",
+    "cuda out of memory",
+)
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device for ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. ``auto`` is a GPU where torch and CuPy can use one.
@@ -45,6 +53,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if number >= torch.cuda.device_count():
         raise DeviceError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
     return torch.device("cuda", number)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had too little memory: by torch's error, or as cuDNN and cuBLAS put it, which find no room to work in."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _NO_ROOM)
 
 
 def cpu_has_bfloat16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -219,6 +220,20 @@ def test_images_share_blocks_only_when_they_are_few() -> None:
     assert not needs_squares(plan_vlad(1, 196, 64, 64, "float32", *strides, 196, Step.MASS))
     (large, _) = plan_vlad(2, 10**6, 512, 65536, "float32", 512 * 10**6, 512, 10**6, Step.L2)
     assert large.shared_bytes <= 227 * 1024 and large.grid[1] * 248 >= 65536
+
+
+@pytest.mark.parametrize(
+    ("multiprocessors", "shared_limit"),
+    [(40, 64 << 10), (72, 99 << 10), (108, 163 << 10), (132, 227 << 10)],
+    ids=["T4", "A10", "A100", "H100"],
+)
+@pytest.mark.parametrize("centers", [1000, 4096, 8192, 65536, 2**20, 2**23])
+def test_no_device_is_asked_for_more_than_it_has(centers: int, multiprocessors: int, shared_limit: int) -> None:
+    for images, patches, dims in itertools.product((1, 65, 4096), (0, 1, 32, 96, 196, 4096), (1, 64, 4096)):
+        strides = (patches * dims, dims, patches)
+        limits = {"multiprocessors": multiprocessors, "shared_limit": shared_limit}
+        for plan in plan_vlad(images, patches, dims, centers, "float32", *strides, Step.L2, **limits):
+            assert plan.shared_bytes <= shared_limit and max(plan.grid[1:]) <= 65535 and plan.block[0] <= 1024
 
 
 def test_assign_vlad_is_one_launch_where_it_fits() -> None:

@@ -20,6 +20,7 @@ from gpuannot.kernels.loader import _address
 from gpuannot.kernels.plan import Launch, source_code
 from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
 from gpuannot.method import trunk as method_trunk
+from gpuannot.method import trunk_layers
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
@@ -112,9 +113,9 @@ def test_normalise_pixels_takes_any_strides(launched: list[Launch]) -> None:
 def test_a_trunk_with_kernels_gives_what_one_without_gives(
     fused: bool, layer: str, launched: list[Launch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(method_trunk, "_KERNEL_DEVICES", ("cpu",))
+    monkeypatch.setattr(trunk_layers, "KERNEL_DEVICES", ("cpu",))
     if not fused:
-        monkeypatch.setattr(method_trunk, "_fuse", lambda *arguments: None)
+        monkeypatch.setattr(method_trunk, "fuse_layers", lambda *arguments: None)
     images = torch.randint(0, 256, (2, 3, 18, 23), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     plain = method_trunk.Trunk(layer=layer, dtype="float32")
     pooling = method_trunk.Trunk(layer=layer, dtype="float32", kernel_pooling=True)

@@ -1,0 +1,138 @@
+"""What the CUDA side does after the trunk: launches of a batch, and kilobytes that an image has read and written, counted.
+
+``python tests/after_trunk.py --update`` writes the table that ``test_pretended_cuda.py`` compares with. Counted on the pretended
+device at the presets' own sizes, by operators and their arguments: a tensor that an operator reads or writes counts once, whatever
+caches hold of it and however often a kernel reads it. So the numbers compare versions of this code, and say nothing of time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pretend_cuda import PretendCuda
+from pretend_cuda.dispatch import Ran
+
+from gpuannot import AnnotatorConfig, kernels
+from gpuannot.heads.kernel_ranking import KernelRanking
+from gpuannot.method.ranking import LinearRanking, WordRanking
+from gpuannot.model.encoder import Encoder
+
+TABLE = Path(__file__).with_name("after_trunk.json")
+PRESETS, BATCHES = ("paper", "best", "kernel"), (32, 256)
+WORDS, LEARNT, K = 260, 4500, 5  # Corel5k's
+_POSITIONS = 196
+_INPUTS, _OUTPUTS = ("descriptors", "centers", "half_norms", "labels"), ("out", "index", "distance", "squares", "skipped")
+# A gather reads what it writes, and its indices.
+_GATHERS = ("index", "index_select", "gather", "embedding")
+
+
+class _Count:
+    def __init__(self) -> None:
+        self.launches = self.read = self.written = 0
+
+    def operator(self, ran: Ran) -> None:
+        read = ran.written + ran.read[1:] if ran.name in _GATHERS else ran.read
+        self.add(read, ran.written)
+
+    def add(self, read: list[torch.Tensor], written: list[torch.Tensor]) -> None:
+        self.launches += 1
+        self.read += sum(map(_bytes, read))
+        self.written += sum(map(_bytes, written))
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Of its values; what a stride of zero repeats counts once."""
+    sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    return int(np.prod(sizes, dtype=np.int64)) * tensor.element_size() if tensor.numel() else 0
+
+
+class _Trunk:
+    """Stands for the trunk: its features are made before the count begins."""
+
+    dtype = torch.bfloat16
+    stride = 16
+
+    def __init__(self, layers: int) -> None:
+        self.layer_channels, self.channels = (512,) * layers, 512 * layers
+
+
+def _learnt(config: AnnotatorConfig) -> Encoder:
+    """An encoder of the preset's shapes; what it learnt are random numbers."""
+    rng = np.random.default_rng(0)
+
+    def random(*shape: int) -> Any:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    encoder = Encoder(config, device="cuda")
+    encoder.extractor._trunk = _Trunk(config.layer_count)  # type: ignore[assignment]
+    encoder.transform_, encoder.codebook_ = encoder.new_transform(), encoder.new_codebook()
+    for transform, codebook in zip(encoder.transform_.parts, encoder.codebook_.parts, strict=True):
+        transform.matrix_, transform.offset_ = random(512, config.n_components), random(config.n_components)
+        codebook.centers_ = random(config.n_centers, config.n_components)
+    if config.projection:
+        encoder.projection_ = encoder.new_projection()
+        encoder.projection_.mean_ = random(config.vlad_dimension)
+        encoder.projection_.matrix_ = random(config.vlad_dimension, config.projection)
+    return encoder
+
+
+def _ranking(config: AnnotatorConfig, dimension: int) -> Any:
+    rng = np.random.default_rng(1)
+    bias, vectors = rng.standard_normal(WORDS), rng.standard_normal((WORDS, dimension))
+    if config.head == "kernel":
+        learnt = rng.standard_normal((LEARNT, dimension))
+        learnt /= np.linalg.norm(learnt, axis=1, keepdims=True)
+        return KernelRanking(learnt, rng.standard_normal((LEARNT, WORDS)), bias, config.kernel_width)
+    return WordRanking(vectors) if config.head == "mean" else LinearRanking(vectors, bias)
+
+
+def counted(preset: str, batch: int) -> dict[str, float]:
+    """Launches of a batch, and kB an image that are read and written, from features to words."""
+    config, count = AnnotatorConfig.preset(preset), _Count()
+    with PretendCuda() as cuda, torch.inference_mode():
+        encoder = _learnt(config)
+        ranking = _ranking(config, encoder.dimension).on(encoder.device, np.arange(WORDS))
+        encoder.device_stages()
+        if config.projection:  # what is put on the device at first use
+            encoder.projection_.transform(torch.zeros((1, config.vlad_dimension), device="cuda"))
+        features = torch.empty((batch, _POSITIONS, encoder.trunk.channels), dtype=torch.bfloat16, device="cuda")
+
+        def launch(plan: Any, buffers: dict[str, Any], device: torch.device) -> None:
+            given = {name: tensor.elem for name, tensor in buffers.items() if tensor is not None}
+            count.add([given[name] for name in _INPUTS if name in given], [given[name] for name in _OUTPUTS if name in given])
+
+        real, kernels.launch = kernels.launch, launch
+        try:
+            with cuda.dispatch.listening(count.operator, with_values=False):
+                ranking.nearest(encoder.vectors(features), K)
+        finally:
+            kernels.launch = real
+    return {
+        "launches": count.launches,
+        "kB read": round(count.read / batch / 1e3, 1),
+        "kB written": round(count.written / batch / 1e3, 1),
+    }
+
+
+def table() -> dict[str, dict[str, float]]:
+    """By preset and batch."""
+    return {f"{preset}, batch {batch}": counted(preset, batch) for preset in PRESETS for batch in BATCHES}
+
+
+def check() -> None:
+    """Raise AssertionError where the count is not the table's."""
+    found, kept = table(), json.loads(TABLE.read_text())
+    assert found == kept, f"counted {found}, the table has {kept}; if that is meant: python tests/after_trunk.py --update"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--update", action="store_true", required=True, help="write the table")
+    parser.parse_args()
+    TABLE.write_text(json.dumps(table(), indent=1) + "\n")
+    print(TABLE.read_text(), end="")
