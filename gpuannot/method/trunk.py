@@ -22,7 +22,6 @@ from .weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, load_weights
 # Activations of one image in conv1 are 6.4 MB in bfloat16: a few images at a time keep the working set near the caches, which
 # is faster on CPUs than one large batch (benchmarks/bench_trunk.py) and bounds memory whatever the batch.
 _CPU_CHUNK = 4
-_INT8_CHUNK = 16  # a call costs more, an activation half as much
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -169,11 +168,10 @@ class Trunk(nn.Module):
         if self.device.type == "cpu":
             batch, height, width = images.shape[0], images.shape[2] // self.stride, images.shape[3] // self.stride
             features = torch.empty((batch, height, width, self.channels), dtype=self.dtype)
-            chunk = _CPU_CHUNK if self._int8 is None else _INT8_CHUNK
-            for start in range(0, batch, chunk):
+            for start in range(0, batch, _CPU_CHUNK):
                 channel = 0
-                for part in self._features(images[start : start + chunk]):
-                    features[start : start + chunk, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
+                for part in self._features(images[start : start + _CPU_CHUNK]):
+                    features[start : start + _CPU_CHUNK, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
                     channel += part.shape[1]
         else:
             parts = self._features(images)
