@@ -279,7 +279,7 @@ def test_the_walk_of_a_batch_counts_its_files() -> None:
 #: Modules that are no part of the public interface.
 INTERNAL = (
     r"gpuannot\.(__main__|data|cli.*)",
-    r"gpuannot\.system\.(version|precision)",
+    r"gpuannot\.system\.version",
     r"gpuannot\.images\.(containers|archives|parquet|processes|worker|jpeg_header|jxl_header|refusal|folders|formats|jpeg|png|webp|libtiff|tiff|tiff_colour|netpbm|colour|profiles)",
     r"gpuannot\.method\.embed_weights",
     r"gpuannot\.model\.(header|persistence)",

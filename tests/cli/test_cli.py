@@ -221,7 +221,7 @@ def test_info() -> None:
         (["fit", "{scenes}", "--set", "balance=2"], "balance must be a number in 0…1, or auto, got 2.0"),
         (["fit", "{scenes}", "--set", "regularisation=nan"], "regularisation must be a finite number above 0, or auto, got nan"),
         (["fit", "{scenes}", "--set", "quadratic=1"], "quadratic must be a whole number in 0…0, got 1"),
-        (["fit", "{scenes}", "--set", "trunk_dtype=int8"], "trunk_dtype 'int8' is unknown; choose one of auto, float32"),
+        (["fit", "{scenes}", "--set", "trunk_dtype=uint8"], "trunk_dtype 'uint8' is unknown; choose one of auto, float32"),
         (["fit", "{scenes}", "--set", "layer=conv9", "-o", "{tmp}/m.safetensors"], "layer 'conv9' is unknown; choose one of"),
         (["fit", "{scenes}", "-o", "{tmp}/m.safetensors", *SMALL, "--set", "n_components=500"], "n_components"),
         (["tune", "{scenes}", "--vary", "balance=0,2", "-o", "{tmp}/c.json"], "balance must be a number in 0…1, or auto, got 2.0"),

@@ -352,7 +352,7 @@ def test_the_logistic_curve_is_the_most_likely_one() -> None:
     odds, prior = rng.normal(0, 5, 20_000), rng.normal(-4, 1, 20_000)
     right = rng.random(20_000) < 1 / (1 + np.exp(-(0.3 * odds + 0.8 * prior + 2)))
     curve = fit_logistic(odds, prior, right)
-    assert curve is not None and np.allclose(curve, [0.3, 0.8, 2], atol=0.15)
+    assert curve is not None and np.allclose(curve, [0.3, 0.8, 2, 0], atol=0.15)
     assert fit_logistic(odds, prior, right | True) is None and fit_logistic(odds, prior, right & False) is None
 
 

@@ -29,9 +29,12 @@ class _Kernel:
     def __init__(self, cupy: _State, code: str, name: str, options: Sequence[str]) -> None:
         self._cupy, self._name, self._device = cupy, name, cupy.streams.device
         self._run = HostRawKernel(code, name, options)
-        parameters = re.search(rf"__global__[^;{{]*\b{name}\(([^)]*)\)", re.sub("//.*", "", code))
-        assert parameters is not None, name
-        self._written = ["*" in one and not one.strip().startswith("const") for one in parameters[1].split(",")]
+        # A source may define the function once for each of its methods; they tell apart by how many parameters they have.
+        definitions = re.findall(rf"__global__[^;{{]*\b{name}\(([^)]*)\)", re.sub("//.*", "", code))
+        assert definitions, name
+        lists = [["*" in one and not one.strip().startswith("const") for one in found.split(",")] for found in definitions]
+        self._written = {len(found): found for found in lists}
+        assert all(found == self._written[len(found)] for found in lists), name
         self.max_dynamic_shared_size_bytes = 48 * 1024
 
     def __call__(self, grid: Sequence[int], block: Sequence[int], args: Sequence[np.generic], *, shared_mem: int = 0) -> None:
@@ -47,7 +50,7 @@ class _Kernel:
         if not self._device == streams.device == stream.device_index:
             raise MixedDevices(f"{self._name} of device {self._device} on device {streams.device}, stream of {stream.device}")
         read, written, places = [], [], []
-        for writes, argument in zip(self._written, args, strict=True):
+        for writes, argument in zip(self._written[len(args)], args, strict=True):
             if isinstance(argument, np.uint64) and argument:
                 index, memory = streams.at(int(argument))
                 if index != self._device:
