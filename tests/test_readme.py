@@ -96,9 +96,10 @@ def test_the_short_table() -> None:
 
 
 def test_the_paper_s_experiment() -> None:
-    *_, embedded, original, best, kernel = table_after("## The paper's experiment")
+    *_, embedded, original, in_int8, best, kernel = table_after("## The paper's experiment")
     assert embedded[1:] == spread(results("corel5k-paper-embedded")["summary"])
     assert original[1:] == spread(results("corel5k-paper-oxford-float16")["summary"])
+    assert in_int8[1:] == spread(results("corel5k-paper-int8")["summary"])
     assert best[1:] == spread(results("corel5k-best-seeds")["summary"])
     assert kernel[1:] == spread(results("corel5k-kernel-seeds")["summary"])
 
