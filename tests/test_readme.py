@@ -128,6 +128,8 @@ def test_the_speed_is_that_measured() -> None:
     ours, plain, best, compiled = (f"{trunk[name]:.1f}" for name in names)
     expected = f"at {ours} images/s (torch: {plain} as it comes, {best} in bfloat16 and channels-last, {compiled} compiled)"
     assert expected in " ".join(README.split())
+    in_int8 = max(row["per_second"] for row in results("cpu-trunk-int8")["rows"] if row["variant"] == "gpuannot int8")
+    assert f"`--set trunk_dtype=int8` at {in_int8:.1f} (" in README
     growth = [1e6 / row["per_second"] for row in rows if row["stage"] == "scaling_images"]
     assert f"{min(growth):.0f} to {max(growth):.0f} µs an image" in README
 
