@@ -26,7 +26,7 @@ class End(NamedTuple):
 
 
 def build_layers(weights: TrunkWeights, layer: str, relu: bool) -> tuple[nn.Sequential, dict[str, End]]:
-    """The layers up to ``layer`` under torchvision's numbers, and where each ends."""
+    """The layers up to ``layer`` under torchvision's numbers, weights in float32 on the CPU, and where each ends."""
     features = nn.Sequential()
     ends: dict[str, End] = {}
     index = channels = 0
@@ -65,7 +65,12 @@ class _KernelPool(nn.MaxPool2d):
 
 
 def put_kernels(features: nn.Sequential, pooling: bool, pixel_channels: int, device: torch.device) -> None:
-    """Put the kernel in the place of torch's poolings, and pad the first convolution's weights to ``pixel_channels``."""
+    """Put the kernel in the place of torch's poolings, and pad the first convolution's weights to ``pixel_channels``, with zeros.
+
+    Raises:
+        ValueError: another number of channels than 3, 4 or 8.
+        DeviceError: a kernel is asked for on a device that has none.
+    """
     if pixel_channels not in (3, 4, 8):
         raise InvalidArgumentError(f"pixel_channels is {pixel_channels}; choose 3, 4 or 8")
     if (pooling or pixel_channels > 3) and device.type not in KERNEL_DEVICES:
@@ -82,7 +87,15 @@ def put_kernels(features: nn.Sequential, pooling: bool, pixel_channels: int, dev
 
 
 class FusedLayers:
-    """The same layers, convolution with bias and ReLU as one step, weights packed once where the library packs them."""
+    """The same layers, convolution with bias and ReLU as one step, weights packed once where the library packs them.
+
+    Called with (B, C, H, W) in channels-last memory, of the weights' type and device, it gives what comes out of the last module.
+
+    Args:
+        features: the modules.
+        pack: a weight (out, in, 3, 3) as ``convolve`` takes it.
+        convolve: of (x, packed weight, bias (out,), whether a ReLU follows), padded by 1.
+    """
 
     def __init__(self, features: nn.Sequential, pack: Callable[[Tensor], Tensor], convolve: _Convolve) -> None:
         self.convolve = convolve
@@ -105,7 +118,7 @@ class FusedLayers:
         return self.tapped(x, self.modules[-1:])[0]
 
     def tapped(self, x: Tensor, taps: Sequence[int]) -> list[Tensor]:
-        """What comes out after each of ``taps`` modules."""
+        """What comes out after each of ``taps`` modules: (B, C', H', W') of x (B, C, H, W)."""
         parts = []
         for step, modules in zip(self.steps, self.modules, strict=True):
             x = self.pool(x) if step is None else self.convolve(x, *step)

@@ -63,19 +63,19 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 def cpu_has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware (not merely through emulation)."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if capabilities:
-        return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))
+    return _cpu_has(("avx512_bf16", "amx_bf16", "bf16"), ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def cpu_has_int8() -> bool:
     """Whether this processor multiplies int8 in hardware (AVX-512 VNNI, AVX VNNI, AMX)."""
+    return _cpu_has(("avx512_vnni", "avx_vnni", "amx_int8"), ("_is_vnni_supported", "_is_amx_tile_supported"))
+
+
+def _cpu_has(names: tuple[str, ...], probes: tuple[str, ...]) -> bool:
+    """Whether torch knows one of these capabilities of the processor, or in versions that list none, one probe says so."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if capabilities:
-        return any(bool(capabilities.get(name)) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-    probes = ("_is_vnni_supported", "_is_amx_tile_supported")
+        return any(bool(capabilities.get(name)) for name in names)
     return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))
 
 
