@@ -1,41 +1,51 @@
-"""What other encodings gain over the preset best, on hold-outs of training images: ``python -m benchmarks.encodings FOLDER``.
+"""What other encodings and heads gain over the preset kernel, on hold-outs of training images.
 
-Each variant changes how an image of Corel5k becomes a VLAD vector; projection, products and calibrated ridge are the preset's.
-Normalisation, PCA and visual words come from all training images without their labels, projection and words from those that are
-not held out; the words that both sides carry are scored. Test images have no part in it.
+``python -m benchmarks.encodings FOLDER --objective words``: each variant changes how an image becomes a vector, or what is made
+of the vectors; the rest is the preset's. Everything is learnt from the images that are not held out. The words that both sides
+carry are scored, and the held images resampled for standard errors. Test images have no part in it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import sparse
+from scipy.special import expit
 
 from benchmarks.common import parser_of, write_if_asked
-from gpuannot.config import AnnotatorConfig
-from gpuannot.datasets.label_files import LabelledImages, load_benchmark
+from gpuannot.config import OBJECTIVES, AnnotatorConfig
+from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
+from gpuannot.experiments.bootstrap import resample
 from gpuannot.experiments.feature_cache import cached_features
 from gpuannot.experiments.holdout import cover_holdout, covered_words
-from gpuannot.heads.calibration import SampledImages
-from gpuannot.heads.projection import JointProjection
+from gpuannot.heads.kernel import KernelSystem
+from gpuannot.heads.projection import JointProjection, projection_sample
+from gpuannot.heads.systems import kept_images
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.images.decode import decode_image
+from gpuannot.method.words import WordBank
 from gpuannot.metrics import evaluate
+from gpuannot.model.annotations import given_words
 from gpuannot.model.encoder import Encoder, Learnt, to_host
 from gpuannot.model.fit import InProcess, learn_transform
 from gpuannot.model.store import FeatureStore
 from gpuannot.model.word_model import WordModel
 
 K = 5
-_SOFT = 3  # centres that a descriptor is shared among
-BEST = AnnotatorConfig.preset("best", objective="words")
+LARGER = (320, 448)
+_MOMENT_COMPONENTS = 96  # PCA components whose second moments are taken
+_COLOUR_SHARE = 0.2  # of the colours in the squared norm, that of each other block being 1
+_CANONICAL = 100  # directions that go with the labels
+_COMPLETED = 0.5  # of a word's images: where an image without it scores higher than so many of them, it is given the word
 
 Vectors = NDArray[np.float32]
 
@@ -53,117 +63,258 @@ class Mirrored(Sequence[Any]):
         return np.ascontiguousarray(decode_image(self.paths[number], (self.size, self.size))[:, ::-1])
 
 
-def steps_over(
-    encoder: Encoder, train: LabelledImages, features: FeatureStore | None, descriptors: FeatureStore | None = None
-) -> InProcess:
-    """The steps by which the encoder learns from all training images."""
-    return InProcess(WordModel(encoder), features, train.labels, train.vocabulary, descriptors=descriptors, progress=False)
+class Variant(NamedTuple):
+    """What the words are learnt from, and how held images are given them.
+
+    Attributes:
+        views: vectors (N or 2N, d) of length 1; a head learns from each, and their scores are averaged.
+        labels: (rows of a view, W).
+        learn: the rows to learn from.
+    """
+
+    name: str
+    views: list[Vectors]
+    labels: sparse.csr_array
+    learn: NDArray[np.int64]
 
 
-def over(descriptors: FeatureStore, encode: Callable[[NDArray[np.float32]], Vectors]) -> Vectors:
-    """The vectors of stored descriptors (N, P, L·n), block by block."""
-    return np.concatenate([encode(block.numpy()) for _, block in descriptors.blocks(within_partitions=True)])
+class Stores(NamedTuple):
+    """Features of all images: as the preset has them, in a mirror, at larger inputs; colours (N, 256)."""
+
+    plain: tuple[Encoder, FeatureStore]
+    mirrored: FeatureStore
+    larger: list[tuple[Encoder, FeatureStore]]
+    colours: Vectors
 
 
-def plain(encoder: Encoder, block: NDArray[np.float32]) -> Vectors:
-    return to_host(encoder.vlad(torch.from_numpy(block)))
+def stores_of(images: LabelledImages, config: AnnotatorConfig, cache: str | None, stack: ExitStack) -> Stores:
+    """Features that do not depend on what is held out, computed once."""
+
+    def kept(size: int) -> tuple[Encoder, FeatureStore]:
+        encoder = Encoder(replace(config, input_size=size), device="cpu")
+        return encoder, stack.enter_context(cached_features(encoder, images, cache, False))
+
+    plain = kept(config.input_size)
+    mirrored = stack.enter_context(plain[0].extractor.new_store(len(images)))
+    plain[0].extractor.extract(Mirrored(images.paths, config.input_size), mirrored, np.arange(len(images)))
+    colours = np.stack([_colours(path) for path in images.paths])
+    return Stores(plain, mirrored, [kept(size) for size in LARGER], colours)
 
 
-def bands(encoder: Encoder, block: NDArray[np.float32]) -> Vectors:
-    """The whole image and its upper, middle and lower third, each a vector."""
-    side = int(block.shape[1] ** 0.5)
-    grid = block.reshape(len(block), side, side, -1)
-    thirds = np.array_split(np.arange(side), 3)
-    parts = [block, *(np.ascontiguousarray(grid[:, rows]).reshape(len(block), -1, grid.shape[-1]) for rows in thirds)]
-    return np.hstack([plain(encoder, part) for part in parts])
+def _colours(path: Path) -> Vectors:
+    """Square roots of the shares of 16 × 4 × 4 bins of hue, saturation and value at 96 × 96 pixels."""
+    image = Image.fromarray(decode_image(path, (96, 96))).convert("HSV")
+    hue, saturation, value = np.asarray(image).reshape(-1, 3).astype(np.int64).T
+    bins = (hue // 16) * 16 + (saturation // 64) * 4 + value // 64
+    return np.sqrt(np.bincount(bins, minlength=256) / len(bins)).astype(np.float32)
 
 
-def soft(encoder: Encoder, block: NDArray[np.float32]) -> Vectors:
-    """Each descriptor shared among its nearest centres by exp(−d²/s), s being the mean d² to the nearest; then as the preset."""
-    centers = encoder.codebook_.centers
-    n = centers.shape[2]
-    return np.hstack([_soft(block[..., number * n : (number + 1) * n], words) for number, words in enumerate(centers)])
+class _Layers:
+    """What a split's images teach of normalisation, PCA and visual words, and vectors by that."""
+
+    def __init__(self, encoder: Encoder, features: FeatureStore, images: LabelledImages, learn: NDArray[np.int64]) -> None:
+        self.encoder = encoder
+        self.steps = InProcess(WordModel(encoder), features, images.labels, images.vocabulary, learn_from=learn, progress=False)
+        learn_transform(encoder, self.steps)
+
+    def __enter__(self) -> _Layers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.steps.close()
+
+    def vlad(self, encoder: Encoder | None = None) -> Vectors:
+        """VLAD vectors (N, L·m·n) of all images, by the visual words of ``encoder``, None being the split's own."""
+        chosen = encoder or self.encoder
+        chosen.fit_codebook(self.steps.descriptor_sample())
+        return encoded(chosen, self.steps.descriptors)
 
 
-def _soft(block: NDArray[np.float32], centers: NDArray[np.float32]) -> Vectors:
-    squared = np.square(block).sum(axis=2)[..., None] - 2 * block @ centers.T + np.square(centers).sum(axis=1)
-    nearest = np.argpartition(squared, _SOFT, axis=2)[..., :_SOFT]
-    away = np.take_along_axis(squared, nearest, axis=2)
-    weights = np.exp(-(away - away.min(axis=2, keepdims=True)) / away.min(axis=2).mean())
-    weights /= weights.sum(axis=2, keepdims=True)
-    shares = np.zeros_like(squared)
-    np.put_along_axis(shares, nearest, weights, axis=2)
-    sums = shares.transpose(0, 2, 1) @ block - shares.sum(axis=1)[..., None] * centers
-    rooted = (np.sign(sums) * np.sqrt(np.abs(sums))).reshape(len(block), -1)
-    return (rooted / np.maximum(np.linalg.norm(rooted, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+def encoded(encoder: Encoder, descriptors: FeatureStore) -> Vectors:
+    return np.concatenate([to_host(encoder.vlad(block)) for _, block in descriptors.blocks(within_partitions=True)])
 
 
-def variants(train: LabelledImages, cache: str | None) -> Iterator[tuple[str, Vectors]]:
-    """The name and the vectors (N, D) of every variant, as each is made."""
-    encoder = Encoder(BEST, device="cpu")
-    with cached_features(encoder, train, cache, False) as features, steps_over(encoder, train, features) as steps:
-        learn_transform(encoder, steps)
-        encoder.fit_codebook(steps.descriptor_sample())
-        store = steps.descriptors
-        best = over(store, partial(plain, encoder))
-        yield "best", best
-        second = encoder.sharing_trunk(Learnt(encoder.transform_), seed=1)
-        second.fit_codebook(steps_over(second, train, None, store).descriptor_sample())
-        yield "two codebooks", np.hstack([best, over(store, partial(plain, second))])
-        yield "soft assignment", over(store, partial(soft, encoder))
-        yield "bands", over(store, partial(bands, encoder))
-    images = Mirrored(train.paths, BEST.input_size)
-    with encoder.extractor.new_store(len(images)) as mirrored:
-        encoder.extractor.extract(images, mirrored, np.arange(len(images)))
-        with encoder.describe(mirrored) as store:
-            yield "mirror images averaged", (best + over(store, partial(plain, encoder))) / np.float32(2)
-    larger = Encoder(BEST, device="cpu", input_size=320)
-    with larger.extractor.new_store(len(train)) as enlarged:
-        larger.extractor.extract(train.paths, enlarged, np.arange(len(train)))
-        with steps_over(larger, train, enlarged) as steps:
-            learn_transform(larger, steps)
-            larger.fit_codebook(steps.descriptor_sample())
-            large = over(steps.descriptors, partial(plain, larger))
-    yield "input 320", large
-    yield "inputs 224 and 320", np.hstack([best, large])
+def fresh(encoder: Encoder, **changes: Any) -> Encoder:
+    """An encoder of the same trunk that has learnt nothing."""
+    return encoder.sharing_trunk(**changes)
 
 
-def reached(vectors: Vectors, train: LabelledImages, splits: int) -> list[dict[str, float]]:
-    """F1 and N+ on each cover hold-out of 500."""
-    found = []
-    for number in range(splits):
-        learn, held = cover_holdout(train.labels, 500, number)
-        projection = JointProjection(BEST.projection, BEST.quadratic, BEST.quadratic_weight)
-        projection.fit(torch.from_numpy(vectors[learn]))
-        encoded = to_host(projection.transform(torch.from_numpy(vectors)))
-        bank, head = new_bank(BEST, train.vocabulary, encoded.shape[1], "cpu"), WordHead(BEST)
-        bank.drop(SampledImages)  # confidences, which nobody asks for
-        for rows in np.array_split(learn, 8):
-            bank.partial_fit(encoded[rows], train.labels[rows])
-        head.settle(bank)
-        index, _ = head.ranking(bank).nearest(encoded[held], K)
-        scores = evaluate(bank.known[index], sparse.csr_array(train.labels[held]), words=covered_words(train.labels, held))
-        found.append({"f1": scores.f1, "n_plus": scores.n_plus})
-    return found
+def rooted_moments(descriptors: FeatureStore, components: int) -> Vectors:
+    """The upper triangle of (Σ f fᵀ/P)^½ of each layer, off its diagonal times √2, at length 1; layers side by side."""
+    upper = torch.triu_indices(components, components)
+    scale = torch.where(upper[0] == upper[1], 1.0, 2.0**0.5)
+    blocks = []
+    for _, block in descriptors.blocks(within_partitions=True):
+        layers = []
+        for layer in block.float().split(components, dim=2):
+            values, directions = torch.linalg.eigh(layer.transpose(1, 2) @ layer / layer.shape[1])
+            root = (directions * values.clamp(min=0).sqrt()[:, None]) @ directions.transpose(1, 2)
+            layers.append(torch.nn.functional.normalize(root[:, upper[0], upper[1]] * scale, dim=1))
+        blocks.append(torch.cat(layers, dim=1).numpy())
+    return np.concatenate(blocks)
+
+
+def side_by_side(blocks: Sequence[tuple[Vectors, float]], learn: NDArray[np.int64]) -> Vectors:
+    """Blocks, centred, each of the mean squared norm that stands beside it."""
+    parts = []
+    for block, share in blocks:
+        centred = block - block[learn].mean(axis=0)
+        parts.append(centred * np.float32(np.sqrt(share / np.square(centred[learn]).sum(axis=1).mean())))
+    return np.hstack(parts)
+
+
+def projected(vectors: Vectors, learn: NDArray[np.int64], config: AnnotatorConfig) -> Vectors:
+    """Unit vectors by the joint projection, which is learnt as a fit learns it."""
+    projection = JointProjection(config.projection)
+    sample = projection_sample(learn, config.projection_sample, config.seed)
+    projection.fit(torch.from_numpy(vectors[sample]))
+    return to_host(projection.transform(torch.from_numpy(vectors)))
+
+
+def with_canonical(unit: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64]) -> Vectors:
+    """The unit vectors and as long a part of directions that go with the labels: of the regularised canonical correlations."""
+    x, y = unit[learn].astype(np.float64), labels[learn].toarray().astype(np.float64)
+    x_mean, y = x.mean(axis=0), (y - y.mean(axis=0)) / np.maximum(y.std(axis=0), 1e-9)
+    covariance = (x - x_mean).T @ (x - x_mean)
+    covariance[np.diag_indices_from(covariance)] += np.trace(covariance) / len(covariance)
+    values, directions = np.linalg.eigh(covariance)
+    whitening = directions / np.sqrt(values) @ directions.T
+    left, _, _ = np.linalg.svd(whitening @ (x - x_mean).T @ y, full_matrices=False)
+    canonical = (unit - x_mean) @ (whitening @ left[:, :_CANONICAL])
+    canonical /= np.maximum(np.linalg.norm(canonical, axis=1, keepdims=True), 1e-12)
+    return (np.hstack([unit, canonical]) / np.sqrt(2)).astype(np.float32)
+
+
+def completed(unit: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64], config: AnnotatorConfig) -> sparse.csr_array:
+    """Labels with words added where an image, left out of the fit, scores above the middle of the images that carry the word."""
+    bank, head = learnt(unit, labels, learn, config)
+    assert head.penalty is not None
+    scores = KernelSystem(kept_images(bank), head.penalty, config.kernel_width).left_out_scores(np.arange(len(learn))).numpy()
+    dense = kept_images(bank).labels.toarray() > 0
+    middle = np.array([np.quantile(scores[has, word], _COMPLETED) if has.any() else np.inf for word, has in enumerate(dense.T)])
+    full = labels.toarray()
+    full[learn] = np.maximum(full[learn], scores > middle)
+    return sparse.csr_array(full)
+
+
+def variants(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig) -> Iterator[Variant]:
+    """Every variant, the preset's own first, as each is made."""
+    labels = images.labels
+
+    def of(name: str, *vectors: Vectors) -> Variant:
+        return Variant(name, [projected(each, learn, config) for each in vectors], labels, learn)
+
+    with _Layers(fresh(stores.plain[0]), stores.plain[1], images, learn) as layers:
+        vlad = layers.vlad()
+        own = of("kernel", vlad)
+        yield own
+        unit = own.views[0]
+        yield Variant("directions of the labels beside it", [with_canonical(unit, labels, learn)], labels, learn)
+        yield Variant("labels completed", [unit], completed(unit, labels, learn, config), learn)
+        yield of("a kernel for each layer, scores averaged", *np.split(vlad, len(layers.encoder.trunk.layers), axis=1))
+        with layers.encoder.describe(stores.mirrored) as descriptors:
+            mirrored = encoded(layers.encoder, descriptors)
+        yield of("mirror images averaged", (vlad + mirrored) / np.float32(2))
+        both, rows = np.vstack([vlad, mirrored]), np.concatenate([learn, learn + len(vlad)])
+        views = [projected(both, rows, config)]
+        yield Variant("mirror images learnt too", views, sparse.csr_array(sparse.vstack([labels, labels])), rows)
+        other = layers.vlad(layers.encoder.sharing_trunk(Learnt(layers.encoder.transform_), seed=config.seed + 1))
+        yield of("two codebooks side by side", np.hstack([vlad, other]))
+        yield of("two codebooks, scores averaged", vlad, other)
+    with _Layers(fresh(stores.plain[0], n_components=_MOMENT_COMPONENTS), stores.plain[1], images, learn) as layers:
+        moments = rooted_moments(layers.steps.descriptors, _MOMENT_COMPONENTS)
+    colours = stores.colours, _COLOUR_SHARE
+    yield of("√moments in place of VLAD", side_by_side([(moments, 1)], learn))
+    yield of("colours beside it", side_by_side([(vlad, 1), colours], learn))
+    yield of("√moments beside it", side_by_side([(vlad, 1), (moments, 1)], learn))
+    yield of("√moments and colours beside it", side_by_side([(vlad, 1), (moments, 1), colours], learn))
+    for encoder, features in stores.larger:
+        size = encoder.config.input_size
+        with _Layers(fresh(encoder), features, images, learn) as layers:
+            large = layers.vlad()
+        yield of(f"input {size}", large)
+        yield of(f"inputs {config.input_size} and {size}", np.hstack([vlad, large]))
+
+
+def learnt(
+    vectors: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64], config: AnnotatorConfig
+) -> tuple[WordBank, WordHead]:
+    """The words of the images to learn from."""
+    vocabulary, head = tuple(map(str, range(labels.shape[1]))), WordHead(config)
+    bank = new_bank(config, vocabulary, vectors.shape[1], "cpu")
+    for rows in np.array_split(learn, max(1, len(learn) // 512)):
+        bank.partial_fit(vectors[rows], labels[rows], rows)
+    head.settle(bank)
+    return bank, head
+
+
+def given(variant: Variant, held: NDArray[np.int64], config: AnnotatorConfig) -> NDArray[np.int64]:
+    """The words (H, k) given to held images, −1 where fewer are."""
+    total, confidence = None, None
+    for view in variant.views:
+        bank, head = learnt(view, variant.labels, variant.learn, config)
+        scores = head.ranking(bank).scores(view[held])
+        total = scores if total is None else total + scores
+        curves = head.confidence(bank)
+        if head.chosen is not None and head.chosen.threshold is not None and curves is not None:
+            slope, offset, level = curves
+            own = expit(offset + slope * np.log(np.maximum(scores, 1e-12)) + level * scores)
+            confidence = own if confidence is None else confidence + own
+    assert total is not None and head.chosen is not None
+    most = head.chosen.words if head.chosen.threshold is not None else K
+    order = np.argsort(-total, axis=1, kind="stable")[:, :most]
+    index = bank.known[order]
+    if confidence is None:
+        return index
+    likely = np.take_along_axis(confidence, order, 1) / len(variant.views)
+    return np.where(given_words(likely, head.chosen.threshold), index, -1)
 
 
 def main() -> None:
     parser = parser_of("benchmarks.encodings", __doc__)
-    parser.add_argument("data", help="folder of Corel5k")
-    parser.add_argument("--splits", type=int, default=3, help="hold-outs (default: %(default)s)")
+    parser.add_argument("data", help="folder with train.json")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="words")
+    parser.add_argument("--splits", type=int, default=3, help="hold-outs of a ninth of the images (default: %(default)s)")
     parser.add_argument("--cache", help="folder for features (default: the user's cache folder)")
+    parser.add_argument("--trunk-dtype", default="auto")
     arguments = parser.parse_args()
-    train, _ = load_benchmark("corel5k", arguments.data)
-    rows: list[dict[str, Any]] = []
-    for name, vectors in variants(train, arguments.cache):
-        start = time.perf_counter()
-        splits = reached(vectors, train, arguments.splits)
-        gain = [100 * (each["f1"] - base["f1"]) for each, base in zip(splits, rows[0]["splits"] if rows else splits, strict=True)]
-        rows.append({"variant": name, "dimension": vectors.shape[1], "splits": splits, "gain": gain})
-        mean = {key: np.mean([each[key] for each in splits]) for key in ("f1", "n_plus")}
-        print(f"{name}: F1 {100 * mean['f1']:.2f}, N+ {mean['n_plus']:.1f}, gain {np.mean(gain):+.2f} "
-              f"({', '.join(f'{value:+.2f}' for value in gain)}), {time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
-    write_if_asked(parser, arguments, {"dataset": "corel5k, training images", "k": K, "rows": rows})
+    images = load_labelled_images(Path(arguments.data) / "train.json")
+    config = AnnotatorConfig.preset("kernel", objective=arguments.objective, trunk_dtype=arguments.trunk_dtype)
+    measure = "f1" if arguments.objective == "words" else "image_f1"
+    found: dict[str, list[dict[str, float]]] = {}
+    samples: dict[str, list[NDArray[np.float64]]] = {}
+    with ExitStack() as stack:
+        stores = stores_of(images, config, arguments.cache, stack)
+        for split in range(arguments.splits):
+            learn, held = cover_holdout(images.labels, len(images) // 9, split)
+            truth, words = sparse.csr_array(images.labels[held]), covered_words(images.labels, held)
+            first: NDArray[np.float64] | None = None
+            for variant in variants(stores, images, learn, config):
+                start = time.perf_counter()
+                index = given(variant, held, config)
+                scores, drawn = (
+                    evaluate(index, truth, words=words),
+                    getattr(resample(index, truth, words=words, seed=split), measure),
+                )
+                first = drawn if first is None else first
+                found.setdefault(variant.name, []).append({name: getattr(scores, name) for name in ("f1", "n_plus", "image_f1")})
+                samples.setdefault(variant.name, []).append(drawn - first)
+                base = found["kernel"][split][measure]
+                print(f"{split} {variant.name}: {100 * scores.f1:.2f} / N+ {scores.n_plus} / image {100 * scores.image_f1:.2f}, "
+                      f"gain {100 * (found[variant.name][split][measure] - base):+.2f} ± {100 * (drawn - first).std(ddof=1):.2f}, "
+                      f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
+    rows = []
+    for name, splits in found.items():
+        gains = [100 * (each[measure] - base[measure]) for each, base in zip(splits, found["kernel"], strict=True)]
+        error = 100 * float(np.mean(samples[name], axis=0).std(ddof=1))
+        rows.append({"variant": name, "splits": splits, "gain": gains, "gain_error": error})
+    about = {
+        "dataset": images.name,
+        "objective": arguments.objective,
+        "measure": measure,
+        "trunk_dtype": stores.plain[0].trunk.arithmetic,
+    }
+    write_if_asked(parser, arguments, {**about, "images": len(images), "k": K, "rows": rows})
 
 
 if __name__ == "__main__":

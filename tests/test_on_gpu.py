@@ -10,7 +10,6 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from cuda_on_cpu import compiler
 
@@ -18,6 +17,8 @@ import benchmarks.__main__ as run_all
 from benchmarks import common
 from benchmarks.cuml_bundle import unpack
 from benchmarks.rows import Row, Setting
+
+jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema, which the test extra brings")
 
 TESTS = Path(__file__).parent
 SCHEMA = json.loads((TESTS.parent / "benchmarks" / "schema.json").read_text())

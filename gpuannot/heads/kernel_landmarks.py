@@ -10,7 +10,7 @@ from torch import Tensor
 from .calibration import random_numbers
 from .kept_images import KeptImages
 from .kernel_exact import add_product, kernel_values
-from .products import inverse, product
+from .products import add_gram, inverse, product
 
 # Images whose kernel values with all landmarks are held at once.
 _BLOCK = 256
@@ -56,7 +56,7 @@ class LandmarkKernel:
             rows = slice(start, start + _BLOCK)
             values = kernel_values(self._all[rows], self.vectors, width)
             targets = self.targets(rows)
-            add_product(system, values.T, values, 1)
+            add_gram(system, values)
             add_product(given, values.T, torch.hstack([targets.new_ones(len(targets), 1), targets]), 1)
         total = given[:, 0]
         self._mean = total / count

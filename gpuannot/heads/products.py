@@ -56,6 +56,19 @@ def gram(rows: Tensor) -> Tensor:
     return torch.from_numpy(found)
 
 
+def add_gram(into: Tensor, rows: Tensor) -> None:
+    """into (D, D) += rowsᵀ @ rows of rows (N, D), float64, in place; on the CPU on and below the diagonal alone, by blocks."""
+    if into.is_cuda:
+        into.addmm_(rows.T, rows)
+        return
+    changed, given = into.numpy(), rows.numpy()
+
+    def add(start: int, stop: int) -> None:
+        changed[start:stop, :stop] += given[:, start:stop].T @ given[:, :stop]
+
+    for_blocks(add, len(changed), even_block(len(changed), _BLOCK))
+
+
 def leading_eigenvectors(system: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest eigenvalues (count,) of a symmetric matrix (N, N), largest first, and their eigenvectors (N, count).
 

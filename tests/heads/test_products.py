@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpuannot.heads import products
-from gpuannot.heads.products import gram, inverse, leading_eigenvectors, product
+from gpuannot.heads.products import add_gram, gram, inverse, leading_eigenvectors, product
 from gpuannot.system import threads
 
 
@@ -30,6 +30,13 @@ def positive(size: int) -> Tensor:
     return rows.T @ rows + torch.eye(size, dtype=torch.float64)
 
 
+def summed_gram(*parts: Tensor) -> Tensor:
+    found = torch.zeros(parts[0].shape[1], parts[0].shape[1], dtype=torch.float64)
+    for part in parts:
+        add_gram(found, part)
+    return found
+
+
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 1), (1, 3, 5), (13, 4, 29), (29, 4, 13), (0, 3, 4), (3, 0, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -45,6 +52,14 @@ def test_a_product_in_blocks(shape: tuple[int, int, int], dtype: torch.dtype) ->
 def test_the_lower_triangle_of_a_gram_matrix(size: int) -> None:
     rows = drawn(size, 6)
     np.testing.assert_allclose(np.tril(gram(rows)), np.tril(rows.numpy() @ rows.numpy().T), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("size", [1, 2, 5, 33])
+def test_the_lower_triangle_of_a_sum_of_gram_matrices(size: int) -> None:
+    parts = [drawn(6, size), drawn(9, size)]
+    expected = sum(part.numpy().T @ part.numpy() for part in parts)
+    np.testing.assert_allclose(np.tril(summed_gram(*parts)), np.tril(expected), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -76,6 +91,7 @@ def test_leading_eigenvectors_are_numpys(size: int, count: int) -> None:
     [
         lambda: product(drawn(700, 90), drawn(90, 1100)),
         lambda: gram(drawn(1100, 90)).tril(),
+        lambda: summed_gram(drawn(90, 1100)).tril(),
         lambda: inverse(positive(600)),
         lambda: torch.cat([part.flatten() for part in leading_eigenvectors(positive(300), 40)]),
     ],

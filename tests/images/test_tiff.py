@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 from hostile_images import encoded, scene
 from PIL import Image
 from tiffs import CIELAB, CMYK, DEFLATE, ICCLAB, LZW, MIN_IS_BLACK, MIN_IS_WHITE, NONE, PACKBITS, PALETTE, RGB, YCBCR, tiff
@@ -18,6 +17,8 @@ from tiffs import CIELAB, CMYK, DEFLATE, ICCLAB, LZW, MIN_IS_BLACK, MIN_IS_WHITE
 from gpuannot.errors import ImageError
 from gpuannot.images.decode import decode_image
 from gpuannot.images.tiff import MAX_STRIPS
+
+tifffile = pytest.importorskip("tifffile", reason="needs tifffile, which the test extra brings")
 
 HEIGHT, WIDTH = 19, 37  # more than one strip and tile, and odd
 COLOURS = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
