@@ -42,6 +42,7 @@ from gpuannot.model.word_model import WordModel
 
 K = 5
 LARGER = (320, 448)
+WIDTHS = (1.0, 4.0)
 _MOMENT_COMPONENTS = 96  # PCA components whose second moments are taken
 _COLOUR_SHARE = 0.2  # of the colours in the squared norm, that of each other block being 1
 _CANONICAL = 100  # directions that go with the labels
@@ -70,12 +71,14 @@ class Variant(NamedTuple):
         views: vectors (N or 2N, d) of length 1; a head learns from each, and their scores are averaged.
         labels: (rows of a view, W).
         learn: the rows to learn from.
+        width: γ, where it is not the preset's.
     """
 
     name: str
     views: list[Vectors]
     labels: sparse.csr_array
     learn: NDArray[np.int64]
+    width: float | None = None
 
 
 class Stores(NamedTuple):
@@ -209,6 +212,8 @@ def variants(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], c
         own = of("kernel", vlad)
         yield own
         unit = own.views[0]
+        for width in WIDTHS:
+            yield own._replace(name=f"γ = {width:g}", width=width)
         yield Variant("directions of the labels beside it", [with_canonical(unit, labels, learn)], labels, learn)
         yield Variant("labels completed", [unit], completed(unit, labels, learn, config), learn)
         yield of("a kernel for each layer, scores averaged", *np.split(vlad, len(layers.encoder.trunk.layers), axis=1))
@@ -251,6 +256,7 @@ def learnt(
 def given(variant: Variant, held: NDArray[np.int64], config: AnnotatorConfig) -> NDArray[np.int64]:
     """The words (H, k) given to held images, −1 where fewer are."""
     total, confidence = None, None
+    config = replace(config, kernel_width=variant.width or config.kernel_width)
     for view in variant.views:
         bank, head = learnt(view, variant.labels, variant.learn, config)
         scores = head.ranking(bank).scores(view[held])
