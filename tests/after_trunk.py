@@ -1,8 +1,9 @@
-"""What the CUDA side does after the trunk: launches of a batch, and kilobytes that an image has read and written, counted.
+"""What the CUDA side does after the trunk's layers: launches of a batch, and kilobytes that an image has read and written, counted.
 
 ``python tests/after_trunk.py --update`` writes the table that ``test_pretended_cuda.py`` compares with. Counted on the pretended
 device at the presets' own sizes, by operators and their arguments: a tensor that an operator reads or writes counts once, whatever
-caches hold of it and however often a kernel reads it. So the numbers compare versions of this code, and say nothing of time.
+caches hold of it and however often a kernel reads it; what works in place reads and writes; a view is neither. The count begins with
+what the trunk's layers gave, each in a tensor of its own. So the numbers compare versions of this code, and say nothing of time.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _POSITIONS = 196
 _INPUTS, _OUTPUTS = ("descriptors", "centers", "half_norms", "labels"), ("out", "index", "distance", "squares", "skipped")
 # A gather reads what it writes, and its indices.
 _GATHERS = ("index", "index_select", "gather", "embedding")
+_OVERWRITES = ("copy_", "fill_", "zero_")  # the operators in place that do not read what they write
 
 
 class _Count:
@@ -37,6 +39,8 @@ class _Count:
 
     def operator(self, ran: Ran) -> None:
         read = ran.written + ran.read[1:] if ran.name in _GATHERS else ran.read
+        if ran.name.endswith("_") and ran.name not in _OVERWRITES:
+            read = read + ran.written
         self.add(read, ran.written)
 
     def add(self, read: list[torch.Tensor], written: list[torch.Tensor]) -> None:
@@ -100,7 +104,8 @@ def counted(preset: str, batch: int) -> dict[str, float]:
         encoder.device_stages()
         if config.projection:  # what is put on the device at first use
             encoder.projection_.transform(torch.zeros((1, config.vlad_dimension), device="cuda"))
-        features = torch.empty((batch, _POSITIONS, encoder.trunk.channels), dtype=torch.bfloat16, device="cuda")
+        shapes = [(batch, _POSITIONS, channels) for channels in encoder.trunk.layer_channels]
+        layers = [torch.empty(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes]
 
         def launch(plan: Any, buffers: dict[str, Any], device: torch.device) -> None:
             given = {name: tensor.elem for name, tensor in buffers.items() if tensor is not None}
@@ -109,6 +114,7 @@ def counted(preset: str, batch: int) -> dict[str, float]:
         real, kernels.launch = kernels.launch, launch
         try:
             with cuda.dispatch.listening(count.operator, with_values=False):
+                features = layers[0] if len(layers) == 1 else torch.cat(layers, dim=2)
                 ranking.nearest(encoder.vectors(features), K)
         finally:
             kernels.launch = real
