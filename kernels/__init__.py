@@ -1,4 +1,4 @@
-"""CUDA kernels: nearest centre of each descriptor, VLAD of each image, and what stands around the trunk's convolutions.
+"""CUDA kernels: nearest centre of each descriptor, VLAD of each image, its words, and what stands around the trunk's convolutions.
 
 The ``.cu`` files in this folder are compiled at first use, once per device and kind of input, through CuPy. They take torch tensors
 in place, run on torch's current stream of the tensors' device, never wait for it, and can be captured in a CUDA graph after one
@@ -16,10 +16,11 @@ from torch import Tensor
 from . import checks
 from .loader import device_limits, launch
 from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad
+from .ranking import rank_candidates
 from .stream import served_methods
 from .trunk import max_pool, normalise_pixels
 
-__all__ = ["assign_vlad", "check_centers", "max_pool", "nearest_center", "normalise_pixels", "vlad"]
+__all__ = ["assign_vlad", "check_centers", "max_pool", "nearest_center", "normalise_pixels", "rank_candidates", "vlad"]
 
 
 def check_centers(centers: Tensor) -> Tensor:

@@ -73,6 +73,22 @@ def check_normalise_pixels(images: Tensor, scale: Tensor, offset: Tensor, channe
     _check_devices(images=images, scale=scale, offset=offset)
 
 
+def check_rank_candidates(vectors: Tensor, word_vectors: Tensor, known: Tensor, candidates: Tensor, bias: Tensor | None) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``rank_candidates``."""
+    _check_tensor("vectors", vectors, (torch.float32,), ("T", "D"))
+    _check_last_stride("vectors", vectors)
+    _check_tensor("word_vectors", word_vectors, (torch.float32,), ("W", "D"))
+    if word_vectors.shape[1] != vectors.shape[1]:
+        raise ValueError(f"word_vectors has {word_vectors.shape[1]} dimensions and vectors {vectors.shape[1]}: they must agree")
+    _check_tensor("candidates", candidates, (torch.int64,), ("T", "take"))
+    _check_exactly("candidates", candidates, torch.int64, (len(vectors), candidates.shape[1]))
+    _check_exactly("known", known, torch.int64, (len(word_vectors),))
+    for name, tensor in (("word_vectors", word_vectors), ("known", known), ("candidates", candidates)):
+        _check_contiguous(name, tensor)
+    _check_optional("bias", bias, torch.float32, (len(word_vectors),))
+    _check_devices(vectors=vectors, word_vectors=word_vectors, known=known, candidates=candidates, bias=bias)
+
+
 def check_codebook(centers: Tensor) -> None:
     """Raise TypeError or ValueError unless ``centers`` is a floating-point (m, n) tensor with at least one centre and dimension."""
     _check_tensor("centers", centers, _FLOATS, ("m", "n"))

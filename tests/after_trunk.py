@@ -2,16 +2,20 @@
 
 ``python tests/after_trunk.py --update`` writes the table that ``test_pretended_cuda.py`` compares with. Counted on the pretended
 device at the presets' own sizes, by operators and their arguments: a tensor that an operator reads or writes counts once, whatever
-caches hold of it and however often a kernel reads it; what works in place reads and writes; a view is neither. The count begins with
-what the trunk's layers gave, each in a tensor of its own. So the numbers compare versions of this code, and say nothing of time.
+caches hold of it and however often a kernel reads it; what works in place reads and writes; a view does neither. The count begins
+with what the trunk's layers gave, each in a tensor of its own. So the numbers compare versions of this code, and say nothing of time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,7 +31,7 @@ TABLE = Path(__file__).with_name("after_trunk.json")
 PRESETS, BATCHES = ("paper", "best", "kernel"), (32, 256)
 WORDS, LEARNT, K = 260, 4500, 5  # Corel5k's
 _POSITIONS = 196
-_INPUTS, _OUTPUTS = ("descriptors", "centers", "half_norms", "labels"), ("out", "index", "distance", "squares", "skipped")
+_OUTPUTS = ("out", "index", "distance", "squares", "skipped")
 # A gather reads what it writes, and its indices.
 _GATHERS = ("index", "index_select", "gather", "embedding")
 _OVERWRITES = ("copy_", "fill_", "zero_")  # the operators in place that do not read what they write
@@ -95,6 +99,25 @@ def _ranking(config: AnnotatorConfig, dimension: int) -> Any:
     return WordRanking(vectors) if config.head == "mean" else LinearRanking(vectors, bias)
 
 
+@contextmanager
+def _launches(count: _Count) -> Iterator[None]:
+    """Count the launches of the library's kernels, which run nothing."""
+
+    def launch(plan: Any, buffers: dict[str, Any], device: torch.device) -> None:
+        given = {name: buffers[name].elem for name in plan.arguments if isinstance(name, str) and buffers[name] is not None}
+        read = [tensor for name, tensor in given.items() if name not in _OUTPUTS]
+        if plan.kernel == "rank_candidates":  # of the words' vectors the candidates', as a gather does
+            words, candidates = given["word_vectors"], given["candidates"]
+            read = [x for x in read if x is not words] + [words.new_empty((candidates.numel(), words.shape[1]))]
+        count.add(read, [tensor for name, tensor in given.items() if name in _OUTPUTS])
+
+    modules = [module for module in vars(kernels).values() if isinstance(module, ModuleType) and hasattr(module, "launch")]
+    with ExitStack() as patched:
+        for module in (kernels, *modules):
+            patched.enter_context(patch.object(module, "launch", launch))
+        yield
+
+
 def counted(preset: str, batch: int) -> dict[str, float]:
     """Launches of a batch, and kB an image that are read and written, from features to words."""
     config, count = AnnotatorConfig.preset(preset), _Count()
@@ -107,17 +130,9 @@ def counted(preset: str, batch: int) -> dict[str, float]:
         shapes = [(batch, _POSITIONS, channels) for channels in encoder.trunk.layer_channels]
         layers = [torch.empty(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes]
 
-        def launch(plan: Any, buffers: dict[str, Any], device: torch.device) -> None:
-            given = {name: tensor.elem for name, tensor in buffers.items() if tensor is not None}
-            count.add([given[name] for name in _INPUTS if name in given], [given[name] for name in _OUTPUTS if name in given])
-
-        real, kernels.launch = kernels.launch, launch
-        try:
-            with cuda.dispatch.listening(count.operator, with_values=False):
-                features = layers[0] if len(layers) == 1 else torch.cat(layers, dim=2)
-                ranking.nearest(encoder.vectors(features), K)
-        finally:
-            kernels.launch = real
+        with cuda.dispatch.listening(count.operator, with_values=False), _launches(count):
+            features = layers[0] if len(layers) == 1 else torch.cat(layers, dim=2)
+            ranking.nearest(encoder.vectors(features), K)
     return {
         "launches": count.launches,
         "kB read": round(count.read / batch / 1e3, 1),

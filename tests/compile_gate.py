@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuannot.kernels.plan import Launch, Step, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code
+from gpuannot.kernels.ranking import SCORES, plan_rank_candidates
 from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
 
 TABLE = Path(__file__).with_name("compile_gate.json")
@@ -53,6 +54,7 @@ def variants(architecture: int) -> dict[str, Launch]:
         plans += _on_tensor_cores(dtype, capability)
         plans.append(plan_max_pool(1, dims, 8, 8, dtype, (64 * dims, 8 * dims, dims)))
         plans += [plan_normalise_pixels(1, 8, dims, channels, dtype, (0, 0, 0, 0)) for channels in (4, 8)]
+        plans += [plan_rank_candidates(1, 1, 1, 1, 1, score) for score in SCORES]
         for plan in plans:
             assert plan is not None
             # vlad_scale reads no descriptor: one set of options stands for all.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import trunk_cases
+import vector_cases
 from kernel_cases import ON_TENSOR_CORES, Stored, assign_vlad, nearest_center, store, vlad, vlad_reference
 
 from gpuannot.kernels.plan import Step
@@ -189,3 +190,17 @@ def check_normalise_pixels() -> None:
         for planes in (True, False):
             out = trunk_cases.normalise_pixels(images, scale, offset, channels, "bfloat16", planes)
             assert np.array_equal(out, trunk_cases.normalised(images, scale, offset, channels, "bfloat16"))
+
+
+def check_rank_candidates() -> None:
+    """Ties, an image of zeros, scores that are not numbers, more candidates than warps; for every order of threads."""
+    for score in ("l2", "cosine", "linear"):
+        vectors, rows, candidates, bias = vector_cases.ranking_case(3, 40, 70, 19, score, whole=True)
+        vectors[1] = 0
+        vectors[2, 5] = rows[candidates[0, 3], 0] = np.nan
+        with np.errstate(invalid="ignore"):
+            expected, exact = vector_cases.ranked(vectors, rows, candidates, 7, score, bias)
+        for seed in SEEDS:
+            index, distance = vector_cases.rank_candidates(vectors, rows, candidates, 7, score, bias, padding=1, seed=seed)
+            assert np.array_equal(index, expected)
+            assert np.allclose(distance[:2], exact[:2], rtol=1e-6, atol=1e-7)

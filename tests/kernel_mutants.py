@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import kernel_cases
 import kernel_checks
 import stream_mutants
+import vector_mutants
 from kernel_checks import (
     check_assign_mma,
     check_assign_tiled,
@@ -23,6 +24,7 @@ from kernel_checks import (
     check_normalise_pixels,
     check_patch_order,
     check_plain,
+    check_rank_candidates,
     check_screen,
     check_stream,
     check_stream_in_parts,
@@ -241,9 +243,21 @@ def _trunk_mutants() -> Iterator[Mutant]:
         yield Mutant(f"normalise_pixels: {name}", file, old, new, check_normalise_pixels)
 
 
+def _vector_mutants() -> Iterator[Mutant]:
+    for name, (old, new) in vector_mutants.RANK_CHANGES.items():
+        yield Mutant(f"rank_candidates: {name}", "rank_candidates.cu", old, new, check_rank_candidates)
+
+
 MUTANTS = {
     mutant.name: mutant
-    for mutant in (*_nearest_mutants(), *_stream_mutants(), *_trunk_mutants(), *_vlad_mutants(), *_assign_mutants())
+    for mutant in (
+        *_nearest_mutants(),
+        *_stream_mutants(),
+        *_trunk_mutants(),
+        *_vector_mutants(),
+        *_vlad_mutants(),
+        *_assign_mutants(),
+    )
 }
 CHECKS = sorted({mutant.check.__name__ for mutant in MUTANTS.values()})
 

@@ -1,0 +1,113 @@
+"""The kernels of image vectors, unchanged, on the CPU, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cuda_on_cpu import HostRawKernel, compiler
+from torch import Tensor
+from vector_cases import rank_candidates, ranked, ranking_case
+
+from gpuannot import kernels
+from gpuannot.errors import DeviceError
+from gpuannot.kernels import checks, ranking
+from gpuannot.kernels.loader import _address
+from gpuannot.kernels.plan import Launch, source_code
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
+
+SCORES = ("l2", "cosine", "linear")
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
+    """Lets CPU tensors through, launches on the CPU, and lists the launches."""
+    plans: list[Launch] = []
+
+    def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:
+        plans.append(plan)
+        kernel = HostRawKernel(source_code(plan.source), plan.kernel, plan.options)
+        kernel(plan.grid, plan.block, plan.bind(buffers, _address), shared_mem=plan.shared_bytes)
+
+    for module in (ranking,):
+        monkeypatch.setattr(module, "launch", launch)
+    monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
+    return plans
+
+
+# ---- candidates
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(
+    ("images", "words", "dims", "take", "k"),
+    [(1, 1, 1, 1, 1), (3, 20, 31, 16, 5), (2, 40, 33, 17, 17), (5, 300, 257, 13, 5), (1, 600, 2, 513, 300)],
+)
+def test_candidates_are_ranked_as_in_float64(images: int, words: int, dims: int, take: int, k: int, score: str) -> None:
+    vectors, rows, candidates, bias = ranking_case(images, words, dims, take, score)
+    index, distance = rank_candidates(vectors, rows, candidates, k, score, bias, padding=dims % 2, seed=dims)
+    expected, exact = ranked(vectors, rows, candidates, k, score, bias)
+    assert np.array_equal(index, expected)
+    np.testing.assert_allclose(distance, exact, rtol=2.0**-23, atol=1e-15)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_candidates_of_vectors_that_are_zero_or_not_numbers(score: str) -> None:
+    vectors, rows, candidates, bias = ranking_case(3, 40, 9, 12, score)
+    vectors[0] = 0
+    vectors[1, 4] = np.nan
+    rows[candidates[2, 3], 0] = np.nan  # of one word of an image: it comes last
+    index, distance = rank_candidates(vectors, rows, candidates, 12, score, bias)
+    with np.errstate(invalid="ignore"):
+        expected, exact = ranked(vectors, rows, candidates, 12, score, bias)
+    assert np.array_equal(index, expected)
+    assert np.array_equal(np.isnan(distance), np.isnan(exact) if score != "cosine" else np.isnan(distance))
+    assert index[2, -1] == 2 * candidates[2, 3] + 3
+
+
+def test_rank_candidates_takes_parts_of_rows(launched: list[Launch]) -> None:
+    vectors, rows, candidates, bias = ranking_case(4, 30, 20, 9, "linear")
+    x = torch.randn(4, 25)
+    x[:, :20] = torch.from_numpy(vectors)
+    given = torch.from_numpy(rows), torch.arange(30), torch.from_numpy(candidates)
+    index, distance = kernels.rank_candidates(x[:, :20], *given, 4, score="linear", bias=torch.from_numpy(bias))
+    expected, exact = ranked(vectors, rows, candidates, 4, "linear", bias)
+    assert np.array_equal(2 * index + 3, expected) and np.allclose(distance, exact, rtol=1e-6)
+    assert len(launched) == 1
+    index, distance = kernels.rank_candidates(x[:0, :20], given[0], given[1], given[2][:0], 4)
+    assert index.shape == distance.shape == (0, 4) and len(launched) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"vectors": torch.zeros(2, 4).double()}, TypeError, "vectors is torch.float64"),
+        ({"vectors": torch.zeros(4, 2).T}, ValueError, "vectors has strides"),
+        ({"word_vectors": torch.zeros(5, 3)}, ValueError, "word_vectors has 3 dimensions and vectors 4"),
+        ({"known": torch.zeros(4).long()}, ValueError, r"known has shape \(4,\)"),
+        ({"candidates": torch.zeros(3, 2).long()}, ValueError, r"candidates has shape \(3, 2\): expected \(2, 2\)"),
+        ({"candidates": torch.zeros(2, 2, dtype=torch.int32)}, TypeError, "candidates is torch.int32"),
+        ({"k": 3}, ValueError, "k is 3 of 2 candidates: expected 1 ≤ k"),
+        ({"k": 0}, ValueError, "k is 0 of 2"),
+        ({"score": "dot"}, ValueError, "score is 'dot', bias left out: expected l2 or cosine, or linear with a bias"),
+        ({"score": "linear"}, ValueError, "score is 'linear', bias left out"),
+        ({"bias": torch.zeros(5)}, ValueError, "score is 'l2', bias given"),
+        ({"bias": torch.zeros(4), "score": "linear"}, ValueError, r"bias has shape \(4,\)"),
+        ({}, DeviceError, "CUDA"),
+    ],
+)
+def test_wrong_candidates_are_named(
+    change: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change:
+        monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
+    right = {
+        "vectors": torch.zeros(2, 4), "word_vectors": torch.zeros(5, 4), "known": torch.zeros(5).long(),
+        "candidates": torch.zeros(2, 2).long(), "k": 1,
+    }  # fmt: skip
+    with pytest.raises(error, match=message):
+        kernels.rank_candidates(**{**right, **change})

@@ -1,0 +1,66 @@
+"""The kernels of image vectors on the CPU, over guarded inputs, and what they must give."""
+
+from __future__ import annotations
+
+import numpy as np
+from cuda_on_cpu import Guarded
+from kernel_cases import guarded_rows, run, store
+
+from gpuannot.kernels.ranking import plan_rank_candidates
+
+Array = np.ndarray
+
+
+def rank_candidates(
+    vectors: Array, words: Array, candidates: Array, k: int, score: str, bias: Array | None = None, padding: int = 0, seed: int = 0
+) -> tuple[Array, Array]:
+    """Run rank_candidates.cu; a word's number in the vocabulary is 3 more than twice its own."""
+    x, (stride,) = guarded_rows(store(vectors, "float32"), padding)
+    index, distance = (Guarded(np.full((len(vectors), k), -7, kind)) for kind in (np.int64, np.float32))
+    buffers = {
+        "vectors": x.array,
+        "word_vectors": Guarded(words).array,
+        "bias": None if bias is None else Guarded(bias).array,
+        "known": Guarded(2 * np.arange(len(words)) + 3).array,
+        "candidates": Guarded(candidates).array,
+        "index": index.array,
+        "distance": distance.array,
+    }
+    run(plan_rank_candidates(*vectors.shape, stride, candidates.shape[1], k, score), buffers, seed)
+    index.check()
+    distance.check()
+    return index.array.copy(), distance.array.copy()
+
+
+def ranked(vectors: Array, words: Array, candidates: Array, k: int, score: str, bias: Array | None = None) -> tuple[Array, Array]:
+    """The same, every candidate of every image in float64 and sorted by (not a number, score, word)."""
+    index, distance = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k))
+    for t, x in enumerate(vectors.astype(np.float64)):
+        rows = words[candidates[t]].astype(np.float64)
+        scores = np.sqrt(np.square(rows - x).sum(1)) if bias is None else -(rows @ x + bias[candidates[t]])
+        order = np.lexsort((candidates[t], scores))[:k]  # NaN is sorted last
+        index[t], distance[t] = 2 * candidates[t][order] + 3, scores[order]
+        if score == "cosine":
+            distance[t] = np.maximum(0, 1 - (x @ x + 1 - distance[t] ** 2) / 2)
+            if not x.any():
+                index[t], distance[t] = 2 * np.arange(k) + 3, 1
+    return index, distance
+
+
+def ranking_case(
+    images: int, words: int, dims: int, take: int, score: str, whole: bool = False
+) -> tuple[Array, Array, Array, Array | None]:
+    """Vectors, words of which every second pair is equal, candidates in any order, and for linear scores a bias."""
+    rng = np.random.default_rng([images, words, dims, take])
+
+    def drawn(*shape: int) -> Array:
+        return rng.integers(-3, 4, shape).astype(np.float32) if whole else rng.standard_normal(shape, np.float32)
+
+    vectors, rows = drawn(images, dims), drawn(words, dims)
+    rows[2::4] = rows[1::4][: len(rows[2::4])]
+    bias = drawn(words)
+    bias[2::4] = bias[1::4][: len(bias[2::4])]
+    if score == "cosine":
+        vectors, rows = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (vectors, rows))
+    candidates = np.stack([rng.permutation(words)[:take] for _ in range(images)]) if images else np.empty((0, take), np.int64)
+    return vectors.astype(np.float32), rows.astype(np.float32), candidates, bias if score == "linear" else None

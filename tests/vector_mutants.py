@@ -1,0 +1,18 @@
+"""Changes of the kernels of image vectors that kernel_checks.py must notice: what is replaced in the source, and by what."""
+
+RANK_CHANGES = {
+    "no barrier before scores are compared": ("#endif\n    __syncthreads();", "#endif"),
+    "highest word of a tie": ("word < other_word", "word > other_word"),
+    "what is not a number comes anywhere": ("if (unknown != other_unknown) return other_unknown;", ""),
+    "what are no numbers tie": ("return unknown || score == other ?", "return score == other ?"),
+    "rows without their stride": ("image * row_stride", "image * dims"),
+    "the last dimensions left out": ("k0 < dims; k0 += LANES) sum", "k0 + LANES <= dims; k0 += LANES) sum"),
+    "candidates of the first image": ("candidates += image * candidate_count;", ""),
+    "as many candidates as warps": ("i += blockDim.x / LANES", "i += candidate_count"),
+    "no bias": ("sum + bias[candidates[i]]", "sum"),
+    "the word's own number": ("index[rank] = known[word];", "index[rank] = word;"),
+    "ranks past k are written": ("if (rank >= k) continue;", ""),
+    "a vector of zeros has neighbours": ("blank ? rank : word", "word"),
+    "cosine of a longer vector": ("squared_norm + 1.0 - score", "2.0 - 2.0 * score"),
+    "squares are given": ("sqrt(score)", "score"),
+}
