@@ -1,4 +1,4 @@
-"""CUDA kernels: nearest centre of each descriptor, VLAD of each image, its words, and what stands around the trunk's convolutions.
+"""CUDA kernels: descriptors, their nearest centres, VLAD of each image, its words, and what stands around the trunk's convolutions.
 
 The ``.cu`` files in this folder are compiled at first use, once per device and kind of input, through CuPy. They take torch tensors
 in place, run on torch's current stream of the tensors' device, never wait for it, and can be captured in a CUDA graph after one
@@ -14,13 +14,23 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .loader import device_limits, launch
+from .features import affine_map
+from .loader import alignment_of, device_limits, launch
 from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad
 from .ranking import rank_candidates
 from .stream import served_methods
 from .trunk import max_pool, normalise_pixels
 
-__all__ = ["assign_vlad", "check_centers", "max_pool", "nearest_center", "normalise_pixels", "rank_candidates", "vlad"]
+__all__ = [
+    "affine_map",
+    "assign_vlad",
+    "check_centers",
+    "max_pool",
+    "nearest_center",
+    "normalise_pixels",
+    "rank_candidates",
+    "vlad",
+]
 
 
 def check_centers(centers: Tensor) -> Tensor:
@@ -101,7 +111,7 @@ def nearest_center(
             _name(descriptors),
             _name(centers),
             descriptors.stride(0),
-            alignment=_alignment(descriptors, centers),
+            alignment=alignment_of(descriptors, centers),
             capability=limits.capability,
             multiprocessors=limits.multiprocessors,
             shared_limit=limits.shared_bytes,
@@ -195,7 +205,7 @@ def _vlad(
     sizes = (images, patches, dims, len(centers), _name(descriptors))
     strides = (descriptors.stride(0), descriptors.stride(1))
     fit: dict[str, Any] = {
-        "alignment": _alignment(descriptors, centers, out),
+        "alignment": alignment_of(descriptors, centers, out),
         "multiprocessors": limits.multiprocessors,
         "shared_limit": limits.shared_bytes,
     }
@@ -236,11 +246,3 @@ def _steps(mass: bool, intra: bool, signed_sqrt: bool, l2: bool) -> Step:
 
 def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _alignment(*tensors: Tensor) -> int:
-    """The largest power of two, at most 16, that divides all base addresses."""
-    bits = 16
-    for tensor in tensors:
-        bits |= tensor.data_ptr()
-    return bits & -bits

@@ -73,6 +73,32 @@ def check_normalise_pixels(images: Tensor, scale: Tensor, offset: Tensor, channe
     _check_devices(images=images, scale=scale, offset=offset)
 
 
+def check_affine_map(features: Tensor, matrix: Tensor, offset: Tensor, out: Tensor | None) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``affine_map``."""
+    if not isinstance(features, Tensor) or features.dtype not in _FLOATS[1:]:
+        found = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise TypeError(f"features is {found}: expected torch.float16 or torch.bfloat16")
+    _check_tensor("matrix", matrix, (features.dtype,), ("2", "n", "C"))
+    _check_exactly("matrix", matrix, features.dtype, (2, matrix.shape[1], features.shape[-1]))
+    for name, size in zip("nC", matrix.shape[1:], strict=True):
+        if not 1 <= size <= _LARGEST_SIZE:
+            raise ValueError(f"matrix has shape {tuple(matrix.shape)}: {name} must be 1 … {_LARGEST_SIZE}")
+    _check_exactly("offset", offset, torch.float32, (matrix.shape[1],))
+    for name, tensor in (("matrix", matrix), ("offset", offset)):
+        _check_contiguous(name, tensor)
+    _check_rows("features", features)
+    if out is not None:
+        _check_exactly("out", out, torch.float32, (*features.shape[:-1], matrix.shape[1]))
+        _check_rows("out", out)
+    _check_devices(features=features, matrix=matrix, offset=offset, out=out)
+
+
+def row_stride(rows: Tensor) -> int:
+    """Elements from one row of (..., n) to the next, where all are evenly spaced."""
+    sizes = [(size, stride) for size, stride in zip(rows.shape[:-1], rows.stride()[:-1], strict=True) if size > 1]
+    return sizes[-1][1] if sizes else rows.shape[-1]
+
+
 def check_rank_candidates(vectors: Tensor, word_vectors: Tensor, known: Tensor, candidates: Tensor, bias: Tensor | None) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``rank_candidates``."""
     _check_tensor("vectors", vectors, (torch.float32,), ("T", "D"))
@@ -148,6 +174,15 @@ def _check_tensor(name: str, tensor: object, dtypes: tuple[torch.dtype, ...], sh
 def _check_last_stride(name: str, tensor: Tensor) -> None:
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(f"{name} has strides {tensor.stride()}: the last dimension must be contiguous; pass {name}.contiguous()")
+
+
+def _check_rows(name: str, tensor: Tensor) -> None:
+    _check_last_stride(name, tensor)
+    expected = row_stride(tensor)
+    for size, stride in zip(tensor.shape[-2::-1], tensor.stride()[-2::-1], strict=True):
+        if size > 1 and stride != expected:
+            raise ValueError(f"{name} has strides {tensor.stride()}: its rows must be evenly spaced; pass {name}.contiguous()")
+        expected *= size
 
 
 def _check_contiguous(name: str, tensor: Tensor) -> None:

@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent
 _Buffer = TypeVar("_Buffer")
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_MMA_CAPABILITY = (8, 0)
+MMA_CAPABILITY = (8, 0)
 _PLAIN_THREADS = 128
 _TILE_THREADS = 256
 _FEWEST_TILE_DIMS = 4  # a tile is 16 deep: with fewer, more than three quarters of its work would be padding
@@ -75,10 +75,15 @@ def source_code(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def element_options(dtype: str, vector: int) -> tuple[str, ...]:
+    """The macros of element.cuh, as compiler options."""
+    return f"-DELEMENT_{dtype.upper()}", f"-DVECTOR={vector}"
+
+
 def _options(dtype: str, vector: int, *, method: str = "", staged: bool | None = None, tile_centers: int = 0) -> tuple[str, ...]:
     """The macros that the headers read, as compiler options."""
     options = [f"-DMETHOD_{method}"] if method else []
-    options += [f"-DELEMENT_{dtype.upper()}", f"-DVECTOR={vector}"]
+    options += element_options(dtype, vector)
     if staged is not None:
         options.append(f"-DSTAGED={int(staged)}")
     if method == "TILED":
@@ -101,7 +106,7 @@ def vector_width(dtype: str, dims: int, strides: tuple[int, ...], alignment: int
 
 def assignment_method(dims: int, dtype: str, center_dtype: str, capability: tuple[int, int]) -> str:
     """Return "MMA" where tensor cores take both types and the dimensions are worth a fragment, else "TILED"."""
-    on_tensor_cores = dtype != "float32" and center_dtype == dtype and capability >= _MMA_CAPABILITY
+    on_tensor_cores = dtype != "float32" and center_dtype == dtype and capability >= MMA_CAPABILITY
     return "MMA" if on_tensor_cores and dims >= _FEWEST_TILE_DIMS else "TILED"
 
 

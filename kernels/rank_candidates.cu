@@ -21,7 +21,7 @@
 // Macros     SCORE_L2, SCORE_COSINE or SCORE_LINEAR.
 
 constexpr int LANES = 32;
-constexpr int LOADS_IN_FLIGHT = 8;
+constexpr int LOADS_IN_FLIGHT = 4;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 __device__ __forceinline__ double term(float x, float v) {

@@ -3,7 +3,8 @@
 ``python tests/after_trunk.py --update`` writes the table that ``test_pretended_cuda.py`` compares with. Counted on the pretended
 device at the presets' own sizes, by operators and their arguments: a tensor that an operator reads or writes counts once, whatever
 caches hold of it and however often a kernel reads it; what works in place reads and writes; a view does neither. The count begins
-with what the trunk's layers gave, each in a tensor of its own. So the numbers compare versions of this code, and say nothing of time.
+with what the trunk's layers gave, each in a tensor of its own. So the numbers compare versions of this code, and say nothing of
+time.
 """
 
 from __future__ import annotations

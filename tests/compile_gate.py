@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gpuannot.kernels.features import plan_affine_map
 from gpuannot.kernels.plan import Launch, Step, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code
 from gpuannot.kernels.ranking import SCORES, plan_rank_candidates
 from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
@@ -54,6 +55,8 @@ def variants(architecture: int) -> dict[str, Launch]:
         plans += _on_tensor_cores(dtype, capability)
         plans.append(plan_max_pool(1, dims, 8, 8, dtype, (64 * dims, 8 * dims, dims)))
         plans += [plan_normalise_pixels(1, 8, dims, channels, dtype, (0, 0, 0, 0)) for channels in (4, 8)]
+        if dtype != "float32" and capability >= (8, 0):
+            plans.append(plan_affine_map(1, dims, 1, dtype, dims, 1))
         plans += [plan_rank_candidates(1, 1, 1, 1, 1, score) for score in SCORES]
         for plan in plans:
             assert plan is not None

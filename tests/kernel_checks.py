@@ -204,3 +204,13 @@ def check_rank_candidates() -> None:
             index, distance = vector_cases.rank_candidates(vectors, rows, candidates, 7, score, bias, padding=1, seed=seed)
             assert np.array_equal(index, expected)
             assert np.allclose(distance[:2], exact[:2], rtol=1e-6, atol=1e-7)
+
+
+def check_affine_map() -> None:
+    """Rows and components that fill no last tile, three steps of depth, a stride of the output; exact for whole numbers."""
+    rng = np.random.default_rng(11)
+    x, m = store(_whole_numbers(rng, 263, 72), "bfloat16"), store(_whole_numbers(rng, 2, 70, 72), "bfloat16")
+    offset = _whole_numbers(rng, 70)
+    exact, _ = vector_cases.mapped(x.values, m.values, offset)
+    for seed in SEEDS:
+        assert np.array_equal(vector_cases.affine_map(x, m, offset, padding=8, seed=seed), exact)

@@ -17,6 +17,7 @@ import kernel_checks
 import stream_mutants
 import vector_mutants
 from kernel_checks import (
+    check_affine_map,
     check_assign_mma,
     check_assign_tiled,
     check_max_pool,
@@ -244,6 +245,8 @@ def _trunk_mutants() -> Iterator[Mutant]:
 
 
 def _vector_mutants() -> Iterator[Mutant]:
+    for name, (old, new) in vector_mutants.AFFINE_CHANGES.items():
+        yield Mutant(f"affine_map: {name}", "affine_map.cu", old, new, check_affine_map)
     for name, (old, new) in vector_mutants.RANK_CHANGES.items():
         yield Mutant(f"rank_candidates: {name}", "rank_candidates.cu", old, new, check_rank_candidates)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from cuda_on_cpu import Guarded
-from kernel_cases import guarded_rows, run, store
+from kernel_cases import Stored, alignment_of, guarded_rows, run, store
 
+from gpuannot.kernels.features import plan_affine_map
 from gpuannot.kernels.ranking import plan_rank_candidates
 
 Array = np.ndarray
@@ -64,3 +65,26 @@ def ranking_case(
         vectors, rows = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (vectors, rows))
     candidates = np.stack([rng.permutation(words)[:take] for _ in range(images)]) if images else np.empty((0, take), np.int64)
     return vectors.astype(np.float32), rows.astype(np.float32), candidates, bias if score == "linear" else None
+
+
+def affine_map(features: Stored, matrix: Stored, offset: Array, padding: int = 0, seed: int = 0) -> Array:
+    """Run affine_map.cu on (rows, channels) and (2, components, channels); what lies between the rows of the output stays."""
+    rows, channels = features.bits.shape
+    components = matrix.bits.shape[1]
+    x, (stride,) = guarded_rows(features, padding)
+    m, out_stride = Guarded(matrix.bits), components + padding
+    out = Guarded(np.full(max(0, rows * out_stride - padding), -7, np.float32))
+    plan = plan_affine_map(rows, channels, components, features.dtype, stride, out_stride, alignment=alignment_of(x.array, m.array))
+    if rows:
+        run(plan, {"features": x.array, "matrix": m.array, "offset": Guarded(offset).array, "out": out.array}, seed)
+    out.check()
+    padded = np.append(out.array, np.full(padding if rows else 0, -7, np.float32)).reshape(rows, out_stride)
+    assert (padded[:, components:] == -7).all()
+    return padded[:, :components].copy()
+
+
+def mapped(features: Array, matrix: Array, offset: Array) -> tuple[Array, Array]:
+    """The same in float64, and a bound on the errors of a sum of float32 products that may be cut instead of rounded."""
+    x, m = features.astype(np.float64), matrix.astype(np.float64)
+    magnitude = np.abs(x) @ np.abs(m).sum(0).T + np.abs(offset)
+    return x @ m.sum(0).T + offset, (2 * x.shape[1] + 2) * 2.0**-23 * magnitude

@@ -16,3 +16,19 @@ RANK_CHANGES = {
     "cosine of a longer vector": ("squared_norm + 1.0 - score", "2.0 - 2.0 * score"),
     "squares are given": ("sqrt(score)", "score"),
 }
+
+AFFINE_CHANGES = {
+    "no barrier before a step is multiplied": ("__syncthreads();", ""),
+    "one buffer": ("buffer ^= 1;", ""),
+    "rows unbounded": ("load_fragment(8 * r < rows_left, ", "load_fragment(true, "),
+    "components unbounded": ("load_fragment(component < components_left, ", "load_fragment(true, "),
+    "channels unbounded": ("load_if<Fragment>(inside && k < dims", "load_if<Fragment>(inside"),
+    "low parts are the high ones": ("matrix + part * part_stride", "matrix"),
+    "high parts alone": ("constexpr int PARTS = 2;", "constexpr int PARTS = 1;"),
+    "first components in every tile": ("matrix += static_cast<long long>(component0) * channels;", ""),
+    "operands of two rows swapped": ("upper.value[pair], lower.value[pair], upper", "lower.value[pair], upper.value[pair], upper"),
+    "no offset": (" + offset[component]", ""),
+    "writes components unbounded": ("if (component < components) row", "row"),
+    "writes rows unbounded": ("if (8 * r >= rows_left) continue;", ""),
+    "rows of the output without their stride": ("(first + 8 * r) * out_stride", "(first + 8 * r) * components"),
+}

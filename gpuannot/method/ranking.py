@@ -193,8 +193,8 @@ class LinearRanking:
 class DeviceLinearRanking:
     """:class:`LinearRanking` on the device of the image vectors and without a wait for it.
 
-    Candidates come from one product; the k best and their order from products summed in float64, ties to the lowest index: where, and
-    of which words, as in :class:`DeviceRanking`.
+    Candidates come from one product; the k best and their order from products summed in float64, ties to the lowest index: where,
+    and of which words, as in :class:`DeviceRanking`.
 
     Args:
         weights: (W, D) float32.

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cuda_on_cpu import HostRawKernel, compiler
-from torch import Tensor
+from cuda_on_cpu import compiler
 from vector_cases import rank_candidates, ranked, ranking_case
 
 from gpuannot import kernels
 from gpuannot.errors import DeviceError
-from gpuannot.kernels import checks, ranking
-from gpuannot.kernels.loader import _address
-from gpuannot.kernels.plan import Launch, source_code
+from gpuannot.kernels import checks
+from gpuannot.kernels.plan import Launch
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
 SCORES = ("l2", "cosine", "linear")
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """Lets CPU tensors through, launches on the CPU, and lists the launches."""
-    plans: list[Launch] = []
-
-    def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:
-        plans.append(plan)
-        kernel = HostRawKernel(source_code(plan.source), plan.kernel, plan.options)
-        kernel(plan.grid, plan.block, plan.bind(buffers, _address), shared_mem=plan.shared_bytes)
-
-    for module in (ranking,):
-        monkeypatch.setattr(module, "launch", launch)
-    monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
-    return plans
-
-
-# ---- candidates
 
 
 @pytest.mark.parametrize("score", SCORES)
