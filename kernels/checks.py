@@ -38,8 +38,25 @@ def check_assign_vlad(
     descriptors: Tensor, centers: Tensor, half_norms: Tensor | None, out: Tensor | None, skipped: Tensor | None
 ) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``assign_vlad``."""
-    _check_inputs(descriptors, ("B", "P", "n"), centers, half_norms)
-    _check_outputs(descriptors, centers, out, skipped)
+    if not isinstance(centers, Tensor) or centers.ndim != 3:
+        _check_inputs(descriptors, ("B", "P", "n"), centers, half_norms)
+        images: tuple[int, ...] = (len(descriptors),)
+    else:
+        _check_tensor("descriptors", descriptors, _FLOATS, ("B", "P", "L·n"))
+        layers, count, dims = centers.shape
+        if not layers or layers * dims != descriptors.shape[2]:
+            raise ValueError(
+                f"centers has {layers} layers of {dims} dimensions and descriptors {descriptors.shape[2]}: they must agree"
+            )
+        _check_contiguous("centers", centers)
+        _check_optional("half_norms", half_norms, torch.float32, (layers, count))
+        _check_inputs(descriptors[..., :dims], ("B", "P", "n"), centers[0])
+        images = (len(descriptors), layers)
+    if isinstance(out, Tensor) and out.dtype == torch.bfloat16:
+        _check_optional("out", out, torch.bfloat16, (2, len(descriptors), centers.numel()))
+    else:
+        _check_outputs(descriptors, centers, out, None)
+    _check_optional("skipped", skipped, torch.int32, images)
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, out=out, skipped=skipped)
 
 

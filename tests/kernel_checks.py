@@ -7,7 +7,7 @@ import trunk_cases
 import vector_cases
 from kernel_cases import ON_TENSOR_CORES, Stored, assign_vlad, nearest_center, store, vlad, vlad_reference
 
-from gpuannot.kernels.plan import Step
+from gpuannot.kernels.vlad_plan import Step
 
 SEEDS = (0, 1, 2, 3)
 
@@ -214,3 +214,25 @@ def check_affine_map() -> None:
     exact, _ = vector_cases.mapped(x.values, m.values, offset)
     for seed in SEEDS:
         assert np.array_equal(vector_cases.affine_map(x, m, offset, padding=8, seed=seed), exact)
+
+
+def check_assign_layers() -> None:
+    """Three layers of as many centres as the small tile has, in two parts: together the values, each rounded to nearest even."""
+    rng = np.random.default_rng(12)
+    x, c = store(_whole_numbers(rng, 2, 70, 60), "float32"), store(_whole_numbers(rng, 3, 32, 20), "float32")
+    x.values[1, 3, 45] = x.bits[1, 3, 45] = np.inf
+    expected, left_out = [], []
+    for layer in range(3):
+        part = x.values[..., 20 * layer : 20 * layer + 20]
+        with np.errstate(invalid="ignore"):
+            labels = np.square(part[:, :, None].astype(np.float64) - c.values[layer]).sum(3).argmin(2)
+        labels[~np.isfinite(part).all(2)] = -1
+        expected.append(vlad_reference(np.nan_to_num(part, posinf=0), labels, c.values[layer], Step(0)))
+        left_out.append((labels < 0).sum(1))
+    for seed in SEEDS:
+        out, skipped = assign_vlad(x, c, Step(0), "TILED", padding=4, seed=seed)
+        assert np.array_equal(out, np.concatenate(expected, axis=1)) and np.array_equal(skipped, np.stack(left_out, axis=1))
+    parts, _ = assign_vlad(x, store(c.values + 0.00123, "float32"), Step.SIGNED_SQRT, "TILED", split=True)
+    whole, _ = assign_vlad(x, store(c.values + 0.00123, "float32"), Step.SIGNED_SQRT, "TILED")
+    high = store(whole, "bfloat16").values
+    assert np.array_equal(parts[0], high) and np.array_equal(parts[1], store(whole - high, "bfloat16").values)

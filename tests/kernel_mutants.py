@@ -18,6 +18,7 @@ import stream_mutants
 import vector_mutants
 from kernel_checks import (
     check_affine_map,
+    check_assign_layers,
     check_assign_mma,
     check_assign_tiled,
     check_max_pool,
@@ -245,6 +246,8 @@ def _trunk_mutants() -> Iterator[Mutant]:
 
 
 def _vector_mutants() -> Iterator[Mutant]:
+    for name, (old, new) in vector_mutants.LAYER_CHANGES.items():
+        yield Mutant(f"assign_vlad: {name}", "assign_vlad.cu", old, new, check_assign_layers)
     for name, (old, new) in vector_mutants.AFFINE_CHANGES.items():
         yield Mutant(f"affine_map: {name}", "affine_map.cu", old, new, check_affine_map)
     for name, (old, new) in vector_mutants.RANK_CHANGES.items():

@@ -32,3 +32,14 @@ AFFINE_CHANGES = {
     "writes rows unbounded": ("if (8 * r >= rows_left) continue;", ""),
     "rows of the output without their stride": ("(first + 8 * r) * out_stride", "(first + 8 * r) * components"),
 }
+
+LAYER_CHANGES = {
+    "descriptors of the first layer": ("image_stride + layer * dims", "image_stride"),
+    "centres of the first layer": ("centers += layer * length;", ""),
+    "half norms of the first layer": ("half_norms += layer * center_count;", ""),
+    "every layer in the place of the first": ("* gridDim.y + layer;", "* gridDim.y;"),
+    "parts cut, not rounded": ("bits + 0x7fffu + (bits >> 16 & 1)", "bits"),
+    "half away from even": ("(bits >> 16 & 1)", "1"),
+    "low part of the whole value": ("bfloat16_bits(x - __uint_as_float", "bfloat16_bits(x - 0 * __uint_as_float"),
+    "low parts a vector behind the high": ("out + apart + i", "out + count + i"),
+}

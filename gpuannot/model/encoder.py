@@ -237,7 +237,7 @@ class Encoder:
         self.extractor.failures = []
         parts = [(np.empty(0, np.int64), np.empty((0, self.dimension), np.float32))]
         with progress_bar("encode", len(sources), progress) as bar:
-            for positions, features in self.extractor.features(sources, advance=bar.update):
+            for positions, features in self.extractor.features(sources, advance=bar.update, apart=True):
                 parts.append((positions, to_host(self.vectors(features))))
         warn_of_failures(len(sources), self.failures_)
         positions, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -260,7 +260,7 @@ class Encoder:
                 f"images are {images.shape[2]}×{images.shape[3]}, this one was made for {size}×{size}; resize them first, "
                 "for example with torch.nn.functional.interpolate(images, size, mode='bicubic', antialias=True)"
             )
-        return torch.as_tensor(self.vectors(self.extractor.run_trunk(images)))
+        return torch.as_tensor(self.vectors(self.extractor.run_layers(images)))
 
     def encode_images(
         self, sources: Any, positions: NDArray[np.int64] | None = None, *, advance: Callable[[int], object] | None = None
@@ -272,7 +272,8 @@ class Encoder:
             positions: which of them, ascending; None takes all.
             advance: told how many images each batch took.
         """
-        for index, features in self.extractor.features(sources, positions, advance=advance, within_partitions=True):
+        batches = self.extractor.features(sources, positions, advance=advance, within_partitions=True, apart=True)
+        for index, features in batches:
             yield index, self.vectors(features)
 
     def encode_descriptors(self, descriptors: FeatureStore) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
@@ -280,10 +281,11 @@ class Encoder:
         for positions, block in descriptors.blocks(within_partitions=True):
             yield positions, self.aggregate(block.to(self.device))
 
-    def vectors(self, features: Tensor) -> Vectors:
-        """Image vectors (B, D) of features (B, P, C)."""
+    def vectors(self, features: Tensor | tuple[Tensor, ...]) -> Vectors:
+        """Image vectors (B, D) of features (B, P, C), or on a GPU of each layer's."""
         if self.extractor.on_gpu:
             return self.aggregate(self.device_stages().transform(features))
+        assert isinstance(features, Tensor)
         with one_blas_thread():
             return self.aggregate(torch.from_numpy(self.transform_.transform(features.float().numpy())))
 

@@ -8,13 +8,19 @@ from cuda_on_cpu import compiler
 from torch import Tensor
 
 from gpuannot import kernels
+from gpuannot.kernels import vlad_plan
 from gpuannot.kernels.plan import Launch
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 RAW = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
-FUSED, APART = 132, 2  # images: one for each multiprocessor, and too few
+FUSED, APART = 132, 2  # images: one for each multiprocessor, and too few where products take longer than a launch
+
+
+@pytest.fixture(autouse=True)
+def no_products_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", 0)
 
 
 def names(launched: list[Launch]) -> list[str]:
@@ -112,3 +118,52 @@ def test_empty_batches(launched: list[Launch]) -> None:
     assert not launched
     for images in (FUSED, APART):
         assert torch.equal(kernels.assign_vlad(torch.ones(images, 0, 16), c, **RAW), torch.zeros(images, 48))
+
+
+@pytest.mark.parametrize("images", [FUSED, APART])
+def test_layers_side_by_side(images: int, launched: list[Launch]) -> None:
+    """In one launch, or layer by layer; whole vectors, or in two parts."""
+    x, c = (
+        whole_numbers(images, 12, 72, dtype=torch.float32, seed=6)[:, 1:, :48],
+        whole_numbers(3, 9, 16, dtype=torch.float32, seed=7),
+    )
+    x[1, 2, 20] = torch.inf
+    wanted = {**RAW, "l2": True}
+    alone = [kernels.assign_vlad(x[..., 16 * layer : 16 * layer + 16], c[layer], **wanted) for layer in range(3)]
+    expected = torch.cat(alone, dim=1)
+    launched.clear()
+    skipped = torch.full((images, 3), -7, dtype=torch.int32)
+    out, parts = torch.empty(images, 432), torch.empty((2, images, 432), dtype=torch.bfloat16)
+    assert kernels.assign_vlad(x, c, kernels.check_centers(c.view(27, 16)).view(3, 9), out=out, skipped=skipped, **wanted) is out
+    assert torch.equal(out, expected) and skipped.sum() == skipped[1, 1] == 1
+    assert torch.equal(kernels.assign_vlad(x, c, **wanted), expected)
+    kernels.assign_vlad(x, c, out=parts, **wanted)
+    assert torch.equal(parts[0], expected.bfloat16())
+    assert torch.equal(parts[1], (expected - expected.bfloat16().float()).bfloat16())
+    assert names(launched) == (["assign_vlad"] * 3 if images == FUSED else ["nearest_center", "vlad", "vlad_scale"] * 9)
+
+
+def test_few_images_of_few_products_in_one_launch(launched: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
+    x, c = whole_numbers(1, 12, 16, dtype=torch.float32, seed=8), whole_numbers(9, 16, dtype=torch.float32, seed=9)
+    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", 12 * 16 * 32)
+    fused = kernels.assign_vlad(x, c, **RAW)
+    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", 12 * 16 * 32 - 1)
+    assert torch.equal(kernels.assign_vlad(x, c, **RAW), fused)
+    assert names(launched) == ["assign_vlad", "nearest_center", "vlad"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"descriptors": torch.zeros(2, 5, 9)}, "centers has 2 layers of 4 dimensions and descriptors 9"),
+        ({"half_norms": torch.zeros(6)}, r"half_norms has shape \(6,\)"),
+        ({"out": torch.zeros(2, 2, 24)}, r"out has shape \(2, 2, 24\)"),
+        ({"out": torch.zeros(2, 24).bfloat16()}, r"out has shape \(2, 24\)"),
+        ({"skipped": torch.zeros(2, dtype=torch.int32)}, r"skipped has shape \(2,\)"),
+        ({"centers": torch.zeros(2, 3, 8)[..., ::2]}, "centers has strides"),
+    ],
+)
+def test_wrong_layers_are_named(change: dict[str, Tensor], message: str, launched: list[Launch]) -> None:
+    right = {"descriptors": torch.zeros(2, 5, 8), "centers": torch.zeros(2, 3, 4)}
+    with pytest.raises(ValueError, match=message):
+        kernels.assign_vlad(**{**right, **change}, **RAW)

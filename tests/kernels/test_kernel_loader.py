@@ -15,8 +15,9 @@ import torch
 from gpuannot import kernels
 from gpuannot.errors import DeviceError
 from gpuannot.kernels import checks, loader
-from gpuannot.kernels.plan import Step, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code, vector_width
+from gpuannot.kernels.plan import plan_nearest_center, source_code, vector_width
 from gpuannot.kernels.stream import stream_sizes
+from gpuannot.kernels.vlad_plan import Step, needs_squares, plan_assign_vlad, plan_vlad
 
 CHAIN = {"mass": False, "intra": False, "signed_sqrt": True, "l2": True}
 
