@@ -15,6 +15,7 @@ from . import checks
 from .features import affine_map
 from .loader import alignment_of, device_limits, launch
 from .plan import assignment_method, plan_nearest_center
+from .projection import unit_products
 from .ranking import rank_candidates
 from .stream import served_methods
 from .trunk import max_pool, normalise_pixels
@@ -28,6 +29,7 @@ __all__ = [
     "nearest_center",
     "normalise_pixels",
     "rank_candidates",
+    "unit_products",
     "vlad",
 ]
 

@@ -116,6 +116,17 @@ def row_stride(rows: Tensor) -> int:
     return sizes[-1][1] if sizes else rows.shape[-1]
 
 
+def check_unit_products(product: Tensor, offset: Tensor, quadratic: int) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``unit_products``."""
+    _check_tensor("product", product, (torch.float32,), ("R", "B", "C", "d"))
+    _check_contiguous("product", product)
+    if not 1 <= product.shape[3] <= _LARGEST_SIZE or not 0 <= quadratic <= product.shape[3]:
+        raise ValueError(f"quadratic is {quadratic} of d = {product.shape[3]}: expected 0 ≤ quadratic ≤ d, 1 ≤ d ≤ {_LARGEST_SIZE}")
+    _check_exactly("offset", offset, torch.float32, (product.shape[3],))
+    _check_contiguous("offset", offset)
+    _check_devices(product=product, offset=offset)
+
+
 def check_rank_candidates(vectors: Tensor, word_vectors: Tensor, known: Tensor, candidates: Tensor, bias: Tensor | None) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``rank_candidates``."""
     _check_tensor("vectors", vectors, (torch.float32,), ("T", "D"))

@@ -236,3 +236,15 @@ def check_assign_layers() -> None:
     whole, _ = assign_vlad(x, store(c.values + 0.00123, "float32"), Step.SIGNED_SQRT, "TILED")
     high = store(whole, "bfloat16").values
     assert np.array_equal(parts[0], high) and np.array_equal(parts[1], store(whole - high, "bfloat16").values)
+
+
+def check_unit_products() -> None:
+    """Parts that add up, more dimensions than threads and more rows of products than warps; for every order of threads."""
+    rng = np.random.default_rng(13)
+    product, offset = rng.standard_normal((2, 3, 2, 300), np.float32), rng.standard_normal(300, np.float32)
+    product[:, 1] = 0
+    offset[299] = 9
+    for seed in SEEDS:
+        out = vector_cases.unit_products(product, offset, 37, 0.3, seed)
+        assert np.allclose(out, vector_cases.multiplied(product, offset, 37, 0.3), rtol=1e-5, atol=1e-6)
+    assert not vector_cases.unit_products(0 * product, 0 * offset, 3, 0.3).any()

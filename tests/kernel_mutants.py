@@ -31,6 +31,7 @@ from kernel_checks import (
     check_stream,
     check_stream_in_parts,
     check_tiled,
+    check_unit_products,
     check_vlad_kernel,
     check_vlad_split,
 )
@@ -246,6 +247,8 @@ def _trunk_mutants() -> Iterator[Mutant]:
 
 
 def _vector_mutants() -> Iterator[Mutant]:
+    for name, (old, new) in vector_mutants.UNIT_CHANGES.items():
+        yield Mutant(f"unit_products: {name}", "unit_products.cu", old, new, check_unit_products)
     for name, (old, new) in vector_mutants.LAYER_CHANGES.items():
         yield Mutant(f"assign_vlad: {name}", "assign_vlad.cu", old, new, check_assign_layers)
     for name, (old, new) in vector_mutants.AFFINE_CHANGES.items():

@@ -7,6 +7,7 @@ from cuda_on_cpu import Guarded
 from kernel_cases import Stored, alignment_of, guarded_rows, run, store
 
 from gpuannot.kernels.features import plan_affine_map
+from gpuannot.kernels.projection import plan_unit_products
 from gpuannot.kernels.ranking import plan_rank_candidates
 
 Array = np.ndarray
@@ -88,3 +89,24 @@ def mapped(features: Array, matrix: Array, offset: Array) -> tuple[Array, Array]
     x, m = features.astype(np.float64), matrix.astype(np.float64)
     magnitude = np.abs(x) @ np.abs(m).sum(0).T + np.abs(offset)
     return x @ m.sum(0).T + offset, (2 * x.shape[1] + 2) * 2.0**-23 * magnitude
+
+
+def unit_products(product: Array, offset: Array, quadratic: int, weight: float, seed: int = 0) -> Array:
+    """Run unit_products.cu on (R, B, C, d)."""
+    row_parts, images, column_parts, dims = product.shape
+    out = Guarded(np.full((images, dims + quadratic * (quadratic + 1) // 2), np.nan, np.float32))
+    plan = plan_unit_products(images, row_parts, column_parts, dims, quadratic, weight)
+    if images:
+        run(plan, {"product": Guarded(product).array, "offset": Guarded(offset).array, "out": out.array}, seed)
+    out.check()
+    return out.array.copy()
+
+
+def multiplied(product: Array, offset: Array, quadratic: int, weight: float) -> Array:
+    """The same in float64, products one by one."""
+    p = product.astype(np.float64).sum((0, 2)) + offset
+    norm = np.linalg.norm(p, axis=1, keepdims=True)
+    u = p / np.where(norm == 0, 1, norm)
+    pairs = [(i, j) for i in range(quadratic) for j in range(i, quadratic)]
+    columns = [u[:, i] * u[:, j] * np.sqrt(weight if i == j else 2 * weight) for i, j in pairs]
+    return np.concatenate([u, np.stack(columns, axis=1)], axis=1) if columns else u

@@ -43,3 +43,21 @@ LAYER_CHANGES = {
     "low part of the whole value": ("bfloat16_bits(x - __uint_as_float", "bfloat16_bits(x - 0 * __uint_as_float"),
     "low parts a vector behind the high": ("out + apart + i", "out + count + i"),
 }
+
+UNIT_CHANGES = {
+    "no barrier before the norm": ("squares;\n    __syncthreads();", "squares;"),
+    "no barrier before products": ("* scale);\n    __syncthreads();", "* scale);"),
+    "the norm of a warp's": ("i < WARPS; i++) squares", "i < 1; i++) squares"),
+    "no offset": ("p += offset[j];", ""),
+    "parts of rows left out": ("r < row_parts", "r < 1"),
+    "parts of columns left out": ("c < column_parts", "c < 1"),
+    "parts of the matrix mistaken for images": (
+        "(r * images + image) * column_parts + c",
+        "(r * column_parts + c) * images + image",
+    ),
+    "zeros over zero": ("squares > 0.0 ? 1.0 / sqrt(squares) : squares", "1.0 / sqrt(squares)"),
+    "dimensions past the threads left out": ("j < dims; j += THREADS) out", "j < THREADS; j += THREADS) out"),
+    "rows of products a place behind": ("* (i - 1) / 2 - i", "* (i - 1) / 2"),
+    "products past the quadratic": ("j < quadratic; j += 32", "j < quadratic + 1; j += 32"),
+    "every product once": ("i == j ? same : other", "same"),
+}

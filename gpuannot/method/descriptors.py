@@ -183,7 +183,7 @@ class DeviceTransform:
             return affine_map(features, self.matrix, self.offset, out=out)
         flat = features.reshape(-1, features.shape[-1])
         if self.split:
-            both = _product_float32(flat, self.matrix)
+            both = product_float32(flat, self.matrix)
             descriptors = (both[:, : self.n] + both[:, self.n :]).add_(self.offset)
         else:
             descriptors = torch.addmm(self.offset, flat, self.matrix)
@@ -297,7 +297,8 @@ class DeviceLayerTransforms:
         return out
 
 
-def _product_float32(left: Tensor, right: Tensor) -> Tensor:
+@exact_float32()
+def product_float32(left: Tensor, right: Tensor) -> Tensor:
     """left @ right of 16-bit matrices, accumulated and returned in float32."""
     if left.is_cuda:
         try:

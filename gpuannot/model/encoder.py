@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import AnnotatorConfig
 from ..errors import InvalidArgumentError, NotFittedError
-from ..heads.projection import JointProjection, projection_sample
+from ..heads.projection import JointProjection, projection_sample, takes_parts
 from ..images.batches import ImageFailure
 from ..images.inputs import Images, as_sequence, warn_of_failures
 from ..method.codebook import LayerCodebooks, sample_positions
@@ -291,19 +291,22 @@ class Encoder:
 
     def aggregate(self, descriptors: Tensor) -> Vectors:
         """Image vectors (B, D) of descriptors (B, P, L·n): VLAD, and the projection where there is one."""
-        vectors = self.vlad(descriptors)
         if not self.config.projection:
-            return vectors
-        projected = self.projection_.transform(torch.as_tensor(vectors))
-        return projected if self.extractor.on_gpu else projected.numpy()
+            return self.vlad(descriptors)
+        if self.extractor.on_gpu:
+            return self.projection_.transform(self._vlad_cuda(descriptors, parts=takes_parts(self.device)))
+        return self.projection_.transform(torch.as_tensor(self.vlad(descriptors))).numpy()
 
     def vlad(self, descriptors: Tensor) -> Vectors:
         """VLAD vectors (B, L·m·n), not projected, of descriptors (B, P, L·n)."""
         if self.extractor.on_gpu:
-            stages = self.device_stages()
-            return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms)
+            return self._vlad_cuda(descriptors)
         with one_blas_thread():
             return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
+
+    def _vlad_cuda(self, descriptors: Tensor, *, parts: bool = False) -> Tensor:
+        stages = self.device_stages()
+        return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms, parts=parts)
 
     def patch_contributions(self, features: Tensor, weights: NDArray[np.floating]) -> PatchContributions:
         """How the patches of one image make linear scores w·x of its vector x.

@@ -47,4 +47,5 @@ def test_every_barrier_has_a_mutant() -> None:
         "assign_vlad.cu": 3,
         "rank_candidates.cu": 1,
         "affine_map.cu": 1,
+        "unit_products.cu": 2,
     }

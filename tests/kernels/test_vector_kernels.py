@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cuda_on_cpu import compiler
-from vector_cases import rank_candidates, ranked, ranking_case
+from vector_cases import multiplied, rank_candidates, ranked, ranking_case, unit_products
 
 from gpuannot import kernels
 from gpuannot.errors import DeviceError
@@ -89,3 +89,43 @@ def test_wrong_candidates_are_named(
     }  # fmt: skip
     with pytest.raises(error, match=message):
         kernels.rank_candidates(**{**right, **change})
+
+
+@pytest.mark.parametrize(
+    ("shape", "quadratic"),
+    [((1, 0, 1, 3), 2), ((1, 1, 1, 1), 1), ((2, 3, 2, 2), 2), ((2, 2, 1, 257), 33), ((1, 3, 2, 300), 0), ((2, 2, 2, 31), 31)],
+)
+def test_projections_are_brought_to_unit_length_and_multiplied(shape: tuple[int, int, int, int], quadratic: int) -> None:
+    rng = np.random.default_rng(shape)
+    product, offset = rng.standard_normal(shape, np.float32), rng.standard_normal(shape[3], np.float32)
+    out = unit_products(product, offset, quadratic, 0.3, seed=quadratic)
+    np.testing.assert_allclose(out, multiplied(product, offset, quadratic, 0.3), rtol=1e-5, atol=2.0**-22)
+
+
+def test_projections_that_are_zero_huge_or_not_numbers() -> None:
+    product = np.random.default_rng(0).standard_normal((1, 4, 1, 40), np.float32)
+    product[0, 0], product[0, 1, 0, 7], product[0, 2] = 0, np.nan, 1e30
+    out = unit_products(product, np.zeros(40, np.float32), 5, 0.5)
+    assert not out[0].any() and np.isnan(out[1]).all()
+    np.testing.assert_allclose(out[2, :40], 40**-0.5, rtol=1e-6)
+    assert np.array_equal(out[3], unit_products(product[:, 3:], np.zeros(40, np.float32), 5, 0.5)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"product": torch.zeros(1, 2, 1, 4).double()}, TypeError, "product is torch.float64"),
+        ({"product": torch.zeros(1, 2, 1, 8)[..., ::2]}, ValueError, "product has strides"),
+        ({"offset": torch.zeros(3)}, ValueError, r"offset has shape \(3,\)"),
+        ({"quadratic": 5}, ValueError, "quadratic is 5 of d = 4: expected 0 ≤ quadratic ≤ d"),
+        ({"product": torch.zeros(1, 2, 1, 0), "offset": torch.zeros(0)}, ValueError, "quadratic is 0 of d = 0"),
+        ({}, DeviceError, "CUDA"),
+    ],
+)
+def test_wrong_products_are_named(
+    change: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change:
+        monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
+    with pytest.raises(error, match=message):
+        kernels.unit_products(**{"product": torch.zeros(1, 2, 1, 4), "offset": torch.zeros(4), **change})
