@@ -17,6 +17,7 @@ from .loader import alignment_of, device_limits, launch
 from .plan import assignment_method, plan_nearest_center
 from .projection import unit_products
 from .ranking import rank_candidates
+from .similarity import kernel_values
 from .stream import served_methods
 from .trunk import max_pool, normalise_pixels
 from .vlad_plan import Step, needs_squares, plan_assign_vlad, plan_vlad
@@ -25,6 +26,7 @@ __all__ = [
     "affine_map",
     "assign_vlad",
     "check_centers",
+    "kernel_values",
     "max_pool",
     "nearest_center",
     "normalise_pixels",

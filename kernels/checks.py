@@ -127,6 +127,15 @@ def check_unit_products(product: Tensor, offset: Tensor, quadratic: int) -> None
     _check_devices(product=product, offset=offset)
 
 
+def check_kernel_values(products: Tensor) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the argument suits ``kernel_values``."""
+    if not isinstance(products, Tensor) or products.dtype != torch.float32:
+        found = products.dtype if isinstance(products, Tensor) else type(products).__name__
+        raise TypeError(f"products is {found}: expected torch.float32")
+    _check_contiguous("products", products)
+    _check_devices(products=products)
+
+
 def check_rank_candidates(vectors: Tensor, word_vectors: Tensor, known: Tensor, candidates: Tensor, bias: Tensor | None) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``rank_candidates``."""
     _check_tensor("vectors", vectors, (torch.float32,), ("T", "D"))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import checks
 from .loader import alignment_of, device_limits, launch
-from .plan import MMA_CAPABILITY, Launch, element_options, vector_width
+from .plan import MMA_CAPABILITY, Launch, cache_plans, element_options, vector_width
 
 _THREADS, _TILE_ROWS, _TILE_COMPONENTS = 256, 256, 64
 
@@ -48,6 +48,7 @@ def affine_map(features: Tensor, matrix: Tensor, offset: Tensor, *, out: Tensor 
     return out
 
 
+@cache_plans
 def plan_affine_map(
     rows: int, channels: int, components: int, dtype: str, row_stride: int, out_stride: int, *, alignment: int = 16
 ) -> Launch:

@@ -28,6 +28,10 @@ _TILED_ROWS, _TILED_DEPTH, _MMA_ROWS = 128, 16, 256
 _MMA_SHARED = 2 * 64 * (64 + 32) * 2  # two buffers of 64 centres, 64 dimensions and their padding, 2 bytes each
 
 
+# Of one batch shape after another: making a plan takes as long as a launch.
+cache_plans = lru_cache(maxsize=256)
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch.
@@ -114,6 +118,7 @@ def assignment_tiles(method: str, tile_centers: int) -> tuple[int, int]:
     return _TILED_ROWS, 2 * _TILED_DEPTH * (_TILED_ROWS + 4 + tile_centers + 4) * 4
 
 
+@cache_plans
 def plan_nearest_center(
     rows: int,
     dims: int,

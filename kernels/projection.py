@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import checks
 from .loader import launch
-from .plan import Launch
+from .plan import Launch, cache_plans
 
 _THREADS = 256
 
@@ -43,6 +43,7 @@ def unit_products(product: Tensor, offset: Tensor, *, quadratic: int = 0, weight
     return out
 
 
+@cache_plans
 def plan_unit_products(images: int, row_parts: int, column_parts: int, dims: int, quadratic: int, weight: float) -> Launch:
     """The launch of ``unit_products``. Pointer names: product, offset, out."""
     return Launch(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import checks
 from .loader import launch
-from .plan import Launch
+from .plan import Launch, cache_plans
 
 #: Candidates of an image whose scores a block keeps; more are the caller's.
 MOST_CANDIDATES = 1024
@@ -68,6 +68,7 @@ def rank_candidates(
     return index, distance
 
 
+@cache_plans
 def plan_rank_candidates(images: int, dims: int, row_stride: int, candidates: int, k: int, score: str) -> Launch:
     """The launch that ranks ``candidates`` words of each image.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .plan import ELEMENT_BYTES, Launch, element_options, vector_width
+from .plan import ELEMENT_BYTES, Launch, cache_plans, element_options, vector_width
 
 _THREADS = 256
 _LARGEST_GRID_Y = 65535
 
 
+@cache_plans
 def plan_max_pool(
     images: int, channels: int, height: int, width: int, dtype: str, strides: tuple[int, int, int], *, alignment: int = 16
 ) -> Launch:
@@ -36,6 +37,7 @@ def plan_max_pool(
     )
 
 
+@cache_plans
 def plan_normalise_pixels(
     images: int, height: int, width: int, channels: int, dtype: str, strides: tuple[int, int, int, int]
 ) -> Launch:

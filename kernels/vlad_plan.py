@@ -6,7 +6,7 @@ from enum import IntFlag
 
 import numpy as np
 
-from .plan import TILE_THREADS, Launch, assignment_method, assignment_tiles, compiler_options, vector_width
+from .plan import TILE_THREADS, Launch, assignment_method, assignment_tiles, cache_plans, compiler_options, vector_width
 
 _LARGEST_CHUNK = 1024
 _LARGEST_BITMAP = 32 * 1024
@@ -54,6 +54,7 @@ def _group_lanes(dims: int, vector: int) -> int:
     return lanes
 
 
+@cache_plans
 def plan_vlad(
     images: int,
     patches: int,
@@ -144,6 +145,7 @@ def needs_squares(launches: tuple[Launch, ...]) -> bool:
     return len(launches) > 1
 
 
+@cache_plans
 def plan_assign_vlad(
     images: int,
     patches: int,

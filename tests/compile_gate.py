@@ -23,6 +23,7 @@ from gpuannot.kernels.features import plan_affine_map
 from gpuannot.kernels.plan import Launch, plan_nearest_center, source_code
 from gpuannot.kernels.projection import plan_unit_products
 from gpuannot.kernels.ranking import SCORES, plan_rank_candidates
+from gpuannot.kernels.similarity import plan_kernel_values
 from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
 from gpuannot.kernels.vlad_plan import Step, plan_assign_vlad, plan_vlad
 
@@ -63,7 +64,7 @@ def variants(architecture: int) -> dict[str, Launch]:
         if dtype != "float32" and capability >= (8, 0):
             plans.append(plan_affine_map(1, dims, 1, dtype, dims, 1))
         plans += [plan_rank_candidates(1, 1, 1, 1, 1, score) for score in SCORES]
-        plans.append(plan_unit_products(1, 1, 1, 1, 1, 1.0))
+        plans += [plan_unit_products(1, 1, 1, 1, 1, 1.0), plan_kernel_values(1, 1.0)]
         for plan in plans:
             assert plan is not None
             # vlad_scale reads no descriptor: one set of options stands for all.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from cuda_on_cpu import compiler
@@ -19,8 +21,15 @@ FUSED, APART = 132, 2  # images: one for each multiprocessor, and too few where 
 
 
 @pytest.fixture(autouse=True)
-def no_products_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", 0)
+def no_products_are_few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    few_products(0, monkeypatch)
+    yield
+    vlad_plan.plan_assign_vlad.cache_clear()
+
+
+def few_products(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlad_plan.plan_assign_vlad.cache_clear()
+    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", most)
 
 
 def names(launched: list[Launch]) -> list[str]:
@@ -145,9 +154,9 @@ def test_layers_side_by_side(images: int, launched: list[Launch]) -> None:
 
 def test_few_images_of_few_products_in_one_launch(launched: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
     x, c = whole_numbers(1, 12, 16, dtype=torch.float32, seed=8), whole_numbers(9, 16, dtype=torch.float32, seed=9)
-    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", 12 * 16 * 32)
+    few_products(12 * 16 * 32, monkeypatch)
     fused = kernels.assign_vlad(x, c, **RAW)
-    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", 12 * 16 * 32 - 1)
+    few_products(12 * 16 * 32 - 1, monkeypatch)
     assert torch.equal(kernels.assign_vlad(x, c, **RAW), fused)
     assert names(launched) == ["assign_vlad", "nearest_center", "vlad"]
 

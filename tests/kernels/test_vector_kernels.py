@@ -129,3 +129,26 @@ def test_wrong_products_are_named(
         monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
     with pytest.raises(error, match=message):
         kernels.unit_products(**{"product": torch.zeros(1, 2, 1, 4), "offset": torch.zeros(4), **change})
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 257, 1000])
+def test_kernel_values_are_those_of_the_same_steps(count: int, launched: list[Launch]) -> None:
+    products = torch.rand(count, generator=torch.Generator().manual_seed(count)) * 2 - 1
+    for width in (0.25, 2.0, 100.0):
+        found = kernels.kernel_values(products, width)
+        exact = torch.exp(width * (products.double() - 1)) / -np.expm1(-width)
+        assert found.dtype == torch.float64 and torch.equal(found, found.float().double())
+        # (x - 1)·γ is rounded twice, which the exponential multiplies by up to 2γ.
+        assert bool(((found - exact).abs() <= exact * 2.0**-23 * (4 * width + 3) + 1e-45).all())
+    assert bool(kernels.kernel_values(torch.tensor([torch.nan]), 2.0).isnan().all())
+    assert len(launched) == 3 * (count > 0) + 1
+
+
+def test_wrong_inner_products_are_named() -> None:
+    for products, error, message in (
+        (torch.zeros(2).double(), TypeError, "products is torch.float64: expected torch.float32"),
+        (torch.zeros(4, 4)[:, ::2], ValueError, r"products has strides \(4, 2\)"),
+        (torch.zeros(2), DeviceError, "CUDA"),
+    ):
+        with pytest.raises(error, match=message):
+            kernels.kernel_values(products, 2.0)
