@@ -199,8 +199,8 @@ class JointProjection:
 
 
 def takes_parts(device: torch.device) -> bool:
-    """Whether :meth:`JointProjection.transform` multiplies parts in bfloat16 on this GPU."""
-    return torch.cuda.get_device_capability(device)[0] >= 8
+    """Whether :meth:`JointProjection.transform` multiplies parts in bfloat16 on this device."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def bfloat16_parts(values: Tensor) -> Tensor:

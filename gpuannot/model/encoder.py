@@ -272,9 +272,8 @@ class Encoder:
             positions: which of them, ascending; None takes all.
             advance: told how many images each batch took.
         """
-        batches = self.extractor.features(sources, positions, advance=advance, within_partitions=True, apart=True)
-        for index, features in batches:
-            yield index, self.vectors(features)
+        for batch in self.extractor.features(sources, positions, advance=advance, within_partitions=True, apart=True):
+            yield batch[0], self.vectors(batch[1])
 
     def encode_descriptors(self, descriptors: FeatureStore) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         """Stored descriptors (N, P, L·n) → positions (B,) and image vectors (B, D), block by block."""
@@ -293,20 +292,16 @@ class Encoder:
         """Image vectors (B, D) of descriptors (B, P, L·n): VLAD, and the projection where there is one."""
         if not self.config.projection:
             return self.vlad(descriptors)
-        if self.extractor.on_gpu:
-            return self.projection_.transform(self._vlad_cuda(descriptors, parts=takes_parts(self.device)))
-        return self.projection_.transform(torch.as_tensor(self.vlad(descriptors))).numpy()
+        projected = self.projection_.transform(torch.as_tensor(self.vlad(descriptors, parts=takes_parts(self.device))))
+        return projected if self.extractor.on_gpu else projected.numpy()
 
-    def vlad(self, descriptors: Tensor) -> Vectors:
-        """VLAD vectors (B, L·m·n), not projected, of descriptors (B, P, L·n)."""
+    def vlad(self, descriptors: Tensor, *, parts: bool = False) -> Vectors:
+        """VLAD vectors (B, L·m·n), not projected, of descriptors (B, P, L·n); on a GPU in two parts, where these are asked for."""
         if self.extractor.on_gpu:
-            return self._vlad_cuda(descriptors)
+            stages = self.device_stages()
+            return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms, parts=parts)
         with one_blas_thread():
             return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
-
-    def _vlad_cuda(self, descriptors: Tensor, *, parts: bool = False) -> Tensor:
-        stages = self.device_stages()
-        return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms, parts=parts)
 
     def patch_contributions(self, features: Tensor, weights: NDArray[np.floating]) -> PatchContributions:
         """How the patches of one image make linear scores w·x of its vector x.
