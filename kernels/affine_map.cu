@@ -1,19 +1,20 @@
 // Normalisation and PCA of 16-bit features, as one affine map.
 //
-//   out[i, j] = sum over k of x[i, k] * (high[j, k] + low[j, k]) + offset[j]
+//   out[i, j] = sum over k of x[i, k] * (high[j, k] + low[j, k]) + offset[j]     of each layer
 //
 // The paper's second step: n_components descriptors of the trunk's local features F, which equation (1) aggregates. 16 bits would round
 // the map to three digits, so it comes in two parts of 16 bits, high and low, multiplied by the same features.
 //
-// Shapes     features (rows, channels) float16 or bfloat16, any row stride; matrix (2, components, channels) in their type, the high
-//            parts and then the low; offset (components,) float32; out (rows, components) float32, any row stride.
+// Shapes     of up to 4 layers, the grid's y: features (rows, channels) float16 or bfloat16, any row stride; matrix (2, components,
+//            channels) in their type, the high parts and then the low. offset (layers, components) float32; out (rows, layers *
+//            components) float32, any row stride.
 // Numbers    products on the tensor cores (mma.sync m16n8k16, sm_80 and newer) into one float32 sum of both parts; the offset is
 //            added last. NaN and infinities go where products take them.
 // Repeats    the same bits at every run, and for a row whatever stands beside it.
 //
 // Versions   256 rows x 64 components a block, a warp 32 rows: the map passes through shared memory in two buffers of 64 components x 32
-//            channels of both parts, features go from global memory to registers one step ahead, and one block a multiprocessor has
-//            the registers for that. Blocks of one set of rows are neighbours, so that their features come from memory once. What it takes the place of: cuBLAS's product with both parts
+//            channels of both parts, features go from global memory to registers one step ahead. Blocks of one set of rows are
+//            neighbours, so that their features come from memory once. What it takes the place of: cuBLAS's product with both parts
 //            side by side, then passes that add them and the offset (DeviceTransform without the kernel).
 // Time       missing: no version has run on a GPU.
 // Bound      modelled, at 512 channels, 64 components and 196 rows: 201 kB read, 50 kB written, 25.7 MFLOP an image: the tensor cores,
@@ -25,6 +26,7 @@
 #include "fragment.cuh"
 
 constexpr int THREADS = 256;
+constexpr int MIN_BLOCKS = VECTOR == 8 ? 2 : 1;  // addressing of single elements takes more registers
 constexpr int WARP_ROWS = 32;
 constexpr int TILE_ROWS = THREADS / 32 * WARP_ROWS;
 constexpr int TILE_COMPONENTS = 64;
@@ -56,22 +58,39 @@ struct Step {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) affine_map(
-    const element* __restrict__ features,  // (rows, channels)
-    long long row_stride, long long rows, int channels,
-    const element* __restrict__ matrix,  // (2, components, channels)
-    const float* __restrict__ offset,    // (components,)
-    int components,
-    float* __restrict__ out,  // (rows, components)
+// What one block reads of.
+struct Layer {
+    const element* features;  // (rows, channels)
+    long long row_stride;
+    int channels;
+    const element* matrix;  // (2, components, channels)
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) affine_map(
+    const element* __restrict__ features0, const element* __restrict__ features1, const element* __restrict__ features2,
+    const element* __restrict__ features3, long long row_stride0, long long row_stride1, long long row_stride2, long long row_stride3,
+    int channels0, int channels1, int channels2, int channels3, const element* __restrict__ matrix0, const element* __restrict__ matrix1,
+    const element* __restrict__ matrix2, const element* __restrict__ matrix3,
+    const float* __restrict__ offset,  // (layers, components)
+    long long rows, int components,
+    float* __restrict__ out,  // (rows, layers, components)
     long long out_stride) {
     __shared__ Tiles tiles[2];
+    Layer layer = {features0, row_stride0, channels0, matrix0};
+    if (blockIdx.y == 1) layer = {features1, row_stride1, channels1, matrix1};
+    if (blockIdx.y == 2) layer = {features2, row_stride2, channels2, matrix2};
+    if (blockIdx.y == 3) layer = {features3, row_stride3, channels3, matrix3};
+    const int channels = layer.channels;
+    offset += blockIdx.y * components;
+    out += blockIdx.y * components;
     const int column_tiles = (components + TILE_COMPONENTS - 1) / TILE_COMPONENTS;
     const int component0 = blockIdx.x % column_tiles * TILE_COMPONENTS;
     const int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const long long first = static_cast<long long>(blockIdx.x / column_tiles) * TILE_ROWS + threadIdx.x / 32 * WARP_ROWS + group;
     const int rows_left = static_cast<int>(min(rows - first, static_cast<long long>(WARP_ROWS)));
-    features += first * row_stride;
-    matrix += static_cast<long long>(component0) * channels;
+    const long long row_stride = layer.row_stride;
+    const element* const features = layer.features + first * row_stride;
+    const element* const matrix = layer.matrix + static_cast<long long>(component0) * channels;
     const long long part_stride = static_cast<long long>(components) * channels;
 
     float sums[2][SUBTILES][4] = {};

@@ -90,24 +90,27 @@ def check_normalise_pixels(images: Tensor, scale: Tensor, offset: Tensor, channe
     _check_devices(images=images, scale=scale, offset=offset)
 
 
-def check_affine_map(features: Tensor, matrix: Tensor, offset: Tensor, out: Tensor | None) -> None:
-    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``affine_map``."""
+def check_affine_map(
+    features: Tensor, matrix: Tensor, first: Tensor, first_matrix: Tensor, offset: Tensor, layers: int, out: Tensor | None
+) -> None:
+    """Raise TypeError, ValueError or DeviceError unless these arguments of a layer, and those of the first, suit ``affine_map``."""
     if not isinstance(features, Tensor) or features.dtype not in _FLOATS[1:]:
         found = features.dtype if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(f"features is {found}: expected torch.float16 or torch.bfloat16")
+    _check_exactly("features", features, first.dtype, (*first.shape[:-1], features.shape[-1]))
     _check_tensor("matrix", matrix, (features.dtype,), ("2", "n", "C"))
-    _check_exactly("matrix", matrix, features.dtype, (2, matrix.shape[1], features.shape[-1]))
+    _check_exactly("matrix", matrix, features.dtype, (2, first_matrix.shape[1], features.shape[-1]))
     for name, size in zip("nC", matrix.shape[1:], strict=True):
         if not 1 <= size <= _LARGEST_SIZE:
             raise ValueError(f"matrix has shape {tuple(matrix.shape)}: {name} must be 1 … {_LARGEST_SIZE}")
-    _check_exactly("offset", offset, torch.float32, (matrix.shape[1],))
+    _check_exactly("offset", offset, torch.float32, (layers, matrix.shape[1]))
     for name, tensor in (("matrix", matrix), ("offset", offset)):
         _check_contiguous(name, tensor)
     _check_rows("features", features)
     if out is not None:
-        _check_exactly("out", out, torch.float32, (*features.shape[:-1], matrix.shape[1]))
+        _check_exactly("out", out, torch.float32, (*features.shape[:-1], layers * matrix.shape[1]))
         _check_rows("out", out)
-    _check_devices(features=features, matrix=matrix, offset=offset, out=out)
+    _check_devices(features=features, matrix=matrix, offset=offset, out=out, first=first)
 
 
 def row_stride(rows: Tensor) -> int:

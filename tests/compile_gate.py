@@ -62,7 +62,7 @@ def variants(architecture: int) -> dict[str, Launch]:
         plans.append(plan_max_pool(1, dims, 8, 8, dtype, (64 * dims, 8 * dims, dims)))
         plans += [plan_normalise_pixels(1, 8, dims, channels, dtype, (0, 0, 0, 0)) for channels in (4, 8)]
         if dtype != "float32" and capability >= (8, 0):
-            plans.append(plan_affine_map(1, dims, 1, dtype, dims, 1))
+            plans.append(plan_affine_map(1, (dims,), 1, dtype, (dims,), 1))
         plans += [plan_rank_candidates(1, 1, 1, 1, 1, score) for score in SCORES]
         plans += [plan_unit_products(1, 1, 1, 1, 1, 1.0), plan_kernel_values(1, 1.0)]
         for plan in plans:

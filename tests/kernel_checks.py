@@ -207,13 +207,15 @@ def check_rank_candidates() -> None:
 
 
 def check_affine_map() -> None:
-    """Rows and components that fill no last tile, three steps of depth, a stride of the output; exact for whole numbers."""
+    """Four layers, rows and components that fill no last tile, a stride of the output; exact for whole numbers."""
     rng = np.random.default_rng(11)
-    x, m = store(_whole_numbers(rng, 263, 72), "bfloat16"), store(_whole_numbers(rng, 2, 70, 72), "bfloat16")
-    offset = _whole_numbers(rng, 70)
-    exact, _ = vector_cases.mapped(x.values, m.values, offset)
+    channels = (72, 32, 40, 8)
+    x = [store(_whole_numbers(rng, 263, size), "bfloat16") for size in channels]
+    m = [store(_whole_numbers(rng, 2, 70, size), "bfloat16") for size in channels]
+    offset = _whole_numbers(rng, 4, 70)
+    exact = [vector_cases.mapped(a.values, b.values, c)[0] for a, b, c in zip(x, m, offset, strict=True)]
     for seed in SEEDS:
-        assert np.array_equal(vector_cases.affine_map(x, m, offset, padding=8, seed=seed), exact)
+        assert np.array_equal(vector_cases.affine_map(x, m, offset, padding=8, seed=seed), np.concatenate(exact, axis=1))
 
 
 def check_assign_layers() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from cuda_on_cpu import Guarded
 from kernel_cases import Stored, alignment_of, guarded_rows, run, store
 
-from gpuannot.kernels.features import plan_affine_map
+from gpuannot.kernels.features import MOST_LAYERS, plan_affine_map
 from gpuannot.kernels.projection import plan_unit_products
 from gpuannot.kernels.ranking import plan_rank_candidates
 
@@ -68,20 +70,27 @@ def ranking_case(
     return vectors.astype(np.float32), rows.astype(np.float32), candidates, bias if score == "linear" else None
 
 
-def affine_map(features: Stored, matrix: Stored, offset: Array, padding: int = 0, seed: int = 0) -> Array:
-    """Run affine_map.cu on (rows, channels) and (2, components, channels); what lies between the rows of the output stays."""
-    rows, channels = features.bits.shape
-    components = matrix.bits.shape[1]
-    x, (stride,) = guarded_rows(features, padding)
-    m, out_stride = Guarded(matrix.bits), components + padding
+def affine_map(features: Sequence[Stored], matrices: Sequence[Stored], offset: Array, padding: int = 0, seed: int = 0) -> Array:
+    """Run affine_map.cu on (rows, channels) and (2, n, channels) of each layer; what lies between the rows of the output stays."""
+    rows, (layers, components) = len(features[0].bits), offset.shape
+    given = [guarded_rows(own, padding) for own in features]
+    arrays = [x.array for x, _ in given], [Guarded(matrix.bits).array for matrix in matrices]
+    columns = layers * components
+    out_stride = columns + padding
     out = Guarded(np.full(max(0, rows * out_stride - padding), -7, np.float32))
-    plan = plan_affine_map(rows, channels, components, features.dtype, stride, out_stride, alignment=alignment_of(x.array, m.array))
+    channels, strides = tuple(own.bits.shape[1] for own in features), tuple(stride for _, (stride,) in given)
+    plan = plan_affine_map(
+        rows, channels, components, features[0].dtype, strides, out_stride, alignment=alignment_of(*arrays[0], *arrays[1])
+    )
+    buffers: dict[str, Array | None] = {"offset": Guarded(offset).array, "out": out.array}
+    for name, of_layers in zip(("features", "matrix"), arrays, strict=True):
+        buffers |= {f"{name}{number}": of_layers[number] if number < layers else None for number in range(MOST_LAYERS)}
     if rows:
-        run(plan, {"features": x.array, "matrix": m.array, "offset": Guarded(offset).array, "out": out.array}, seed)
+        run(plan, buffers, seed)
     out.check()
     padded = np.append(out.array, np.full(padding if rows else 0, -7, np.float32)).reshape(rows, out_stride)
-    assert (padded[:, components:] == -7).all()
-    return padded[:, :components].copy()
+    assert (padded[:, columns:] == -7).all()
+    return padded[:, :columns].copy()
 
 
 def mapped(features: Array, matrix: Array, offset: Array) -> tuple[Array, Array]:

@@ -175,20 +175,19 @@ class DeviceTransform:
             self.matrix = exact
 
     @exact_float32()
-    def __call__(self, features: Tensor, out: Tensor | None = None) -> Tensor:
-        """Descriptors (B, P, n) float32 of features (B, P, C), in ``out`` where it is given."""
+    def __call__(self, features: Tensor) -> Tensor:
+        """Descriptors (B, P, n) float32 of features (B, P, C)."""
         if self.by_kernel:
             from ..kernels import affine_map
 
-            return affine_map(features, self.matrix, self.offset, out=out)
+            return affine_map([features], [self.matrix], self.offset[None])
         flat = features.reshape(-1, features.shape[-1])
         if self.split:
             both = product_float32(flat, self.matrix)
             descriptors = (both[:, : self.n] + both[:, self.n :]).add_(self.offset)
         else:
             descriptors = torch.addmm(self.offset, flat, self.matrix)
-        descriptors = descriptors.view(*features.shape[:-1], self.n)
-        return descriptors if out is None else out.copy_(descriptors)
+        return descriptors.view(*features.shape[:-1], self.n)
 
 
 def _kernel_serves(dtype: torch.dtype, device: torch.device) -> bool:
@@ -280,21 +279,22 @@ class LayerTransforms:
 
 
 class DeviceLayerTransforms:
-    """:class:`LayerTransforms` on a device: a :class:`DeviceTransform` for each layer's columns, into its own of one output."""
+    """:class:`LayerTransforms` on a device: a :class:`DeviceTransform` for each layer's columns; by the kernel in one launch."""
 
     def __init__(self, parts: Sequence[DeviceTransform], columns: Sequence[slice]) -> None:
         self.parts, self.columns = parts, columns
+        self._offsets = torch.stack([part.offset for part in parts])
 
     def __call__(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """Descriptors (B, P, L·n) float32 of features (B, P, ΣC), or of each layer's (B, P, C)."""
-        layers = [features[..., own] for own in self.columns] if isinstance(features, Tensor) else features
-        if len(self.parts) == 1:  # one is not copied
+        layers = [features[..., own] for own in self.columns] if isinstance(features, Tensor) else list(features)
+        if len(self.parts) == 1:
             return self.parts[0](layers[0])
-        ends = np.cumsum([part.n for part in self.parts]).tolist()
-        out = torch.empty((*layers[0].shape[:-1], ends[-1]), dtype=torch.float32, device=layers[0].device)
-        for part, own, end in zip(self.parts, layers, ends, strict=True):
-            part(own, out[..., end - part.n : end])
-        return out
+        if all(part.by_kernel for part in self.parts):
+            from ..kernels import affine_map
+
+            return affine_map(layers, [part.matrix for part in self.parts], self._offsets)
+        return torch.cat([part(own) for part, own in zip(self.parts, layers, strict=True)], dim=-1)
 
 
 @exact_float32()
