@@ -18,7 +18,7 @@
 //            side by side, then passes that add them and the offset (DeviceTransform without the kernel).
 // Time       missing: no version has run on a GPU.
 // Bound      modelled, at 512 channels, 64 components and 196 rows: 201 kB read, 50 kB written, 25.7 MFLOP an image: the tensor cores,
-//            where mma.sync reaches 60% of their rate, and memory take alike.
+//            if mma.sync reaches 60% of their rate, and memory take alike.
 // Ideas      wgmma on sm_90a; descriptors that go on to assign_vlad in shared memory (196 x 64 floats are 50 kB).
 //
 // Macros     those of element.cuh, but ELEMENT_FLOAT32.
