@@ -16,7 +16,7 @@ import torch
 from benchmarks.bench_nearest_center import PATCHES
 from benchmarks.peers import Missing, calls, compiled, peer
 from benchmarks.rows import OURS, Row, Setting, Variants, measure_rows, relative_error, stage_main
-from gpuannot.method.descriptors import GaussianPCA, _feature_sums_cuda
+from gpuannot.method.descriptors import DeviceTransform, GaussianPCA, _feature_sums_cuda
 from gpuannot.reference.descriptors import feature_sums, transform
 
 CHANNELS, COMPONENTS = 512, 64
@@ -50,6 +50,8 @@ def map_rows(setting: Setting, features: np.ndarray, images: int) -> Iterator[Ro
         x, size, kind = x.bfloat16(), 2, "bfloat16"  # as the trunk gives them
         exact = x.double().cpu().numpy() @ learnt.matrix_.astype(np.float64) + learnt.offset_.astype(np.float64)
         variants[OURS] = partial(learnt.on(setting.device, x.dtype), x)
+        by_torch = DeviceTransform(learnt.matrix_, learnt.offset_, x.device, x.dtype, by_kernel=False)
+        variants["torch, both 16-bit parts in one product"] = partial(by_torch, x)
         variants["torch addmm, float32 copy"] = lambda: torch.addmm(offset, x.float(), matrix)
         variants["cuML PCA"] = peer("cuml", "cuml-cu13", gpu=True)
         if not isinstance(variants["cuML PCA"], Missing):

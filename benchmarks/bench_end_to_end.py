@@ -76,7 +76,8 @@ def jpegs(count: int, seed: int) -> list[bytes]:
 
 def stage_rows(setting: Setting, annotator: Annotator, images: Tensor, content: bytes) -> Iterator[Row]:
     """Each stage's time on one batch; they are no rivals, so none is the baseline."""
-    features = annotator.encoder.trunk(images)
+    trunk = annotator.encoder.trunk.layer_features if setting.gpu else annotator.encoder.trunk  # as encoding calls it
+    features: Any = trunk(images)
     vectors = annotator.encoder.vectors(features)
     if setting.gpu:
         stages = annotator.encoder.device_stages()
@@ -87,7 +88,7 @@ def stage_rows(setting: Setting, annotator: Annotator, images: Tensor, content: 
         transform = lambda: annotator.encoder.transform_.transform(features.float().numpy())  # noqa: E731
     calls: Variants = {
         "decode one JPEG of 640 × 480, one thread": partial(decode_image, content, images.shape[2]),
-        "trunk": partial(annotator.encoder.trunk, images),
+        "trunk": partial(trunk, images),
         "descriptors": transform,
         "nearest centre and VLAD": partial(annotator.encoder.aggregate, descriptors),
         "ranking": partial(annotator.words.rank, vectors, K),

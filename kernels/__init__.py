@@ -1,4 +1,4 @@
-"""CUDA kernels: nearest centre of each descriptor, VLAD of each image, and what stands around the trunk's convolutions.
+"""CUDA kernels: descriptors, their nearest centres, VLAD of each image, its words, and what stands around the trunk's convolutions.
 
 The ``.cu`` files in this folder are compiled at first use, once per device and kind of input, through CuPy. They take torch tensors
 in place, run on torch's current stream of the tensors' device, never wait for it, and can be captured in a CUDA graph after one
@@ -8,18 +8,32 @@ calling a function without them raises ``gpuannot.errors.DeviceError`` with what
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from . import checks
-from .loader import device_limits, launch
-from .plan import Step, assignment_method, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad
+from .features import affine_map
+from .loader import alignment_of, device_limits, launch
+from .plan import assignment_method, plan_nearest_center
+from .projection import unit_products
+from .ranking import rank_candidates
+from .similarity import kernel_values
 from .stream import served_methods
 from .trunk import max_pool, normalise_pixels
+from .vlad_plan import Step, needs_squares, plan_assign_vlad, plan_vlad
 
-__all__ = ["assign_vlad", "check_centers", "max_pool", "nearest_center", "normalise_pixels", "vlad"]
+__all__ = [
+    "affine_map",
+    "assign_vlad",
+    "check_centers",
+    "kernel_values",
+    "max_pool",
+    "nearest_center",
+    "normalise_pixels",
+    "rank_candidates",
+    "unit_products",
+    "vlad",
+]
 
 
 def check_centers(centers: Tensor) -> Tensor:
@@ -100,7 +114,7 @@ def nearest_center(
             _name(descriptors),
             _name(centers),
             descriptors.stride(0),
-            alignment=_alignment(descriptors, centers),
+            alignment=alignment_of(descriptors, centers),
             capability=limits.capability,
             multiprocessors=limits.multiprocessors,
             shared_limit=limits.shared_bytes,
@@ -150,7 +164,7 @@ def vlad(
         DeviceError: as ``nearest_center``.
     """
     checks.check_vlad(descriptors, labels, centers, out, skipped)
-    return _vlad(descriptors, labels, centers, None, _steps(mass, intra, signed_sqrt, l2), out, skipped)
+    return _vlad(descriptors, labels, centers, _steps(mass, intra, signed_sqrt, l2), out, skipped)
 
 
 def assign_vlad(
@@ -167,23 +181,71 @@ def assign_vlad(
 ) -> Tensor:
     """VLAD of each image, labels and residuals in one launch: ``vlad`` of ``nearest_center``, bit for bit.
 
-    Where a VLAD vector does not fit in a block's shared memory, or the images are too few to occupy the device, the two run one
-    after the other. Arguments, result and errors are theirs; ``skipped`` receives the number of invalid descriptors of each image.
+    With centres (L, m, n), ``descriptors`` (B, P, L·n) hold those of L layers side by side, each layer's vector is made and
+    normalised by itself, and the vectors (B, L·m·n) stand behind each other.
+
+    Where a layer's VLAD vector does not fit in a block's shared memory, or the images are so few and the products of each so many
+    that a block an image would take long, the two run one after the other, layer by layer. Arguments, result and errors are theirs,
+    but:
+
+    Args:
+        half_norms: (m,) or (L, m) float32.
+        out: (B, L·m·n) float32; or (2, B, L·m·n) bfloat16, which receives of each value what bfloat16 holds of it and, behind
+            all, what it holds of the rest: together 2⁻¹⁷ of the value from it, or less.
+        skipped: (B,), or (B, L) with L layers, int32; receives the number of invalid descriptors of each.
     """
     checks.check_assign_vlad(descriptors, centers, half_norms, out, skipped)
-    return _vlad(descriptors, None, centers, half_norms, _steps(mass, intra, signed_sqrt, l2), out, skipped)
+    steps, device = _steps(mass, intra, signed_sqrt, l2), descriptors.device
+    limits = device_limits(device)
+    images, patches, _ = descriptors.shape
+    layers, count, dims = (1, *centers.shape) if centers.ndim == 2 else centers.shape
+    if out is None:
+        out = torch.empty(images, centers.numel(), dtype=torch.float32, device=device)
+    if not images:
+        return out
+    half_norms = _half_norms(centers) if half_norms is None else half_norms
+    scoring = _scoring_centers(centers, descriptors, limits.capability)
+    plan = plan_assign_vlad(
+        images,
+        patches,
+        dims,
+        count,
+        _name(descriptors),
+        _name(scoring),
+        descriptors.stride(0),
+        descriptors.stride(1),
+        steps,
+        layers=layers,
+        split=out.dtype == torch.bfloat16,
+        alignment=alignment_of(descriptors, scoring, out),
+        capability=limits.capability,
+        multiprocessors=limits.multiprocessors,
+        shared_limit=limits.shared_bytes,
+    )
+    if plan is not None:
+        buffers = {"descriptors": descriptors, "centers": scoring, "half_norms": half_norms, "out": out, "skipped": skipped}
+        launch(plan, buffers, device)
+        return out
+    for layer, (own, words, norms) in enumerate(
+        zip(descriptors.split(dims, dim=2), centers.view(-1, count, dims), half_norms.view(-1, count), strict=True)
+    ):
+        labels = nearest_center(own.reshape(-1, dims), words, norms)
+        assert isinstance(labels, Tensor)
+        left_out = None if skipped is None else torch.empty(images, dtype=torch.int32, device=device)
+        vectors = _vlad(own, labels.view(images, patches), words, steps, out if layers == 1 and out.ndim == 2 else None, left_out)
+        if skipped is not None and left_out is not None:
+            skipped.view(images, -1)[:, layer] = left_out
+        columns = slice(layer * count * dims, (layer + 1) * count * dims)
+        if out.ndim == 3:
+            high = vectors.bfloat16()
+            out[0, :, columns], out[1, :, columns] = high, vectors - high.float()
+        elif layers > 1:
+            out[:, columns] = vectors
+    return out
 
 
-def _vlad(
-    descriptors: Tensor,
-    labels: Tensor | None,
-    centers: Tensor,
-    half_norms: Tensor | None,
-    steps: Step,
-    out: Tensor | None,
-    skipped: Tensor | None,
-) -> Tensor:
-    """``vlad`` of checked tensors; without labels, ``assign_vlad``, the only one that ``half_norms`` concerns."""
+def _vlad(descriptors: Tensor, labels: Tensor, centers: Tensor, steps: Step, out: Tensor | None, skipped: Tensor | None) -> Tensor:
+    """``vlad`` of checked tensors."""
     device = descriptors.device
     limits = device_limits(device)
     images, patches, dims = descriptors.shape
@@ -191,39 +253,34 @@ def _vlad(
         out = torch.empty(images, centers.numel(), dtype=torch.float32, device=device)
     if not images:
         return out
-    sizes = (images, patches, dims, len(centers), _name(descriptors))
-    strides = (descriptors.stride(0), descriptors.stride(1))
-    fit: dict[str, Any] = {
-        "alignment": _alignment(descriptors, centers, out),
-        "multiprocessors": limits.multiprocessors,
-        "shared_limit": limits.shared_bytes,
-    }
-    buffers = {"descriptors": descriptors, "out": out, "skipped": skipped}
-    if labels is None:
-        half_norms = _half_norms(centers) if half_norms is None else half_norms
-        scoring = _scoring_centers(centers, descriptors, limits.capability)
-        fused = plan_assign_vlad(*sizes, _name(scoring), *strides, steps, capability=limits.capability, **fit)
-        if fused is not None:
-            launch(fused, {**buffers, "centers": scoring, "half_norms": half_norms}, device)
-            return out
-        assigned = nearest_center(descriptors.reshape(-1, dims), centers, half_norms)
-        assert isinstance(assigned, Tensor)
-        labels = assigned.view(images, patches)
-    plans = plan_vlad(*sizes, *strides, labels.stride(0), steps, **fit)
+    plans = plan_vlad(
+        images,
+        patches,
+        dims,
+        len(centers),
+        _name(descriptors),
+        descriptors.stride(0),
+        descriptors.stride(1),
+        labels.stride(0),
+        steps,
+        alignment=alignment_of(descriptors, centers, out),
+        multiprocessors=limits.multiprocessors,
+        shared_limit=limits.shared_bytes,
+    )
     squares = torch.empty(images, len(centers), dtype=torch.float64, device=device) if needs_squares(plans) else None
-    buffers |= {"labels": labels, "centers": centers.float(), "squares": squares}
+    buffers = {"descriptors": descriptors, "labels": labels, "centers": centers.float(), "out": out, "squares": squares}
     for plan in plans:
-        launch(plan, buffers, device)
+        launch(plan, {**buffers, "skipped": skipped}, device)
     return out
 
 
 def _half_norms(centers: Tensor) -> Tensor:
-    return centers.double().square_().sum(1).mul_(0.5).float()
+    return centers.double().square_().sum(-1).mul_(0.5).float()
 
 
 def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int, int], method: str | None = None) -> Tensor:
     """The centres in the type that the scoring kernel takes: ``method``, or this device's."""
-    types = (centers.shape[1], _name(descriptors), _name(centers), capability)
+    types = (centers.shape[-1], _name(descriptors), _name(centers), capability)
     checks.check_method(method, served_methods(*types))
     return centers if (method or assignment_method(*types)) in ("MMA", "STREAM") else centers.float()
 
@@ -235,11 +292,3 @@ def _steps(mass: bool, intra: bool, signed_sqrt: bool, l2: bool) -> Step:
 
 def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _alignment(*tensors: Tensor) -> int:
-    """The largest power of two, at most 16, that divides all base addresses."""
-    bits = 16
-    for tensor in tensors:
-        bits |= tensor.data_ptr()
-    return bits & -bits

@@ -38,8 +38,25 @@ def check_assign_vlad(
     descriptors: Tensor, centers: Tensor, half_norms: Tensor | None, out: Tensor | None, skipped: Tensor | None
 ) -> None:
     """Raise TypeError, ValueError or DeviceError unless the arguments suit ``assign_vlad``."""
-    _check_inputs(descriptors, ("B", "P", "n"), centers, half_norms)
-    _check_outputs(descriptors, centers, out, skipped)
+    if not isinstance(centers, Tensor) or centers.ndim != 3:
+        _check_inputs(descriptors, ("B", "P", "n"), centers, half_norms)
+        images: tuple[int, ...] = (len(descriptors),)
+    else:
+        _check_tensor("descriptors", descriptors, _FLOATS, ("B", "P", "L·n"))
+        layers, count, dims = centers.shape
+        if not layers or layers * dims != descriptors.shape[2]:
+            raise ValueError(
+                f"centers has {layers} layers of {dims} dimensions and descriptors {descriptors.shape[2]}: they must agree"
+            )
+        _check_contiguous("centers", centers)
+        _check_optional("half_norms", half_norms, torch.float32, (layers, count))
+        _check_inputs(descriptors[..., :dims], ("B", "P", "n"), centers[0])
+        images = (len(descriptors), layers)
+    if isinstance(out, Tensor) and out.dtype == torch.bfloat16:
+        _check_optional("out", out, torch.bfloat16, (2, len(descriptors), centers.numel()))
+    else:
+        _check_outputs(descriptors, centers, out, None)
+    _check_optional("skipped", skipped, torch.int32, images)
     _check_devices(descriptors=descriptors, centers=centers, half_norms=half_norms, out=out, skipped=skipped)
 
 
@@ -71,6 +88,71 @@ def check_normalise_pixels(images: Tensor, scale: Tensor, offset: Tensor, channe
         _check_exactly(name, tensor, torch.float32, (3,))
         _check_contiguous(name, tensor)
     _check_devices(images=images, scale=scale, offset=offset)
+
+
+def check_affine_map(
+    features: Tensor, matrix: Tensor, first: Tensor, first_matrix: Tensor, offset: Tensor, layers: int, out: Tensor | None
+) -> None:
+    """Raise TypeError, ValueError or DeviceError unless these arguments of a layer, and those of the first, suit ``affine_map``."""
+    if not isinstance(features, Tensor) or features.dtype not in _FLOATS[1:]:
+        found = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise TypeError(f"features is {found}: expected torch.float16 or torch.bfloat16")
+    _check_exactly("features", features, first.dtype, (*first.shape[:-1], features.shape[-1]))
+    _check_tensor("matrix", matrix, (features.dtype,), ("2", "n", "C"))
+    _check_exactly("matrix", matrix, features.dtype, (2, first_matrix.shape[1], features.shape[-1]))
+    for name, size in zip("nC", matrix.shape[1:], strict=True):
+        if not 1 <= size <= _LARGEST_SIZE:
+            raise ValueError(f"matrix has shape {tuple(matrix.shape)}: {name} must be 1 … {_LARGEST_SIZE}")
+    _check_exactly("offset", offset, torch.float32, (layers, matrix.shape[1]))
+    for name, tensor in (("matrix", matrix), ("offset", offset)):
+        _check_contiguous(name, tensor)
+    _check_rows("features", features)
+    if out is not None:
+        _check_exactly("out", out, torch.float32, (*features.shape[:-1], layers * matrix.shape[1]))
+        _check_rows("out", out)
+    _check_devices(features=features, matrix=matrix, offset=offset, out=out, first=first)
+
+
+def row_stride(rows: Tensor) -> int:
+    """Elements from one row of (..., n) to the next, where all are evenly spaced."""
+    sizes = [(size, stride) for size, stride in zip(rows.shape[:-1], rows.stride()[:-1], strict=True) if size > 1]
+    return sizes[-1][1] if sizes else rows.shape[-1]
+
+
+def check_unit_products(product: Tensor, offset: Tensor, quadratic: int) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``unit_products``."""
+    _check_tensor("product", product, (torch.float32,), ("R", "B", "C", "d"))
+    _check_contiguous("product", product)
+    if not 1 <= product.shape[3] <= _LARGEST_SIZE or not 0 <= quadratic <= product.shape[3]:
+        raise ValueError(f"quadratic is {quadratic} of d = {product.shape[3]}: expected 0 ≤ quadratic ≤ d, 1 ≤ d ≤ {_LARGEST_SIZE}")
+    _check_exactly("offset", offset, torch.float32, (product.shape[3],))
+    _check_contiguous("offset", offset)
+    _check_devices(product=product, offset=offset)
+
+
+def check_kernel_values(products: Tensor) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the argument suits ``kernel_values``."""
+    if not isinstance(products, Tensor) or products.dtype != torch.float32:
+        found = products.dtype if isinstance(products, Tensor) else type(products).__name__
+        raise TypeError(f"products is {found}: expected torch.float32")
+    _check_contiguous("products", products)
+    _check_devices(products=products)
+
+
+def check_rank_candidates(vectors: Tensor, word_vectors: Tensor, known: Tensor, candidates: Tensor, bias: Tensor | None) -> None:
+    """Raise TypeError, ValueError or DeviceError unless the arguments suit ``rank_candidates``."""
+    _check_tensor("vectors", vectors, (torch.float32,), ("T", "D"))
+    _check_last_stride("vectors", vectors)
+    _check_tensor("word_vectors", word_vectors, (torch.float32,), ("W", "D"))
+    if word_vectors.shape[1] != vectors.shape[1]:
+        raise ValueError(f"word_vectors has {word_vectors.shape[1]} dimensions and vectors {vectors.shape[1]}: they must agree")
+    _check_tensor("candidates", candidates, (torch.int64,), ("T", "take"))
+    _check_exactly("candidates", candidates, torch.int64, (len(vectors), candidates.shape[1]))
+    _check_exactly("known", known, torch.int64, (len(word_vectors),))
+    for name, tensor in (("word_vectors", word_vectors), ("known", known), ("candidates", candidates)):
+        _check_contiguous(name, tensor)
+    _check_optional("bias", bias, torch.float32, (len(word_vectors),))
+    _check_devices(vectors=vectors, word_vectors=word_vectors, known=known, candidates=candidates, bias=bias)
 
 
 def check_codebook(centers: Tensor) -> None:
@@ -132,6 +214,15 @@ def _check_tensor(name: str, tensor: object, dtypes: tuple[torch.dtype, ...], sh
 def _check_last_stride(name: str, tensor: Tensor) -> None:
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(f"{name} has strides {tensor.stride()}: the last dimension must be contiguous; pass {name}.contiguous()")
+
+
+def _check_rows(name: str, tensor: Tensor) -> None:
+    _check_last_stride(name, tensor)
+    expected = row_stride(tensor)
+    for size, stride in zip(tensor.shape[-2::-1], tensor.stride()[-2::-1], strict=True):
+        if size > 1 and stride != expected:
+            raise ValueError(f"{name} has strides {tensor.stride()}: its rows must be evenly spaced; pass {name}.contiguous()")
+        expected *= size
 
 
 def _check_contiguous(name: str, tensor: Tensor) -> None:

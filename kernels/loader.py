@@ -126,5 +126,13 @@ def _cupy_stream(cupy: Any, stream: torch.cuda.Stream) -> Any:
     return cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index)  # CuPy before 14, which deprecates it
 
 
+def alignment_of(*tensors: Tensor) -> int:
+    """The largest power of two, at most 16, that divides all base addresses."""
+    bits = 16
+    for tensor in tensors:
+        bits |= tensor.data_ptr()
+    return bits & -bits
+
+
 def _address(tensor: Tensor | None) -> np.uint64:
     return np.uint64(0 if tensor is None else tensor.data_ptr())

@@ -1,6 +1,6 @@
 // Scores of a tile of descriptors on the CUDA cores: registers x shared memory, as a blocked SGEMM, with the argmin in registers.
 //
-// Macros: TILE_CENTERS (64 or 128) centres a tile. A block of 256 threads owns 128 descriptors. Its threads stand in 16 columns; the
+// Macros: TILE_CENTERS (32, 64 or 128) centres a tile. A block of 256 threads owns 128 descriptors. Its threads stand in 16 columns; the
 // thread in column c holds 8 rows x TILE_CENTERS / 16 centres of partial dot products, fed by 16-byte reads of shared memory. The next
 // step's operands are in flight from global memory to registers while this step computes, and shared memory has two buffers, so there
 // is one barrier a step. Each dot product is one chain of fmaf in ascending k: the same bits as the plain version's.
@@ -15,7 +15,8 @@ constexpr int TILE_ROWS = 128;
 constexpr int TILE_DEPTH = 16;
 constexpr int THREAD_ROWS = TILE_ROWS * COLUMNS / THREADS;
 constexpr int THREAD_CENTERS = TILE_CENTERS / COLUMNS;
-constexpr int CENTER_VECTOR = VECTOR > 1 ? 4 : 1;
+constexpr int GROUP_CENTERS = THREAD_CENTERS < 4 ? THREAD_CENTERS : 4;  // neighbours that a thread reads at once
+constexpr int CENTER_VECTOR = VECTOR > 1 ? GROUP_CENTERS : 1;
 constexpr int ROW_LOADS = TILE_ROWS * TILE_DEPTH / (VECTOR * THREADS);
 constexpr int CENTER_LOADS = TILE_CENTERS * TILE_DEPTH / (CENTER_VECTOR * THREADS);
 
@@ -65,8 +66,10 @@ struct Fetched {
     }
 };
 
-// A thread's centres are groups of 4 neighbours, 64 apart, so that the 16 columns together read 256 contiguous bytes.
-__device__ __forceinline__ int center_in_tile(int column, int j) { return j / 4 * (4 * COLUMNS) + column * 4 + j % 4; }
+// A thread's centres are groups of neighbours, 4 and 64 apart where it has so many, so that the 16 columns together read contiguous bytes.
+__device__ __forceinline__ int center_in_tile(int column, int j) {
+    return j / GROUP_CENTERS * (GROUP_CENTERS * COLUMNS) + column * GROUP_CENTERS + j % GROUP_CENTERS;
+}
 
 // dots += rows x centers of one step.
 __device__ __forceinline__ void multiply(
@@ -82,11 +85,11 @@ __device__ __forceinline__ void multiply(
             for (int j = 0; j < 4; j++) x[i + j] = four.value[j];
         }
 #pragma unroll
-        for (int i = 0; i < THREAD_CENTERS; i += 4) {
-            Floats<4> four;
-            four.load(&tiles.centers[buffer][k][center_in_tile(column, i)]);
+        for (int i = 0; i < THREAD_CENTERS; i += GROUP_CENTERS) {
+            typedef Pack<float, GROUP_CENTERS> Group;
+            const Group group = *reinterpret_cast<const Group*>(&tiles.centers[buffer][k][center_in_tile(column, i)]);
 #pragma unroll
-            for (int j = 0; j < 4; j++) c[i + j] = four.value[j];
+            for (int j = 0; j < GROUP_CENTERS; j++) c[i + j] = group.value[j];
         }
 #pragma unroll
         for (int i = 0; i < THREAD_ROWS; i++)

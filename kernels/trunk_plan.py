@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .plan import ELEMENT_BYTES, Launch, vector_width
+from .plan import ELEMENT_BYTES, Launch, cache_plans, element_options, vector_width
 
 _THREADS = 256
 _LARGEST_GRID_Y = 65535
 
 
+@cache_plans
 def plan_max_pool(
     images: int, channels: int, height: int, width: int, dtype: str, strides: tuple[int, int, int], *, alignment: int = 16
 ) -> Launch:
@@ -23,7 +24,7 @@ def plan_max_pool(
     return Launch(
         source="max_pool.cu",
         kernel="max_pool",
-        options=_options(dtype, vector),
+        options=element_options(dtype, vector),
         grid=_grid(images * (height // 2), width // 2 * (channels // vector)),
         block=(_THREADS, 1, 1),
         shared_bytes=0,
@@ -36,6 +37,7 @@ def plan_max_pool(
     )
 
 
+@cache_plans
 def plan_normalise_pixels(
     images: int, height: int, width: int, channels: int, dtype: str, strides: tuple[int, int, int, int]
 ) -> Launch:
@@ -50,7 +52,7 @@ def plan_normalise_pixels(
     return Launch(
         source="normalise_pixels.cu",
         kernel="normalise_pixels",
-        options=(*_options(dtype, 1), f"-DCHANNELS={channels}", f"-DPIXELS={pixels}"),
+        options=(*element_options(dtype, 1), f"-DCHANNELS={channels}", f"-DPIXELS={pixels}"),
         grid=_grid(images * height, width // pixels),
         block=(_THREADS, 1, 1),
         shared_bytes=0,
@@ -64,10 +66,6 @@ def plan_normalise_pixels(
             "out",
         ),
     )
-
-
-def _options(dtype: str, vector: int) -> tuple[str, ...]:
-    return f"-DELEMENT_{dtype.upper()}", f"-DVECTOR={vector}"
 
 
 def _grid(rows: int, items: int) -> tuple[int, int, int]:

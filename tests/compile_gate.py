@@ -19,8 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gpuannot.kernels.plan import Launch, Step, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code
+from gpuannot.kernels.features import plan_affine_map
+from gpuannot.kernels.plan import Launch, plan_nearest_center, source_code
+from gpuannot.kernels.projection import plan_unit_products
+from gpuannot.kernels.ranking import SCORES, plan_rank_candidates
+from gpuannot.kernels.similarity import plan_kernel_values
 from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
+from gpuannot.kernels.vlad_plan import Step, plan_assign_vlad, plan_vlad
 
 TABLE = Path(__file__).with_name("compile_gate.json")
 ARCHITECTURES = (75, 80, 90, 100)
@@ -46,13 +51,20 @@ def variants(architecture: int) -> dict[str, Launch]:
         strides = (196 * dims, dims)
         plans: list[Launch | None] = [
             plan_nearest_center(1000, dims, centers, dtype, center_dtype, dims, capability=capability),
-            plan_assign_vlad(999, 196, dims, 64, dtype, center_dtype, *strides, Step.L2, capability=capability),
+            *(
+                plan_assign_vlad(999, 196, dims, tile, dtype, center_dtype, *strides, Step.L2, split=split, capability=capability)
+                for tile, split in ((64, False), (32, False), (32, True))
+            ),
         ]
         for shared_limit in (1 << 10, 1 << 20):
             plans += plan_vlad(1, 196, dims, centers, dtype, *strides, 196, Step.L2, shared_limit=shared_limit)
         plans += _on_tensor_cores(dtype, capability)
         plans.append(plan_max_pool(1, dims, 8, 8, dtype, (64 * dims, 8 * dims, dims)))
         plans += [plan_normalise_pixels(1, 8, dims, channels, dtype, (0, 0, 0, 0)) for channels in (4, 8)]
+        if dtype != "float32" and capability >= (8, 0):
+            plans.append(plan_affine_map(1, (dims,), 1, dtype, (dims,), 1))
+        plans += [plan_rank_candidates(1, 1, 1, 1, 1, score) for score in SCORES]
+        plans += [plan_unit_products(1, 1, 1, 1, 1, 1.0), plan_kernel_values(1, 1.0)]
         for plan in plans:
             assert plan is not None
             # vlad_scale reads no descriptor: one set of options stands for all.

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from cuda_on_cpu import Guarded, HostRawKernel
 
-from gpuannot.kernels.plan import Launch, Step, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code
+from gpuannot.kernels.plan import Launch, plan_nearest_center, source_code
+from gpuannot.kernels.vlad_plan import Step, needs_squares, plan_assign_vlad, plan_vlad
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +82,7 @@ def run(plan: Launch, buffers: Mapping[str, Array | None], seed: int) -> None:
 
 def half_norms_of(centers: Array) -> Array:
     """‖c‖²/2, rounded once."""
-    return (np.square(centers.astype(np.float64)).sum(1) / 2).astype(np.float32)
+    return (np.square(centers.astype(np.float64)).sum(-1) / 2).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -208,24 +209,28 @@ def vlad(
 
 
 def assign_vlad(
-    descriptors: Stored, centers: Stored, steps: Step, method: str, padding: int = 0, seed: int = 0
+    descriptors: Stored, centers: Stored, steps: Step, method: str, padding: int = 0, seed: int = 0, split: bool = False
 ) -> tuple[Array, Array]:
-    """Run assign_vlad.cu and return (out, skipped)."""
-    images, patches, dims = descriptors.bits.shape
+    """Run assign_vlad.cu and return (out, skipped); of centres (layers, m, n) too, and for ``split`` both parts as float32."""
+    images, patches, columns = descriptors.bits.shape
+    *layers, count, dims = centers.bits.shape
     x, (image_stride, row_stride) = guarded_rows(descriptors, padding, images=True)
     c = Guarded(centers.bits)
-    out = Guarded(np.full((images, len(centers.bits) * dims), np.nan, np.float32))
-    skipped = Guarded(np.full(images, -7, np.int32))
+    size = (images, centers.bits.size)
+    out = Guarded(np.full((2, *size), 0x7FC0, np.int16) if split else np.full(size, np.nan, np.float32))
+    skipped = Guarded(np.full((images, columns // dims), -7, np.int32))
     plan = plan_assign_vlad(
         images,
         patches,
         dims,
-        len(centers.bits),
+        count,
         descriptors.dtype,
         centers.dtype,
         image_stride,
         row_stride,
         steps,
+        layers=columns // dims,
+        split=split,
         alignment=alignment_of(x.array, c.array, out.array),
         multiprocessors=1,
         shared_limit=ALL_SHARED,
@@ -241,7 +246,8 @@ def assign_vlad(
     }
     run(plan, buffers, seed)
     out.check()
-    return out.array.copy(), skipped.array.copy()
+    found = torch.from_numpy(out.array).view(torch.bfloat16).float().numpy() if split else out.array
+    return found.copy(), skipped.array.copy() if layers else skipped.array[:, 0].copy()
 
 
 def vlad_reference(descriptors: Array, labels: Array, centers: Array, steps: Step) -> Array:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import trunk_cases
+import vector_cases
 from kernel_cases import ON_TENSOR_CORES, Stored, assign_vlad, nearest_center, store, vlad, vlad_reference
 
-from gpuannot.kernels.plan import Step
+from gpuannot.kernels.vlad_plan import Step
 
 SEEDS = (0, 1, 2, 3)
 
@@ -189,3 +190,63 @@ def check_normalise_pixels() -> None:
         for planes in (True, False):
             out = trunk_cases.normalise_pixels(images, scale, offset, channels, "bfloat16", planes)
             assert np.array_equal(out, trunk_cases.normalised(images, scale, offset, channels, "bfloat16"))
+
+
+def check_rank_candidates() -> None:
+    """Ties, an image of zeros, scores that are not numbers, more candidates than warps; for every order of threads."""
+    for score in ("l2", "cosine", "linear"):
+        vectors, rows, candidates, bias = vector_cases.ranking_case(3, 40, 70, 19, score, whole=True)
+        vectors[1] = 0
+        vectors[2, 5] = rows[candidates[0, 3], 0] = np.nan
+        with np.errstate(invalid="ignore"):
+            expected, exact = vector_cases.ranked(vectors, rows, candidates, 7, score, bias)
+        for seed in SEEDS:
+            index, distance = vector_cases.rank_candidates(vectors, rows, candidates, 7, score, bias, padding=1, seed=seed)
+            assert np.array_equal(index, expected)
+            assert np.allclose(distance[:2], exact[:2], rtol=1e-6, atol=1e-7)
+
+
+def check_affine_map() -> None:
+    """Four layers, rows and components that fill no last tile, a stride of the output; exact for whole numbers."""
+    rng = np.random.default_rng(11)
+    channels = (72, 32, 40, 8)
+    x = [store(_whole_numbers(rng, 263, size), "bfloat16") for size in channels]
+    m = [store(_whole_numbers(rng, 2, 70, size), "bfloat16") for size in channels]
+    offset = _whole_numbers(rng, 4, 70)
+    exact = [vector_cases.mapped(a.values, b.values, c)[0] for a, b, c in zip(x, m, offset, strict=True)]
+    for seed in SEEDS:
+        assert np.array_equal(vector_cases.affine_map(x, m, offset, padding=8, seed=seed), np.concatenate(exact, axis=1))
+
+
+def check_assign_layers() -> None:
+    """Three layers of as many centres as the small tile has, in two parts: together the values, each rounded to nearest even."""
+    rng = np.random.default_rng(12)
+    x, c = store(_whole_numbers(rng, 2, 70, 60), "float32"), store(_whole_numbers(rng, 3, 32, 20), "float32")
+    x.values[1, 3, 45] = x.bits[1, 3, 45] = np.inf
+    expected, left_out = [], []
+    for layer in range(3):
+        part = x.values[..., 20 * layer : 20 * layer + 20]
+        with np.errstate(invalid="ignore"):
+            labels = np.square(part[:, :, None].astype(np.float64) - c.values[layer]).sum(3).argmin(2)
+        labels[~np.isfinite(part).all(2)] = -1
+        expected.append(vlad_reference(np.nan_to_num(part, posinf=0), labels, c.values[layer], Step(0)))
+        left_out.append((labels < 0).sum(1))
+    for seed in SEEDS:
+        out, skipped = assign_vlad(x, c, Step(0), "TILED", padding=4, seed=seed)
+        assert np.array_equal(out, np.concatenate(expected, axis=1)) and np.array_equal(skipped, np.stack(left_out, axis=1))
+    parts, _ = assign_vlad(x, store(c.values + 0.00123, "float32"), Step.SIGNED_SQRT, "TILED", split=True)
+    whole, _ = assign_vlad(x, store(c.values + 0.00123, "float32"), Step.SIGNED_SQRT, "TILED")
+    high = store(whole, "bfloat16").values
+    assert np.array_equal(parts[0], high) and np.array_equal(parts[1], store(whole - high, "bfloat16").values)
+
+
+def check_unit_products() -> None:
+    """Parts that add up, more dimensions than threads and more rows of products than warps; for every order of threads."""
+    rng = np.random.default_rng(13)
+    product, offset = rng.standard_normal((2, 3, 2, 300), np.float32), rng.standard_normal(300, np.float32)
+    product[:, 1] = 0
+    offset[299] = 9
+    for seed in SEEDS:
+        out = vector_cases.unit_products(product, offset, 37, 0.3, seed)
+        assert np.allclose(out, vector_cases.multiplied(product, offset, 37, 0.3), rtol=1e-5, atol=1e-6)
+    assert not vector_cases.unit_products(0 * product, 0 * offset, 3, 0.3).any()

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 import kernel_cases
 import kernel_checks
 import stream_mutants
+import vector_mutants
 from kernel_checks import (
+    check_affine_map,
+    check_assign_layers,
     check_assign_mma,
     check_assign_tiled,
     check_max_pool,
@@ -23,10 +26,12 @@ from kernel_checks import (
     check_normalise_pixels,
     check_patch_order,
     check_plain,
+    check_rank_candidates,
     check_screen,
     check_stream,
     check_stream_in_parts,
     check_tiled,
+    check_unit_products,
     check_vlad_kernel,
     check_vlad_split,
 )
@@ -241,9 +246,27 @@ def _trunk_mutants() -> Iterator[Mutant]:
         yield Mutant(f"normalise_pixels: {name}", file, old, new, check_normalise_pixels)
 
 
+def _vector_mutants() -> Iterator[Mutant]:
+    for name, (old, new) in vector_mutants.UNIT_CHANGES.items():
+        yield Mutant(f"unit_products: {name}", "unit_products.cu", old, new, check_unit_products)
+    for name, (old, new) in vector_mutants.LAYER_CHANGES.items():
+        yield Mutant(f"assign_vlad: {name}", "assign_vlad.cu", old, new, check_assign_layers)
+    for name, (old, new) in vector_mutants.AFFINE_CHANGES.items():
+        yield Mutant(f"affine_map: {name}", "affine_map.cu", old, new, check_affine_map)
+    for name, (old, new) in vector_mutants.RANK_CHANGES.items():
+        yield Mutant(f"rank_candidates: {name}", "rank_candidates.cu", old, new, check_rank_candidates)
+
+
 MUTANTS = {
     mutant.name: mutant
-    for mutant in (*_nearest_mutants(), *_stream_mutants(), *_trunk_mutants(), *_vlad_mutants(), *_assign_mutants())
+    for mutant in (
+        *_nearest_mutants(),
+        *_stream_mutants(),
+        *_trunk_mutants(),
+        *_vector_mutants(),
+        *_vlad_mutants(),
+        *_assign_mutants(),
+    )
 }
 CHECKS = sorted({mutant.check.__name__ for mutant in MUTANTS.values()})
 

@@ -162,9 +162,10 @@ def _rounded(values: NDArray[np.float64], step: float | NDArray[np.float64]) -> 
 
 
 class DeviceKernelRanking:
-    """:class:`KernelRanking` in torch, on the device of the image vectors and without a wait for it.
+    """:class:`KernelRanking` on the device of the image vectors and without a wait for it.
 
-    Inner products and kernel values are float32, their sums float64; words of equal weights and bias have equal scores.
+    Inner products and kernel values are float32, their sums float64; words of equal weights and bias have equal scores. Vectors and
+    weights are held in these types where they are few, else converted block by block at each call.
 
     Args:
         ranking: what it ranks by.
@@ -173,9 +174,12 @@ class DeviceKernelRanking:
 
     def __init__(self, ranking: KernelRanking, known: NDArray[np.intp], device: torch.device) -> None:
         self.vectors, self.weights = torch.from_numpy(ranking.vectors).to(device), torch.from_numpy(ranking.weights).to(device)
-        self.bias, self.width = torch.from_numpy(ranking.bias).to(device), ranking.width
+        if 4 * self.vectors.numel() + 8 * self.weights.numel() <= _BLOCK_BYTES:
+            self.vectors, self.weights = self.vectors.float(), self.weights.double()
+        self.bias, self.width = torch.from_numpy(ranking.bias).to(device).double(), ranking.width
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
-        self._first = torch.from_numpy(_first_equal(ranking.weights, ranking.bias)).to(device)
+        first = _first_equal(ranking.weights, ranking.bias)
+        self._first = None if np.array_equal(first, np.arange(len(first))) else torch.from_numpy(first).to(device)
 
     def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best words of each image, best first, ties to the lowest word index.
@@ -193,7 +197,7 @@ class DeviceKernelRanking:
         return in_blocks(lambda rows: self._nearest(rows, k), vectors, k, _AT_ONCE)
 
     def _nearest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        negative, order = self._scores(rows).neg().sort(dim=1, stable=True)
+        negative, order = self._scores(rows).neg_().sort(dim=1, stable=True)
         return self.known[order[:, :k]], negative[:, :k]
 
     def scores(self, vectors: Tensor) -> Tensor:
@@ -203,13 +207,21 @@ class DeviceKernelRanking:
 
     @exact_float32()
     def _scores(self, vectors: Tensor) -> Tensor:
-        found = self.bias.double().repeat(len(vectors), 1)
-        block = _rows_at_once(self.vectors.shape[1] + 3 * len(vectors), len(self.bias))
+        found = self.bias.expand(len(vectors), -1)
+        converted = 0 if self.weights.dtype == torch.float64 else 4 * self.vectors.shape[1] + 8 * len(self.bias)
+        block = max(1, _BLOCK_BYTES // (converted + 12 * len(vectors)))
         for start in range(0, len(self.vectors), block):
-            values = vectors @ self.vectors[start : start + block].float().T
-            values.sub_(1).mul_(self.width).exp_().div_(-math.expm1(-self.width))
-            found.addmm_(values.double(), self.weights[start : start + block].double())
-        return found[:, self._first].float()
+            rows = slice(start, start + block)
+            found = torch.addmm(found, self._values(vectors @ self.vectors[rows].float().T), self.weights[rows].double())
+        return (found if self._first is None else found[:, self._first]).float()
+
+    def _values(self, products: Tensor) -> Tensor:
+        """k (T, N) float64 of inner products (T, N) float32, which may be overwritten."""
+        if products.is_cuda:
+            from ..kernels import kernel_values
+
+            return kernel_values(products, self.width)
+        return products.sub_(1).mul_(self.width).exp_().div_(-math.expm1(-self.width)).double()
 
 
 def _rows_at_once(dimension: int, words: int) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidArgumentError, NotFittedError
+from ..method.descriptors import product_float32
 from ..system.threads import one_blas_thread, one_torch_thread
 from .calibration import random_numbers
 from .products import gram, leading_eigenvectors, product
@@ -59,7 +60,6 @@ class JointProjection:
     def __init__(self, n_components: int, quadratic: int = 0, weight: float = 0.5) -> None:
         self.most_components, self.most_quadratic, self.weight = n_components, quadratic, weight
         self._device: tuple[torch.device, Tensor, Tensor] | None = None
-        self._pairs: dict[torch.device, Tensor] = {}  # on each device that asked: a graph may read those of one of them
 
     @property
     def n_components(self) -> int:
@@ -104,31 +104,43 @@ class JointProjection:
         # The sign of a component is arbitrary; a fixed one makes models that can be compared.
         matrix = matrix * matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
         self.mean_, self.matrix_ = mean.cpu().numpy(), np.ascontiguousarray(matrix.cpu().numpy())
-        self._device, self._pairs = None, {}
+        self._device = None
         return self
 
     def transform(self, vectors: Tensor) -> Tensor:
-        """Image vectors (B, :attr:`dimension`) float32 of VLAD vectors (B, D) float32, on their device, without a wait for it."""
-        return self.expand(self.unit(vectors))
+        """Image vectors (B, :attr:`dimension`) float32 of VLAD vectors (B, D) float32, on their device, without a wait for it.
+
+        On a GPU with tensor cores for bfloat16 vectors and matrix are multiplied in two parts of bfloat16 each, 2⁻¹⁷ and less at
+        fault in each value, with float32 accumulation; there the vectors may come as these parts, (2, B, D), from
+        :meth:`~gpuannot.method.vlad.LayerVlad.encode_cuda`.
+        """
+        if vectors.device.type == "cpu":
+            return self.expand(self.unit(vectors))
+        from ..kernels import unit_products
+
+        offset, matrix = self._on(vectors.device)
+        if matrix.dtype == torch.bfloat16:
+            parts = vectors if vectors.ndim == 3 else bfloat16_parts(vectors)
+            found = product_float32(parts.flatten(0, 1), matrix).view(2, parts.shape[1], 2, -1)
+        else:
+            found = product(vectors, matrix).view(1, len(vectors), 1, -1)
+        return unit_products(found, offset, quadratic=self.quadratic, weight=self.weight)
 
     def unit(self, vectors: Tensor) -> Tensor:
         """u (B, d) of VLAD vectors (B, D)."""
-        if vectors.device.type == "cpu":
-            self._require_fit()
-            with one_blas_thread():
-                given = (vectors.numpy() - self.mean_) @ self.matrix_
-            length = np.linalg.norm(given, axis=1, keepdims=True)
-            return torch.from_numpy(given / np.where(length > 0, length, np.float32(1)))
-        mean, matrix = self._on(vectors.device)
-        projected = product(vectors - mean, matrix)
-        norm = torch.linalg.vector_norm(projected, dim=1, keepdim=True)
-        return projected / torch.where(norm > 0, norm, 1.0)
+        if vectors.device.type != "cpu":
+            return self.transform(vectors)[:, : self.n_components]
+        self._require_fit()
+        with one_blas_thread():
+            given = (vectors.numpy() - self.mean_) @ self.matrix_
+        length = np.linalg.norm(given, axis=1, keepdims=True)
+        return torch.from_numpy(given / np.where(length > 0, length, np.float32(1)))
 
     def expand(self, unit: Tensor) -> Tensor:
-        """u (B, d) with the products behind it."""
+        """u (B, d) on the CPU with the products behind it."""
         if not self.quadratic:
             return unit
-        first, second = self._pair_indices(unit.device)
+        first, second = self._pair_indices()
         scale = torch.where(first == second, self.weight**0.5, (2 * self.weight) ** 0.5).to(unit.dtype)
         return torch.cat([unit, unit[:, first] * unit[:, second] * scale], dim=1)
 
@@ -154,7 +166,7 @@ class JointProjection:
         unit = projected / norm
         linear = np.array(weights[:, : self.n_components], dtype=np.float64)
         if self.quadratic:
-            first, second = (part.numpy() for part in self._pair_indices(torch.device("cpu")))
+            first, second = (part.numpy() for part in self._pair_indices())
             scaled = weights[:, self.n_components :] * np.where(first == second, self.weight**0.5, (2 * self.weight) ** 0.5) / 2
             for number, row in enumerate(scaled):
                 np.add.at(linear[number], first, row * unit[second])
@@ -164,20 +176,34 @@ class JointProjection:
         return transformed, pulled, -(pulled @ mean)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_device": None, "_pairs": {}}
+        return {**vars(self), "_device": None}
 
-    def _pair_indices(self, device: torch.device) -> Tensor:
+    def _pair_indices(self) -> Tensor:
         """(2, t(t + 1)/2) int64: i and j of the products."""
-        if device not in self._pairs:
-            self._pairs[device] = torch.triu_indices(self.quadratic, self.quadratic, device=device)
-        return self._pairs[device]
+        return torch.triu_indices(self.quadratic, self.quadratic)
 
     def _require_fit(self) -> None:
         if not hasattr(self, "matrix_"):
             raise NotFittedError("this JointProjection has learnt nothing yet; call fit first")
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """−Pᵀμ (d,) float32, and P on a GPU: (D, d) float32, or (D, 2·d) bfloat16, its two parts side by side."""
         self._require_fit()
         if self._device is None or self._device[0] != device:
-            self._device = device, torch.from_numpy(self.mean_).to(device), torch.from_numpy(self.matrix_).to(device)
+            matrix = torch.from_numpy(self.matrix_).to(device)
+            offset = -(torch.from_numpy(self.mean_).to(device).double() @ matrix.double()).float()
+            if takes_parts(device):
+                matrix = torch.cat(tuple(bfloat16_parts(matrix)), dim=1)
+            self._device = device, offset, matrix
         return self._device[1:]
+
+
+def takes_parts(device: torch.device) -> bool:
+    """Whether :meth:`JointProjection.transform` multiplies parts in bfloat16 on this device."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def bfloat16_parts(values: Tensor) -> Tensor:
+    """(2, ...) bfloat16: what that type holds of float32 values, and what it holds of the rest."""
+    high = values.bfloat16()
+    return torch.stack([high, (values - high.float()).bfloat16()])

@@ -143,36 +143,59 @@ class GaussianPCA:
 
 
 class DeviceTransform:
-    """``descriptor = feature @ matrix + offset`` in torch, straight on the trunk's channels-last output.
+    """``descriptor = feature @ matrix + offset``, straight on the trunk's channels-last output.
 
     16-bit features are multiplied as they are, with float32 accumulation. 16 bits would round the matrix to three digits, so it is
-    the sum of two 16-bit matrices, high and low part, side by side in one product.
+    the sum of two 16-bit matrices, high and low part: multiplied by one kernel on GPUs whose tensor cores take both types,
+    elsewhere in torch, side by side in one product. float32 features are multiplied in torch.
 
     Args:
         matrix: (C, n) float32. offset: (n,) float32. device: where the features are. dtype: theirs.
+        by_kernel: None has the kernel where it serves; False never, for benchmarks.
     """
 
-    def __init__(self, matrix: NDArray[np.float32], offset: NDArray[np.float32], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        matrix: NDArray[np.float32],
+        offset: NDArray[np.float32],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        by_kernel: bool | None = None,
+    ) -> None:
         exact = torch.from_numpy(matrix).to(device)
         self.offset = torch.from_numpy(offset).to(device)
         self.n = exact.shape[1]
-        self.split = dtype != torch.float32
+        self.split, self.by_kernel = dtype != torch.float32, by_kernel is not False and _kernel_serves(dtype, device)
         if self.split:
             high = exact.to(dtype)
-            self.matrix = torch.cat([high, (exact - high.float()).to(dtype)], dim=1)
+            parts = [high, (exact - high.float()).to(dtype)]
+            self.matrix = torch.stack([part.T for part in parts]).contiguous() if self.by_kernel else torch.cat(parts, dim=1)
         else:
             self.matrix = exact
 
     @exact_float32()
     def __call__(self, features: Tensor) -> Tensor:
         """Descriptors (B, P, n) float32 of features (B, P, C)."""
+        if self.by_kernel:
+            from ..kernels import affine_map
+
+            return affine_map([features], [self.matrix], self.offset[None])
         flat = features.reshape(-1, features.shape[-1])
         if self.split:
-            both = _product_float32(flat, self.matrix)
+            both = product_float32(flat, self.matrix)
             descriptors = (both[:, : self.n] + both[:, self.n :]).add_(self.offset)
         else:
             descriptors = torch.addmm(self.offset, flat, self.matrix)
         return descriptors.view(*features.shape[:-1], self.n)
+
+
+def _kernel_serves(dtype: torch.dtype, device: torch.device) -> bool:
+    if device.type != "cuda" or dtype == torch.float32:
+        return False
+    from ..kernels.features import serves_affine_map
+
+    return serves_affine_map(dtype, device)
 
 
 class LayerTransforms:
@@ -256,18 +279,26 @@ class LayerTransforms:
 
 
 class DeviceLayerTransforms:
-    """:class:`LayerTransforms` in torch: a :class:`DeviceTransform` for each layer's columns."""
+    """:class:`LayerTransforms` on a device: a :class:`DeviceTransform` for each layer's columns; by the kernel in one launch."""
 
     def __init__(self, parts: Sequence[DeviceTransform], columns: Sequence[slice]) -> None:
         self.parts, self.columns = parts, columns
+        self._offsets = torch.stack([part.offset for part in parts])
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Descriptors (B, P, L·n) float32 of features (B, P, ΣC)."""
-        found = [part(features[..., own]) for part, own in zip(self.parts, self.columns, strict=True)]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)  # one is not copied
+    def __call__(self, features: Tensor | Sequence[Tensor]) -> Tensor:
+        """Descriptors (B, P, L·n) float32 of features (B, P, ΣC), or of each layer's (B, P, C)."""
+        layers = [features[..., own] for own in self.columns] if isinstance(features, Tensor) else list(features)
+        if len(self.parts) == 1:
+            return self.parts[0](layers[0])
+        if all(part.by_kernel for part in self.parts):
+            from ..kernels import affine_map
+
+            return affine_map(layers, [part.matrix for part in self.parts], self._offsets)
+        return torch.cat([part(own) for part, own in zip(self.parts, layers, strict=True)], dim=-1)
 
 
-def _product_float32(left: Tensor, right: Tensor) -> Tensor:
+@exact_float32()
+def product_float32(left: Tensor, right: Tensor) -> Tensor:
     """left @ right of 16-bit matrices, accumulated and returned in float32."""
     if left.is_cuda:
         try:

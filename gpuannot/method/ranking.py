@@ -79,10 +79,11 @@ class WordRanking:
 
 
 class DeviceRanking:
-    """:class:`WordRanking` in torch, on the device of the image vectors and without a wait for it.
+    """:class:`WordRanking` on the device of the image vectors and without a wait for it.
 
     Candidates come from one product, ‖v‖²/2 − x·v, with ‖v‖² computed once; the k nearest and their order from ‖x − v‖² of the
-    candidates, summed in float64, ties to the lowest index. At most a block of images × words is held.
+    candidates, summed in float64, ties to the lowest index: by one kernel on a GPU, in torch elsewhere and for candidates by the
+    thousand, with differences and squares in float32. At most a block of images × words is held.
 
     Of equal word vectors only the first k can be given, so the others are no candidates; 2k candidates then hold every one that a
     tie could bring in.
@@ -100,8 +101,8 @@ class DeviceRanking:
     ) -> None:
         self.cosine, self.extra = cosine, extra
         self.word_vectors = torch.from_numpy(word_vectors).to(device)
-        self.half_norms = (0.5 * self.word_vectors.double().square().sum(dim=1)).float()
-        self.copy = torch.from_numpy(_copy_number(word_vectors)).to(device)
+        half_norms = (0.5 * self.word_vectors.double().square().sum(dim=1)).float()
+        self._base = _WithoutCopies(half_norms, _copy_number(word_vectors), torch.inf)
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
 
     def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,8 @@ class DeviceRanking:
         """
         words, dimension = self.word_vectors.shape
         take = _candidates_for(k, words, self._MARGIN)
-        block = max(1, self._BLOCK_BYTES // (4 * (words + 3 * take * dimension)))
+        gathered = 0 if _by_kernel(vectors, take) else 3 * take * dimension
+        block = max(1, self._BLOCK_BYTES // (4 * (words + gathered)))
         return in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
     @exact_float32()
@@ -128,10 +130,15 @@ class DeviceRanking:
             rows = rows / torch.where(norm > 0, norm, 1.0)
         if self.extra:
             rows = torch.nn.functional.pad(rows, (0, 1))
-        scores = torch.addmm(self.half_norms, rows, self.word_vectors.T, alpha=-1)
-        scores.masked_fill_(self.copy >= k, torch.inf)
+        scores = torch.addmm(self._base(k), rows, self.word_vectors.T, alpha=-1)
+        candidates = scores.topk(take, dim=1, largest=False, sorted=False).indices
+        if _by_kernel(rows, take):
+            from ..kernels import rank_candidates
+
+            metric = "cosine" if self.cosine else "l2"
+            return rank_candidates(rows, self.word_vectors, self.known, candidates, k, score=metric)
         # Ascending numbers, so that the stable sort below leaves ties in the order of the vocabulary.
-        candidates = scores.topk(take, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+        candidates = candidates.sort(dim=1).values
         squared = (rows[:, None, :] - self.word_vectors[candidates]).square().sum(dim=2, dtype=torch.float64)
         squared, order = squared.sort(dim=1, stable=True)
         index, squared = candidates.gather(1, order[:, :k]), squared[:, :k]
@@ -184,10 +191,10 @@ class LinearRanking:
 
 
 class DeviceLinearRanking:
-    """:class:`LinearRanking` in torch, on the device of the image vectors and without a wait for it.
+    """:class:`LinearRanking` on the device of the image vectors and without a wait for it.
 
-    Candidates come from one product; the k best and their order from products summed in float64, ties to the lowest index. Of words
-    with equal weights and bias only the first k are candidates, as in :class:`DeviceRanking`.
+    Candidates come from one product; the k best and their order from products summed in float64, ties to the lowest index: where,
+    and of which words, as in :class:`DeviceRanking`.
 
     Args:
         weights: (W, D) float32.
@@ -202,7 +209,7 @@ class DeviceLinearRanking:
         self, weights: NDArray[np.float32], bias: NDArray[np.float32], known: NDArray[np.intp], device: torch.device
     ) -> None:
         self.weights, self.bias = torch.from_numpy(weights).to(device), torch.from_numpy(bias).to(device)
-        self.copy = torch.from_numpy(_copy_number(np.hstack([weights, bias[:, None]]))).to(device)
+        self._base = _WithoutCopies(self.bias, _copy_number(np.hstack([weights, bias[:, None]])), -torch.inf)
         self.known = torch.from_numpy(known.astype(np.int64)).to(device)
 
     def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -219,17 +226,47 @@ class DeviceLinearRanking:
         """
         words, dimension = self.weights.shape
         take = _candidates_for(k, words, self._MARGIN)
-        block = max(1, self._BLOCK_BYTES // (4 * (words + 5 * take * dimension)))
+        gathered = 0 if _by_kernel(vectors, take) else 5 * take * dimension
+        block = max(1, self._BLOCK_BYTES // (4 * (words + gathered)))
         return in_blocks(lambda rows: self._nearest(rows, k, take), vectors, k, block)
 
     @exact_float32()
     def _nearest(self, rows: Tensor, k: int, take: int) -> tuple[Tensor, Tensor]:
-        scores = torch.addmm(self.bias, rows, self.weights.T)
-        scores.masked_fill_(self.copy >= k, -torch.inf)
-        candidates = scores.topk(take, dim=1, sorted=False).indices.sort(dim=1).values
+        candidates = torch.addmm(self._base(k), rows, self.weights.T).topk(take, dim=1, sorted=False).indices
+        if _by_kernel(rows, take):
+            from ..kernels import rank_candidates
+
+            return rank_candidates(rows, self.weights, self.known, candidates, k, score="linear", bias=self.bias)
+        candidates = candidates.sort(dim=1).values
         exact = (rows[:, None, :].double() * self.weights[candidates]).sum(dim=2) + self.bias[candidates]
         exact, order = exact.sort(dim=1, descending=True, stable=True)
         return self.known[candidates.gather(1, order[:, :k])], -exact[:, :k].float()
+
+
+class _WithoutCopies:
+    """What is added to the products of a ranking, such that of equal words the first k alone are candidates.
+
+    Args:
+        base: (W,) of all words.
+        copy: (W,) how many words before each equal it.
+        never: what keeps a word out.
+    """
+
+    def __init__(self, base: Tensor, copy: NDArray[np.int64], never: float) -> None:
+        self._base, self._most, self._never = base, int(copy.max(initial=0)), never
+        self._copy = torch.from_numpy(copy).to(base.device)
+
+    def __call__(self, k: int) -> Tensor:
+        return self._base if k > self._most else self._base.masked_fill(self._copy >= k, self._never)
+
+
+def _by_kernel(vectors: Tensor, take: int) -> bool:
+    """Whether the kernel ranks that many candidates."""
+    if not vectors.is_cuda:
+        return False
+    from ..kernels.ranking import MOST_CANDIDATES
+
+    return take <= MOST_CANDIDATES
 
 
 def _candidates_for(k: int, words: int, margin: int) -> int:

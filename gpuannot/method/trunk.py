@@ -164,8 +164,8 @@ class Trunk(nn.Module):
             TypeError: not a uint8 tensor.
             ValueError: another shape, too small an image, or another device.
         """
-        self._check(images)
         if self.device.type == "cpu":
+            self._check(images)
             batch, height, width = images.shape[0], images.shape[2] // self.stride, images.shape[3] // self.stride
             features = torch.empty((batch, height, width, self.channels), dtype=self.dtype)
             for start in range(0, batch, _CPU_CHUNK):
@@ -173,10 +173,15 @@ class Trunk(nn.Module):
                 for part in self._features(images[start : start + _CPU_CHUNK]):
                     features[start : start + _CPU_CHUNK, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
                     channel += part.shape[1]
-        else:
-            parts = self._features(images)
-            features = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).permute(0, 2, 3, 1)
-        return features.flatten(1, 2)
+            return features.flatten(1, 2)
+        parts = self.layer_features(images)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    @torch.inference_mode()
+    def layer_features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`forward`, but (B, P, C) of each layer, views of what the layers gave: joining them is a pass over all."""
+        self._check(images)
+        return tuple(part.permute(0, 2, 3, 1).flatten(1, 2) for part in self._features(images))
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """(B, C, H', W') of each layer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,8 @@ class LayerVlad:
         centers: NDArray[np.float32],  # (L, m, n)
     ) -> NDArray[np.float32]:
         """VLAD vectors (B, L·m·n) float32 of a batch of images."""
-        return _joined(np.concatenate, [self.of_layer.encode(*layer) for layer in _layers(descriptors, centers)])
+        vectors = [self.of_layer.encode(*layer) for layer in _layers(descriptors, centers)]
+        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors, axis=1)  # one is not copied
 
     def patch_contributions(
         self,
@@ -104,14 +105,21 @@ class LayerVlad:
         descriptors: Tensor,  # (B, P, L·n) float32, float16 or bfloat16, CUDA
         centers: Tensor,  # (L, m, n) float32, same device
         half_norms: Tensor,  # (L, m) float32, ‖c‖²/2
+        *,
+        parts: bool = False,
     ) -> Tensor:
-        """:meth:`encode` on a GPU, a launch a layer: (B, L·m·n) float32; errors as :meth:`Vlad.encode_cuda`."""
-        layers = zip(_layers(descriptors, centers), half_norms, strict=True)
-        return _joined(torch.cat, [self.of_layer.encode_cuda(own.contiguous(), words, norms) for (own, words), norms in layers])
+        """:meth:`encode` on a GPU, all layers in one launch; errors as :meth:`Vlad.encode_cuda`.
 
+        Returns:
+            (B, L·m·n) float32; with ``parts`` (2, B, L·m·n) bfloat16, whose sum over the two is that within 2⁻¹⁷ of each value.
+        """
+        from ..kernels import assign_vlad
 
-def _joined(concatenate: Callable[..., Any], vectors: Sequence[Any]) -> Any:
-    return vectors[0] if len(vectors) == 1 else concatenate(vectors, axis=1)  # one is not copied
+        how, size = self.of_layer, (len(descriptors), centers.numel())
+        out = torch.empty((2, *size), dtype=torch.bfloat16, device=descriptors.device) if parts else None
+        return assign_vlad(
+            descriptors, centers, half_norms, mass=how.mass, intra=how.intra, signed_sqrt=how.signed_sqrt, l2=how.l2, out=out
+        )
 
 
 def _layers(descriptors: Any, centers: Any) -> Iterator[tuple[Any, Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import AnnotatorConfig
 from ..errors import InvalidArgumentError, NotFittedError
-from ..heads.projection import JointProjection, projection_sample
+from ..heads.projection import JointProjection, projection_sample, takes_parts
 from ..images.batches import ImageFailure
 from ..images.inputs import Images, as_sequence, warn_of_failures
 from ..method.codebook import LayerCodebooks, sample_positions
@@ -237,7 +237,7 @@ class Encoder:
         self.extractor.failures = []
         parts = [(np.empty(0, np.int64), np.empty((0, self.dimension), np.float32))]
         with progress_bar("encode", len(sources), progress) as bar:
-            for positions, features in self.extractor.features(sources, advance=bar.update):
+            for positions, features in self.extractor.features(sources, advance=bar.update, apart=True):
                 parts.append((positions, to_host(self.vectors(features))))
         warn_of_failures(len(sources), self.failures_)
         positions, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -260,7 +260,7 @@ class Encoder:
                 f"images are {images.shape[2]}×{images.shape[3]}, this one was made for {size}×{size}; resize them first, "
                 "for example with torch.nn.functional.interpolate(images, size, mode='bicubic', antialias=True)"
             )
-        return torch.as_tensor(self.vectors(self.extractor.run_trunk(images)))
+        return torch.as_tensor(self.vectors(self.extractor.run_layers(images)))
 
     def encode_images(
         self, sources: Any, positions: NDArray[np.int64] | None = None, *, advance: Callable[[int], object] | None = None
@@ -272,34 +272,34 @@ class Encoder:
             positions: which of them, ascending; None takes all.
             advance: told how many images each batch took.
         """
-        for index, features in self.extractor.features(sources, positions, advance=advance, within_partitions=True):
-            yield index, self.vectors(features)
+        for batch in self.extractor.features(sources, positions, advance=advance, within_partitions=True, apart=True):
+            yield batch[0], self.vectors(batch[1])
 
     def encode_descriptors(self, descriptors: FeatureStore) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
         """Stored descriptors (N, P, L·n) → positions (B,) and image vectors (B, D), block by block."""
         for positions, block in descriptors.blocks(within_partitions=True):
             yield positions, self.aggregate(block.to(self.device))
 
-    def vectors(self, features: Tensor) -> Vectors:
-        """Image vectors (B, D) of features (B, P, C)."""
+    def vectors(self, features: Tensor | tuple[Tensor, ...]) -> Vectors:
+        """Image vectors (B, D) of features (B, P, C), or on a GPU of each layer's."""
         if self.extractor.on_gpu:
             return self.aggregate(self.device_stages().transform(features))
+        assert isinstance(features, Tensor)
         with one_blas_thread():
             return self.aggregate(torch.from_numpy(self.transform_.transform(features.float().numpy())))
 
     def aggregate(self, descriptors: Tensor) -> Vectors:
         """Image vectors (B, D) of descriptors (B, P, L·n): VLAD, and the projection where there is one."""
-        vectors = self.vlad(descriptors)
         if not self.config.projection:
-            return vectors
-        projected = self.projection_.transform(torch.as_tensor(vectors))
+            return self.vlad(descriptors)
+        projected = self.projection_.transform(torch.as_tensor(self.vlad(descriptors, parts=takes_parts(self.device))))
         return projected if self.extractor.on_gpu else projected.numpy()
 
-    def vlad(self, descriptors: Tensor) -> Vectors:
-        """VLAD vectors (B, L·m·n), not projected, of descriptors (B, P, L·n)."""
+    def vlad(self, descriptors: Tensor, *, parts: bool = False) -> Vectors:
+        """VLAD vectors (B, L·m·n), not projected, of descriptors (B, P, L·n); on a GPU in two parts, where these are asked for."""
         if self.extractor.on_gpu:
             stages = self.device_stages()
-            return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms)
+            return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms, parts=parts)
         with one_blas_thread():
             return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
 

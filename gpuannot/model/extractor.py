@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from ..method.trunk import Trunk, split_layers
 from ..method.weights import TrunkWeights, load_weights
 from ..system.device import out_of_memory, resolve_device
 from .store import WritableStore, new_store
+
+_Found = TypeVar("_Found")
 
 
 class FeatureExtractor:
@@ -111,7 +113,8 @@ class FeatureExtractor:
         *,
         advance: Callable[[int], object] | None = None,
         within_partitions: bool = False,
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        apart: bool = False,
+    ) -> Iterator[tuple[NDArray[np.int64], Any]]:
         """Images decoded and run through the trunk, batch by batch: positions (B,) and features (B, P, C).
 
         Args:
@@ -119,7 +122,9 @@ class FeatureExtractor:
             positions: which of them, ascending; None takes all.
             advance: told how many images each batch took.
             within_partitions: no batch lies in two partitions.
+            apart: give what :meth:`run_layers` gives.
         """
+        run = self.run_layers if apart else self.run_trunk
         batches = ImageBatches(
             sources,
             size=self.config.input_size,
@@ -132,7 +137,7 @@ class FeatureExtractor:
         for index, batch in batches:
             self.failures.extend(batches.failures[seen:])
             seen = len(batches.failures)
-            yield index, self.run_trunk(batch.pin_memory().to(self.device, non_blocking=True) if self.on_gpu else batch)
+            yield index, run(batch.pin_memory().to(self.device, non_blocking=True) if self.on_gpu else batch)
             if advance is not None:
                 reached = int(np.searchsorted(batches.positions, index[-1])) + 1
                 advance(reached - taken)
@@ -146,11 +151,20 @@ class FeatureExtractor:
 
         Where the GPU has no room for its activations, they are those of its halves, and so with all later batches.
         """
+        return self._in_room(images, self.trunk, torch.cat)
+
+    def run_layers(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """:meth:`run_trunk`, but on a GPU the features (B, P, C) of each layer by themselves, as encoding takes them."""
+        if not self.on_gpu:
+            return self.run_trunk(images)
+        return self._in_room(images, self.trunk.layer_features, lambda parts: tuple(map(torch.cat, zip(*parts, strict=True))))
+
+    def _in_room(self, images: Tensor, run: Callable[[Tensor], _Found], join: Callable[[list[_Found]], _Found]) -> _Found:
         room = self._room
         if room is not None and len(images) > room:
-            return torch.cat([self.run_trunk(part) for part in images.split(room)])
+            return join([self._in_room(part, run, join) for part in images.split(room)])
         try:
-            return self.trunk(images)
+            return run(images)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if len(images) < 2 or not out_of_memory(error):
                 raise
@@ -159,6 +173,6 @@ class FeatureExtractor:
         if room is None:
             warnings.warn(
                 f"the GPU has no room for a batch of {len(images)} images and takes it in halves; a smaller batch_size avoids that",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self.run_trunk(images)
+        return self._in_room(images, run, join)

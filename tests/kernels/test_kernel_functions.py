@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import pytest
 import torch
-from cuda_on_cpu import HostRawKernel, compiler
+from cuda_on_cpu import compiler
 from torch import Tensor
 
 from gpuannot import kernels
-from gpuannot.kernels import checks
-from gpuannot.kernels.loader import DeviceLimits, _address
-from gpuannot.kernels.plan import Launch, source_code
+from gpuannot.kernels import vlad_plan
+from gpuannot.kernels.plan import Launch
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 RAW = {"mass": False, "intra": False, "signed_sqrt": False, "l2": False}
-FUSED, APART = 132, 2  # images: one for each multiprocessor, and too few
+FUSED, APART = 132, 2  # images: one for each multiprocessor, and too few where products take longer than a launch
 
 
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Lets CPU tensors through, launches on the CPU, and lists the kernels launched."""
-    names: list[str] = []
+@pytest.fixture(autouse=True)
+def no_products_are_few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    few_products(0, monkeypatch)
+    yield
+    vlad_plan.plan_assign_vlad.cache_clear()
 
-    def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:
-        names.append(plan.kernel)
-        kernel = HostRawKernel(source_code(plan.source), plan.kernel, plan.options)
-        kernel(plan.grid, plan.block, plan.bind(buffers, _address), shared_mem=plan.shared_bytes)
 
-    monkeypatch.setattr(kernels, "launch", launch)
-    monkeypatch.setattr(kernels, "device_limits", lambda device: DeviceLimits((9, 0), 132, 227 * 1024))
-    monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
-    return names
+def few_products(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlad_plan.plan_assign_vlad.cache_clear()
+    monkeypatch.setattr(vlad_plan, "_LAUNCH_PRODUCTS", most)
+
+
+def names(launched: list[Launch]) -> list[str]:
+    return [plan.kernel for plan in launched]
 
 
 def whole_numbers(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -47,7 +46,7 @@ def distances(x: Tensor, c: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("same_type", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nearest_center(dtype: torch.dtype, same_type: bool, launched: list[str]) -> None:
+def test_nearest_center(dtype: torch.dtype, same_type: bool, launched: list[Launch]) -> None:
     x = whole_numbers(50, 24, dtype=dtype, seed=0)[:, :16]
     x[3, 5] = torch.nan
     c = whole_numbers(9, 16, dtype=dtype if same_type else torch.float32, seed=1)
@@ -58,10 +57,10 @@ def test_nearest_center(dtype: torch.dtype, same_type: bool, launched: list[str]
     assert torch.equal(index, expected.int()) and torch.equal(distance.nan_to_num(-1), exact.nan_to_num(-1))
     assert invalid.item() == 2
     assert torch.equal(kernels.nearest_center(x, c, kernels.check_centers(c)), index)
-    assert launched == ["nearest_center"] * 2
+    assert names(launched) == ["nearest_center"] * 2
 
 
-def test_a_version_can_be_asked_for(launched: list[str]) -> None:
+def test_a_version_can_be_asked_for(launched: list[Launch]) -> None:
     x, c = whole_numbers(300, 16, dtype=torch.bfloat16, seed=4), whole_numbers(9, 16, dtype=torch.bfloat16, seed=5)
     expected = distances(x, c).argmin(1).int()
     for method in ("PLAIN", "TILED", "MMA", "STREAM"):
@@ -83,7 +82,7 @@ def test_a_version_can_be_asked_for(launched: list[str]) -> None:
 @pytest.mark.parametrize("same_type", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_assign_vlad_in_one_launch_or_two(
-    dtype: torch.dtype, same_type: bool, images: int, expected: list[str], launched: list[str]
+    dtype: torch.dtype, same_type: bool, images: int, expected: list[str], launched: list[Launch]
 ) -> None:
     x = whole_numbers(images, 12, 24, dtype=dtype, seed=2)[:, 1:, :16]  # image stride and row stride both with gaps
     c = whole_numbers(9, 16, dtype=dtype if same_type else torch.float32, seed=3)
@@ -93,12 +92,12 @@ def test_assign_vlad_in_one_launch_or_two(
     out, skipped = torch.full((images, 144), torch.nan), torch.full((images,), -7, dtype=torch.int32)
     result = kernels.assign_vlad(x, c, out=out, skipped=skipped, **RAW)
     assert result is out and torch.equal(out, exact.flatten(1).float()) and not skipped.any()
-    assert launched == expected
+    assert names(launched) == expected
     assert torch.equal(kernels.vlad(x, labels.int(), c, **RAW), out)
 
 
 @pytest.mark.parametrize("images", [FUSED, APART])
-def test_each_normalisation_is_handed_on(images: int, launched: list[str]) -> None:
+def test_each_normalisation_is_handed_on(images: int, launched: list[Launch]) -> None:
     x, c = torch.randn(images, 40, 16), torch.randn(20, 16)
     labels = kernels.nearest_center(x.view(-1, 16), c)
     assert isinstance(labels, Tensor)
@@ -116,10 +115,10 @@ def test_each_normalisation_is_handed_on(images: int, launched: list[str]) -> No
         wanted = {**RAW, name: True}
         torch.testing.assert_close(kernels.assign_vlad(x, c, **wanted).view_as(raw), expected, rtol=1e-5, atol=1e-5)
         assert torch.equal(kernels.vlad(x, labels, c, **wanted), kernels.assign_vlad(x, c, **wanted))
-    assert ("vlad_scale" in launched) == (images == APART)  # the blocks that share an image meet for l2
+    assert ("vlad_scale" in names(launched)) == (images == APART)  # the blocks that share an image meet for l2
 
 
-def test_empty_batches(launched: list[str]) -> None:
+def test_empty_batches(launched: list[Launch]) -> None:
     c = torch.ones(3, 16)
     index, distance = kernels.nearest_center(torch.ones(0, 16), c, return_distance=True)
     assert index.shape == distance.shape == (0,)
@@ -128,3 +127,52 @@ def test_empty_batches(launched: list[str]) -> None:
     assert not launched
     for images in (FUSED, APART):
         assert torch.equal(kernels.assign_vlad(torch.ones(images, 0, 16), c, **RAW), torch.zeros(images, 48))
+
+
+@pytest.mark.parametrize("images", [FUSED, APART])
+def test_layers_side_by_side(images: int, launched: list[Launch]) -> None:
+    """In one launch, or layer by layer; whole vectors, or in two parts."""
+    x, c = (
+        whole_numbers(images, 12, 72, dtype=torch.float32, seed=6)[:, 1:, :48],
+        whole_numbers(3, 9, 16, dtype=torch.float32, seed=7),
+    )
+    x[1, 2, 20] = torch.inf
+    wanted = {**RAW, "l2": True}
+    alone = [kernels.assign_vlad(x[..., 16 * layer : 16 * layer + 16], c[layer], **wanted) for layer in range(3)]
+    expected = torch.cat(alone, dim=1)
+    launched.clear()
+    skipped = torch.full((images, 3), -7, dtype=torch.int32)
+    out, parts = torch.empty(images, 432), torch.empty((2, images, 432), dtype=torch.bfloat16)
+    assert kernels.assign_vlad(x, c, kernels.check_centers(c.view(27, 16)).view(3, 9), out=out, skipped=skipped, **wanted) is out
+    assert torch.equal(out, expected) and skipped.sum() == skipped[1, 1] == 1
+    assert torch.equal(kernels.assign_vlad(x, c, **wanted), expected)
+    kernels.assign_vlad(x, c, out=parts, **wanted)
+    assert torch.equal(parts[0], expected.bfloat16())
+    assert torch.equal(parts[1], (expected - expected.bfloat16().float()).bfloat16())
+    assert names(launched) == (["assign_vlad"] * 3 if images == FUSED else ["nearest_center", "vlad", "vlad_scale"] * 9)
+
+
+def test_few_images_of_few_products_in_one_launch(launched: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
+    x, c = whole_numbers(1, 12, 16, dtype=torch.float32, seed=8), whole_numbers(9, 16, dtype=torch.float32, seed=9)
+    few_products(12 * 16 * 32, monkeypatch)
+    fused = kernels.assign_vlad(x, c, **RAW)
+    few_products(12 * 16 * 32 - 1, monkeypatch)
+    assert torch.equal(kernels.assign_vlad(x, c, **RAW), fused)
+    assert names(launched) == ["assign_vlad", "nearest_center", "vlad"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"descriptors": torch.zeros(2, 5, 9)}, "centers has 2 layers of 4 dimensions and descriptors 9"),
+        ({"half_norms": torch.zeros(6)}, r"half_norms has shape \(6,\)"),
+        ({"out": torch.zeros(2, 2, 24)}, r"out has shape \(2, 2, 24\)"),
+        ({"out": torch.zeros(2, 24).bfloat16()}, r"out has shape \(2, 24\)"),
+        ({"skipped": torch.zeros(2, dtype=torch.int32)}, r"skipped has shape \(2,\)"),
+        ({"centers": torch.zeros(2, 3, 8)[..., ::2]}, "centers has strides"),
+    ],
+)
+def test_wrong_layers_are_named(change: dict[str, Tensor], message: str, launched: list[Launch]) -> None:
+    right = {"descriptors": torch.zeros(2, 5, 8), "centers": torch.zeros(2, 3, 4)}
+    with pytest.raises(ValueError, match=message):
+        kernels.assign_vlad(**{**right, **change}, **RAW)

@@ -15,8 +15,9 @@ import torch
 from gpuannot import kernels
 from gpuannot.errors import DeviceError
 from gpuannot.kernels import checks, loader
-from gpuannot.kernels.plan import Step, needs_squares, plan_assign_vlad, plan_nearest_center, plan_vlad, source_code, vector_width
+from gpuannot.kernels.plan import plan_nearest_center, source_code, vector_width
 from gpuannot.kernels.stream import stream_sizes
+from gpuannot.kernels.vlad_plan import Step, needs_squares, plan_assign_vlad, plan_vlad
 
 CHAIN = {"mass": False, "intra": False, "signed_sqrt": True, "l2": True}
 
@@ -242,6 +243,7 @@ def test_assign_vlad_is_one_launch_where_it_fits() -> None:
 
     assert planned(256, 64, 64).grid == (256, 1, 1)
     assert planned(256, 128, 64).shared_bytes <= 227 * 1024 // 2
-    assert planned(8, 64, 64) is None  # too few images
+    assert planned(8, 64, 64) is not None and planned(256, 64, 100).grid == (256, 1, 1)
+    assert planned(8, 64, 100) is None  # too few images, with more products than a launch is worth
     assert planned(256, 512, 1000) is None  # a vector of 2 MB
     assert planned(256, 64, 64, shared_limit=64 * 1024) is None

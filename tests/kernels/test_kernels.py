@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from cuda_on_cpu import compiler
 from kernel_cases import (
     CENTERS,
@@ -23,8 +24,8 @@ from kernel_cases import (
     vlad_reference,
 )
 
-from gpuannot.kernels.plan import Step
 from gpuannot.kernels.stream import LARGEST_DIMS, stream_sizes
+from gpuannot.kernels.vlad_plan import Step
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
@@ -292,3 +293,33 @@ def test_assign_vlad_does_not_depend_on_the_order_of_threads(dtype: str, method:
     first, _ = assign_vlad(x, c, Step.MASS | Step.L2, method)
     for seed in SEEDS:
         assert np.array_equal(first, assign_vlad(x, c, Step.MASS | Step.L2, method, seed=seed)[0])
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("method", ["TILED", "MMA"])
+@pytest.mark.parametrize(("layers", "patches", "dims", "centers"), [(1, 197, 16, 7), (3, 40, 24, 32), (2, 33, 5, 33)])
+def test_assign_vlad_of_layers_is_that_of_each(
+    layers: int, patches: int, dims: int, centers: int, method: str, split: bool
+) -> None:
+    rng = np.random.default_rng([layers, dims])
+    dtype = "bfloat16" if method == "MMA" else "float32"
+    x, c = random_stored(rng, (3, patches, layers * dims), dtype), random_stored(rng, (layers, centers, dims), dtype)
+    x.bits[1, 5, -1] = 0x7FC0 if method == "MMA" else np.nan
+    steps = Step.SIGNED_SQRT | Step.L2
+    out, skipped = assign_vlad(x, c, steps, method, 8, split=split)
+    alone = []
+    for layer in range(layers):
+        own = slice(layer * dims, (layer + 1) * dims)
+        part, left_out = assign_vlad(
+            Stored(dtype, x.bits[..., own], x.values[..., own]), Stored(dtype, c.bits[layer], c.values[layer]), steps, method
+        )
+        alone.append(part)
+        assert np.array_equal(left_out, skipped[:, layer])
+    vectors = np.concatenate(alone, axis=1)
+    assert skipped.sum() == 1
+    if split:
+        high = torch.from_numpy(vectors).bfloat16()
+        low = (torch.from_numpy(vectors) - high.float()).bfloat16()
+        vectors = torch.stack([high, low]).float().numpy()
+        assert np.abs(out.sum(0) - np.concatenate(alone, axis=1)).max(initial=0) <= 2.0**-17
+    assert np.array_equal(out, vectors)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpuannot import kernels
 from gpuannot.errors import DeviceError
-from gpuannot.kernels.plan import Step
+from gpuannot.kernels.vlad_plan import Step
 
 pytestmark = pytest.mark.gpu
 

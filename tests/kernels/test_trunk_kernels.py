@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cuda_on_cpu import HostRawKernel, compiler
+from cuda_on_cpu import compiler
 from kernel_cases import DTYPES, random_stored, store
 from torch import Tensor
 from trunk_cases import max_pool, normalise_pixels, normalised, pooled
 
 from gpuannot import kernels
 from gpuannot.errors import DeviceError
-from gpuannot.kernels import checks, trunk
-from gpuannot.kernels.loader import _address
-from gpuannot.kernels.plan import Launch, source_code
+from gpuannot.kernels.plan import Launch
 from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
 from gpuannot.method import trunk as method_trunk
 from gpuannot.method import trunk_layers
@@ -26,21 +23,6 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler
 
 SHAPES = [(1, 2, 2, 1), (2, 5, 7, 3), (1, 4, 4, 8), (3, 9, 6, 64), (1, 2, 33, 24), (1, 3, 2, 516), (2, 28, 28, 128)]
 SCALE, OFFSET = np.array([0.017, 1.0, 1 / 57.4], np.float32), np.array([-2.1, -123.68, 1e-3], np.float32)
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """Lets CPU tensors through, launches on the CPU, and lists the launches."""
-    plans: list[Launch] = []
-
-    def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:
-        plans.append(plan)
-        kernel = HostRawKernel(source_code(plan.source), plan.kernel, plan.options)
-        kernel(plan.grid, plan.block, plan.bind(buffers, _address), shared_mem=plan.shared_bytes)
-
-    monkeypatch.setattr(trunk, "launch", launch)
-    monkeypatch.setattr(checks, "_check_devices", lambda **tensors: None)
-    return plans
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

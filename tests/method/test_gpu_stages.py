@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 
 from gpuannot import AnnotatorConfig
+from gpuannot.heads.projection import JointProjection, bfloat16_parts
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.method.codebook import Codebook, kmeans_torch
 from gpuannot.method.descriptors import DeviceTransform, GaussianPCA
@@ -136,6 +137,23 @@ def test_vlad_against_float64(rng: np.random.Generator, batch: int, steps: tuple
     on_device = torch.from_numpy(centers).to(CUDA)
     ours = Vlad(**chosen).encode_cuda(torch.from_numpy(descriptors).to(CUDA), on_device, check_centers(on_device)).cpu().numpy()
     assert np.abs(ours - exact).max() <= 2 * np.abs(float32 - exact).max() + 1e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(("dimension", "components", "quadratic"), [(1024, 60, 9), (37, 5, 5), (16, 3, 0)])
+def test_projection(rng: np.random.Generator, dimension: int, components: int, quadratic: int) -> None:
+    vectors = rng.standard_normal((260, dimension)).astype(np.float32) + 1
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    given = torch.from_numpy(vectors)
+    projection = JointProjection(components, quadratic).fit(given)
+    unit = (vectors.astype(np.float64) - projection.mean_) @ projection.matrix_.astype(np.float64)
+    norm = np.linalg.norm(unit, axis=1, keepdims=True)
+    exact = projection.expand(torch.from_numpy(unit / norm)).numpy()
+    ours = projection.transform(given.to(CUDA))
+    # Two parts of bfloat16 keep 2^-17 of each factor, or better.
+    bound = 2.0**-15 * ((np.abs(vectors) @ np.abs(projection.matrix_)).max(axis=1, keepdims=True) / norm)
+    assert (np.abs(ours.cpu().numpy() - exact) <= bound).all()
+    parts = projection.transform(bfloat16_parts(given.to(CUDA)))  # as VLAD vectors come
+    assert torch.equal(parts, ours)
 
 
 def test_word_sums(rng: np.random.Generator) -> None:

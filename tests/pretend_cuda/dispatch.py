@@ -61,12 +61,12 @@ class Dispatch(TorchDispatchMode):
         return self.run(func, args, kwargs or {})
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        given = tree_flatten((args, kwargs))[0]
-        flat = [x for x in given if isinstance(x, torch.Tensor)]
+        passed = tree_flatten((args, kwargs))[0]
+        flat = [x for x in passed if isinstance(x, torch.Tensor)]
         there = [x for x in flat if isinstance(x, Pretended)]
         device = kwargs.get("device")
         wanted = torch.device(device) if device is not None else None
-        if not there and not any(isinstance(x, torch.device) and x.type == "cuda" for x in [*given, wanted]):
+        if not there and not any(isinstance(x, torch.device) and x.type == "cuda" for x in [*passed, wanted]):
             return func(*args, **kwargs)
         if (decomposed := self._decomposed(func, args, kwargs)) is not NotImplemented:
             return decomposed
@@ -85,7 +85,8 @@ class Dispatch(TorchDispatchMode):
         result = _execute(func, name, *lowered)
         made = [x for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor)]
         changed = _changed(func, args, kwargs)
-        old = {x.elem.untyped_storage()._cdata for x in there if x.layout == torch.strided}
+        given = (x for x in tree_flatten(lowered)[0] if isinstance(x, torch.Tensor))
+        old = {x.untyped_storage()._cdata for x in given if x.layout == torch.strided}
         new = [x for x in made if x.layout == torch.strided and x.untyped_storage()._cdata not in old]
         written = [*new, *(x.elem for x in changed if isinstance(x, Pretended))]
         if self.with_values:
