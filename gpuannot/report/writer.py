@@ -31,7 +31,7 @@ from ..system.threads import cpus
 from ..system.timing import StageTimer
 from . import counts
 from .page import render
-from .previews import TextBlocks, heat_levels, preview, preview_side
+from .previews import TextBlocks, heat_levels, preview, preview_form
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
@@ -90,7 +90,7 @@ class ReportWriter:
         self._images, self._limit = images, limit
         self._truth, self._labelled, self._annotator = truth, labelled, annotator
         self._explains = heatmaps and annotator is not None
-        self._side = preview_side(min(images, limit))
+        self._form = preview_form(min(images, limit))
         self._names: list[str] = []
         self._aspects: list[float] = []
         self._grid: tuple[int, int] | None = None
@@ -156,7 +156,7 @@ class ReportWriter:
         return np.asarray((positions + 1) * self._limit // self._images > positions * self._limit // self._images)
 
     def _add_previews(self, names: Sequence[str], sources: Sequence[Any]) -> None:
-        made = self._pool.map(lambda name, source: preview(source, name, self._side), names, sources)
+        made = self._pool.map(lambda name, source: preview(source, name, self._form), names, sources)
         for found in made:
             if isinstance(found, ImageError):
                 self._unpreviewed += 1
