@@ -103,12 +103,12 @@ def variants(train: LabelledImages, cache: str | None) -> Iterator[tuple[str, Ve
     encoder = Encoder(BEST, device="cpu")
     with cached_features(encoder, train, cache, False) as features, steps_over(encoder, train, features) as steps:
         learn_transform(encoder, steps)
-        encoder.fit_codebook(steps.descriptor_sample())
+        encoder.fit_codebook(steps.descriptor_sample)
         store = steps.descriptors
         best = over(store, partial(plain, encoder))
         yield "best", best
         second = encoder.sharing_trunk(Learnt(encoder.transform_), seed=1)
-        second.fit_codebook(steps_over(second, train, None, store).descriptor_sample())
+        second.fit_codebook(steps_over(second, train, None, store).descriptor_sample)
         yield "two codebooks", np.hstack([best, over(store, partial(plain, second))])
         yield "soft assignment", over(store, partial(soft, encoder))
         yield "bands", over(store, partial(bands, encoder))
@@ -122,7 +122,7 @@ def variants(train: LabelledImages, cache: str | None) -> Iterator[tuple[str, Ve
         larger.extractor.extract(train.paths, enlarged, np.arange(len(train)))
         with steps_over(larger, train, enlarged) as steps:
             learn_transform(larger, steps)
-            larger.fit_codebook(steps.descriptor_sample())
+            larger.fit_codebook(steps.descriptor_sample)
             large = over(steps.descriptors, partial(plain, larger))
     yield "input 320", large
     yield "inputs 224 and 320", np.hstack([best, large])

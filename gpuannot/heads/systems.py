@@ -131,7 +131,8 @@ class LeftOutSample:
     def gram(self) -> Tensor:
         """The centred inner products (S, S) of these images alone, by the kernel where there is one."""
         if self._rows is None:
-            return gram(self._vectors - self._vectors.mean(dim=0))
+            exact = self._vectors.double()
+            return gram(exact.sub_(exact.mean(dim=0)))
         values = kernel_values(self._vectors, self._vectors, self._width)
         mean = values.mean(dim=0)
         return values - mean - mean[:, None] + mean.mean()

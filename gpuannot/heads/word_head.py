@@ -192,11 +192,9 @@ class WordHead:
             return
         best = value()
         while (now := self.chosen.regularisation) / 2 >= LEAST_REGULARISATION:
-            before = self._system
             take(now / 2)
             if (found := value()).value <= best.value:
-                take(now)
-                self._system = before
+                take(now)  # to solve for it again costs less than the memory of two systems
                 return
             best = found
 

@@ -191,10 +191,10 @@ class DiskStore(WritableStore):
         for span in spans(positions, size, within_partitions):
             chunk = positions[span]
             self._file.seek(span.start * self.record_bytes)  # there may be several readings at a time
-            buffer = bytearray(self._file.read(len(chunk) * self.record_bytes))
-            if len(buffer) != len(chunk) * self.record_bytes:
+            block = torch.empty((len(chunk), self.patches, self.channels), dtype=self.dtype)
+            if self._file.readinto(block.flatten().view(torch.uint8).numpy()) != len(chunk) * self.record_bytes:
                 raise DataError(f"{self.folder}/features.bin ends early; delete the folder and run again")
-            yield chunk, torch.frombuffer(buffer, dtype=self.dtype).view(len(chunk), self.patches, self.channels)
+            yield chunk, block
 
     def close(self) -> None:
         """Close the files; a temporary store is removed."""

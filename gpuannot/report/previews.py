@@ -31,8 +31,8 @@ class PreviewForm(NamedTuple):
 def preview_form(images: int) -> PreviewForm:
     """Previews of a page of so many images, sharp in its gallery on a screen of two pixels a point.
 
-    A card is 216 points wide or somewhat more. Few images are sharp when opened, too, or as wide as a phone. The quality of many keeps
-    10,000 of them at 160 MB, which a browser opens in seconds; what it loses, two pixels a point hide.
+    A card is 216 points wide or somewhat more. Few images are sharp when opened, too, or as wide as a phone. The quality of many
+    keeps 10,000 of them at 160 MB, which a browser opens in seconds; what it loses, two pixels a point hide.
     """
     return PreviewForm(960, 72) if images <= 200 else PreviewForm(512, 72) if images <= 1000 else PreviewForm(448, 50)
 
