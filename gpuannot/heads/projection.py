@@ -87,12 +87,12 @@ class JointProjection:
         Raises:
             ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
         """
-        if not bool(torch.isfinite(vectors).all()):
-            raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         keep = min(self.most_components, len(vectors) // 4)
         if not keep:
             raise InvalidArgumentError(f"a projection of image vectors needs at least 4 images, got {len(vectors)}")
         mean = vectors.mean(dim=0, dtype=torch.float64).float()
+        if not bool(torch.isfinite(mean).all()):
+            raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         centred = vectors.sub_(mean) if overwrite else vectors - mean
         tall = len(centred) > centred.shape[1]
         # The smaller of the two systems has the same eigenvalues.

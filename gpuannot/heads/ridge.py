@@ -32,7 +32,7 @@ class LeftOut(NamedTuple):
 # Low-rank terms of the inverse that are kept apart before they are added to it.
 _APART = 1024
 # Images that are scored at once.
-_ROWS = 512
+_ROWS = 128
 
 
 class RidgeSystem:

@@ -136,6 +136,10 @@ class WordHead:
             self._learn_confidence(bank, sample)
         bank.drop(SampledImages)
 
+    def release(self) -> None:
+        """Let go of the solved system, as large as Σxxᵀ or the kernel matrix; it is solved anew when the words change."""
+        self._system = None
+
     @property
     def calibration(self) -> str:
         """``none`` or ``odds``, as told or as the objective has it."""

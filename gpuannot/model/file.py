@@ -53,7 +53,7 @@ class ModelFile:
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
             digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor).view(np.uint8) if tensor.size else b"")
+            digest.update(np.ascontiguousarray(tensor).data.cast("B") if tensor.size else b"")
         return digest.hexdigest()
 
     def write(self, path: str | Path) -> Path:

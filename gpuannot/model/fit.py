@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..images.inputs import none_readable
 from ..method.descriptors import LayerTransforms
 from ..method.words import WordBank
+from ..system.memory import give_back
 from ..system.partitions import by_partition, tree_sum
 from ..system.progress import progress_bar
 from .encoder import Encoder, to_host
@@ -64,7 +65,9 @@ def fit(model: WordModel, vocabulary: Sequence[str], steps: FitSteps) -> None:
 def fit_from_descriptors(model: WordModel, vocabulary: Sequence[str], steps: FitSteps) -> None:
     """:func:`fit` where normalisation and PCA have been learnt."""
     learn_codebook(model.encoder, steps)
-    model.learn(vocabulary, steps.word_sums())
+    sums = steps.word_sums()
+    give_back()
+    model.learn(vocabulary, sums)
 
 
 def learn_transform(encoder: Encoder, steps: FitSteps, begun: Callable[[], object] | None = None) -> None:
@@ -79,13 +82,16 @@ def learn_transform(encoder: Encoder, steps: FitSteps, begun: Callable[[], objec
     if begun is not None:
         begun()
     encoder.finish_transform(sums, steps.feature_sample() if encoder.extractor.on_gpu else None)
+    give_back()
 
 
 def learn_codebook(encoder: Encoder, steps: FitSteps) -> None:
     """Learn the visual words, and where there is one the projection."""
     encoder.fit_codebook(steps.descriptor_sample)
+    give_back()
     if encoder.config.projection:
         encoder.fit_projection(steps.vector_sample())
+        give_back()
 
 
 class InProcess:
@@ -191,6 +197,7 @@ class InProcess:
         for block in blocks:
             rows[taken : taken + len(block)] = block.to(rows.device)
             taken += len(block)
+        give_back()
         return rows
 
 

@@ -218,6 +218,8 @@ class WordModel:
         self.bank_ = bank.to(self.device).flush()
         self.changed()
         self.head.settle(self.bank_)
+        self.ranker.derive(self.bank_)
+        self.head.release()
 
     # -- ranking ------------------------------------------------------------------------------------------------------------------
 
