@@ -27,9 +27,6 @@ System: TypeAlias = RidgeSystem | KernelSystem
 # Fewer images that the projection has not seen do not tell how much the others' scores fall short.
 _FEWEST = 20
 
-#: Heads whose scores are regressions of the labels.
-REGRESSIONS = ("ridge", "kernel")
-
 
 def solve(config: AnnotatorConfig, bank: WordBank, penalty: float) -> System:
     """The regression of ``config.head`` over the images of a bank, λ being ``penalty``."""

@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.special import expit
 from torch import Tensor
 
-from ..config import AnnotatorConfig
+from ..config import REGRESSIONS, AnnotatorConfig
 from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import BankExtra, WordBank
 from ..system.threads import one_blas_thread, one_torch_thread
@@ -35,7 +35,6 @@ from .kernel_ranking import KernelRanking
 from .moments import Moments
 from .ridge import LeftOut, RidgeSystem
 from .systems import (
-    REGRESSIONS,
     LeftOutSample,
     System,
     device_of,

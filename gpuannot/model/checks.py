@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import AnnotatorConfig
+from ..config import REGRESSIONS, AnnotatorConfig
 from ..errors import ModelFileError
 from ..heads.choosing import Chosen
-from ..heads.systems import REGRESSIONS
 from ..method.weights import Preprocessing
 
 Tensors = Mapping[str, NDArray[Any]]

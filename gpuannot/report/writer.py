@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..config import REGRESSIONS
 from ..errors import DataError, ImageError, InvalidArgumentError
-from ..heads.systems import REGRESSIONS
 from ..images.batches import ImageFailure
 from ..images.containers import Containers
 from ..images.input import Input, Loaded, utf8
+from ..images.inputs import none_readable
 from ..metrics import reliability
 from ..model.annotations import Annotations
 from ..model.explain import PALETTE
@@ -198,7 +199,7 @@ class ReportWriter:
 
     def _data(self, run: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         if not self.annotated:
-            raise DataError(f"{self.path}: not one image was annotated, so there is nothing to report")
+            raise DataError(f"{none_readable(self._failed, self._failures)}; so there is nothing to report in {self.path}")
         index, values = np.concatenate(self._index), np.concatenate(self._values)
         positions, shown = np.concatenate(self._positions), np.concatenate(self._shown)
         labelled = np.ones(len(index), bool) if self._labelled is None else self._labelled[positions]
