@@ -1,4 +1,4 @@
-"""Peak memory of ``fit`` and the size of its model: ``python -m benchmarks.bench_fit_memory DATA --images 500 4500 --presets paper``.
+"""Peak memory of ``fit`` and the size of its model: ``python -m benchmarks.bench_fit_memory DATA --presets best``.
 
 DATA is a label file, or a folder with ``train.json`` and ``images/``. Each size and preset runs in a process of its own, whose peak
 resident memory the operating system reports.
