@@ -59,7 +59,7 @@ WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "a folder without labels": (WITH_LABELS, "nothing", "nothing holds no labels.json or labels.csv, and no two subfolders of"),
     "a label file that is empty": (WITH_LABELS, "empty.csv", "empty.csv: it is empty; expected a column of image names"),
     "labels without a header": (WITH_LABELS, "bare.csv", "bare.csv: its header is scenes/images/scene_00000.jpg, sky;sea; exp"),
-    "labels without images": (WITH_LABELS, "lost.csv", "none of the 2 images that lost.csv names is in . (the first: no1.jpg); "),
+    "labels without images": (WITH_LABELS, "lost.csv", "none of the 2 images that lost.csv names is in /"),
     "labels without words": (WITH_LABELS, "mute.csv", "mute.csv: not one of its 1 image carries a word, so there is nothing to"),
     "labels that are cut": (WITH_LABELS, "cut.json", "cut.json is not valid JSON: Expecting value: line 1 column 14"),
     "a photo for a label file": (WITH_LABELS, "broken.jpg", "broken.jpg: a label file is .json or .csv, .jsonl or .tsv; or give"),
