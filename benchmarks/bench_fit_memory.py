@@ -17,15 +17,24 @@ from gpuannot.config import PRESETS, REGRESSIONS
 
 _CHILD = """
 import json, os, resource, sys, tempfile, time
+import numpy as np
 from gpuannot import Annotator, AnnotatorConfig
 from gpuannot.datasets.label_files import load_labelled_images
-data, preset, count, small = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None, sys.argv[4] == "small"
+data, preset, count, small, cache = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None, sys.argv[4] == "small", sys.argv[5]
 train = load_labelled_images(data)
 paths = train.paths[:count]
+annotator = Annotator(AnnotatorConfig.preset(preset))
 start = time.perf_counter()
-annotator = Annotator(AnnotatorConfig.preset(preset)).fit(
-    paths, train.labels[: len(paths)], vocabulary=train.vocabulary, progress=False
-)
+if cache:
+    from gpuannot.experiments.feature_cache import cached_features
+    from gpuannot.model.fit import InProcess, fit
+    extractor = annotator.encoder.extractor
+    with extractor.new_store(64) as few, cached_features(annotator.encoder, train, cache, False) as features:
+        extractor.extract(paths, few, np.arange(64))  # what the trunk takes does not depend on their number
+        with InProcess(annotator.words, features, train.labels, train.vocabulary, progress=False) as steps:
+            fit(annotator.words, train.vocabulary, steps)
+else:
+    annotator.fit(paths, train.labels[: len(paths)], vocabulary=train.vocabulary, progress=False)
 seconds = time.perf_counter() - start
 row = {"preset": preset, "images": len(paths), "words": len(annotator.bank_.known), "seconds": seconds}
 with tempfile.TemporaryDirectory() as folder:
@@ -41,14 +50,17 @@ def main() -> None:
     parser.add_argument("data", help="label file, or folder with train.json")
     parser.add_argument("--images", type=int, nargs="+", default=[0], help="training images to fit on (default: 0, which is all)")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS), help="default: %(default)s")
+    parser.add_argument(
+        "--cache", default="", help="folder of features: all images are learnt from, and 64 of them go through the trunk"
+    )
     arguments = parser.parse_args()
     data = Path(arguments.data)
     data = data / "train.json" if data.is_dir() else data
-    content: dict[str, Any] = {"dataset": data.parent.name, "rows": (rows := [])}
+    content: dict[str, Any] = {"dataset": data.parent.name, "from_cached_features": bool(arguments.cache), "rows": (rows := [])}
     for preset in arguments.presets:
         for count in arguments.images:
             small = "small" if PRESETS[preset].get("head") in REGRESSIONS else "whole"
-            child = [sys.executable, "-c", _CHILD, str(data), preset, str(count), small]
+            child = [sys.executable, "-c", _CHILD, str(data), preset, str(count), small, arguments.cache]
             rows.append(json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout))
             print(rows[-1], flush=True)
             keep_if_asked(parser, arguments, content)
