@@ -222,7 +222,7 @@ def _run(described: _Described, config: AnnotatorConfig, books: _Books, *, resam
     steps = InProcess(model, None, train.labels, train.vocabulary, descriptors=train_store, progress=False)
     key = tuple(getattr(config, name) for name in ("seed", *_OF_CODEBOOK))
     if key not in books:
-        _, clustering = _timed(lambda: encoder.fit_codebook(steps.descriptor_sample()))
+        _, clustering = _timed(lambda: encoder.fit_codebook(steps.descriptor_sample))
         books[key] = encoder.codebook_, clustering
     encoder.codebook_, clustering = books[key]
 

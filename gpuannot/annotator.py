@@ -309,7 +309,7 @@ class Annotator:
 
         Args:
             sums: with the sums that words are learnt from, so that the loaded model can go on learning: for the head ``ridge``
-                4·D² bytes. Without them, a model with that head annotates and can no longer change.
+                2·D² bytes, Σxxᵀ in float32. Without them, a model with that head annotates and can no longer change.
 
         Raises:
             NotFittedError: before ``fit``. ModelFileError: the file cannot be written.

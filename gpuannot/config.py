@@ -16,6 +16,8 @@ TRUNK_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
 HEADS = ("mean", "demixed", "ridge", "kernel")
+#: Heads whose scores are regressions of the labels.
+REGRESSIONS = ("ridge", "kernel")
 CALIBRATIONS = ("none", "odds")
 OBJECTIVES = ("images", "words")
 # Values that files of earlier versions may state.

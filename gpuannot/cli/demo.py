@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .commands import tell_next
 from .exit import errors_to_exit_code
-from .options import AsJson, Device, Preset, Progress, Seed
+from .options import AsJson, Device, Preset, Progress, Seed, check_folder_of
 from .report import ReportTo
 from .tables import output, plain, scores_table
 
@@ -32,6 +32,7 @@ def demo(
     """Draw scenes, learn from some, annotate the others, score the result and leave files to open."""
     from ..experiments.demo import run_demo
 
+    check_folder_of(folder)
     result = run_demo(
         folder,
         train=train,

@@ -21,6 +21,7 @@ from .options import (
     Progress,
     Threshold,
     Weights,
+    check_carried,
 )
 from .report import ReportTo, reporting
 from .tables import output, plain, reliability_table, scores_table, some
@@ -55,11 +56,14 @@ def evaluate(
     from ..metrics import evaluate as score
     from ..metrics import reliability
     from ..model.annotations import Annotations
+    from ..model.header import check_is_file
     from ..report.writer import check_report_path
 
     if report is not None:
         check_report_path(report, overwrite)
+    check_is_file(model)
     images = load_labelled_images(data, fold_case=fold_case)
+    check_carried(images, data, "score")
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if fold_case:
         images = without_case(images, annotator.vocabulary)

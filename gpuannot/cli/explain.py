@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InvalidArgumentError, counted
 from .exit import errors_to_exit_code, exit_for, notes
-from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights
+from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights, check_folder_of
 from .tables import plain
 
 
@@ -47,13 +47,16 @@ def explain(
 
     if to.exists() and not overwrite:
         raise InvalidArgumentError(f"{to} exists; choose another folder with --output, or write into it with --overwrite")
+    check_folder_of(to)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     sources = list(Inputs(inputs, glob=glob or (), exclude=exclude or ()))
     by_name = {source.name: source for source in sources}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         found = annotator.explain(sources, word or None, k, progress=progress)
-    to.mkdir(parents=True, exist_ok=True)
+    if not found:
+        exit_for(annotator.failures_, done=0)
+    to.mkdir(exist_ok=True)
     pictures = write_explanations(
         to, ((each, read(by_name[each.name])) for each in found), failures=annotator.failures_, against=against
     )

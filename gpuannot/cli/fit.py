@@ -27,7 +27,8 @@ from .options import (
     Settings,
     Weights,
     Workers,
-    check_output,
+    check_carried,
+    check_model_output,
 )
 from .tables import chosen_line, plain, some
 
@@ -52,6 +53,13 @@ def fit(
     settings: Settings = None,
     fold_case: FoldCase = False,
     min_count: MinCount = 1,
+    annotate_only: Annotated[
+        bool,
+        typer.Option(
+            "--annotate-only",
+            help="Write a smaller model, with the heads ridge and kernel: it annotates, and 'words' can no longer change it.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -66,20 +74,19 @@ def fit(
     word. Image names are paths relative to the label file or to its subfolder 'images'.
     """
     from ..annotator import Annotator
+    from ..config import REGRESSIONS
     from ..datasets.label_files import load_labelled_images
     from .settings import config_from_options
 
     config = config_from_options(preset, weights, weights_convention, seed, settings, config_file, objective)
-    if model.is_dir() or model.suffix != ".safetensors":
-        better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
-        raise InvalidArgumentError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
-    check_output(model, overwrite)
-    images = load_labelled_images(data, fold_case=fold_case, min_count=min_count)
-    if not images.labels.nnz:
-        rare = f" that {min_count} images carry" if images.rare else ""
+    check_model_output(model, overwrite)
+    if annotate_only and config.head not in REGRESSIONS:
         raise InvalidArgumentError(
-            f"{data}: not one of its {counted(len(images), 'image')} carries a word{rare}, so there is nothing to learn"
+            f"--annotate-only: the head {config.head!r} ranks words by the sums that it would leave out, and its models are small; "
+            "leave out the option, or choose --preset best or kernel"
         )
+    images = load_labelled_images(data, fold_case=fold_case, min_count=min_count)
+    check_carried(images, data, "learn", min_count)
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -87,7 +94,7 @@ def fit(
             images.paths, images.labels, vocabulary=images.vocabulary, progress=progress, workers=workers, scheduler=scheduler,
             dashboard=dashboard,
         )  # fmt: skip
-    annotator.save(model)
+    annotator.save(model, sums=not annotate_only)
     failures = [*images.missing, *annotator.failures_]
     used = len(images) - len(annotator.failures_)
     without = [word for word, count in zip(annotator.vocabulary, annotator.bank_.counts, strict=True) if not count]

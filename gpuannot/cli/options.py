@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, counted
+
+if TYPE_CHECKING:
+    from ..datasets.label_files import LabelledImages
 
 
 class Format(StrEnum):
@@ -168,7 +171,25 @@ def check_output(path: Path, overwrite: bool) -> None:
     check_folder_of(path)
 
 
+def check_model_output(path: Path, overwrite: bool) -> None:
+    """:func:`check_output` of a model, which is one ``.safetensors`` file."""
+    if path.is_dir() or path.suffix != ".safetensors":
+        better = path / "model.safetensors" if path.is_dir() else path.with_suffix(".safetensors")
+        raise InvalidArgumentError(f"{path}: a model is one .safetensors file; write it for example to --output {better}")
+    check_output(path, overwrite)
+
+
 def check_folder_of(path: Path) -> None:
     """Raise InvalidArgumentError without a folder for an output."""
     if not path.parent.is_dir():
-        raise InvalidArgumentError(f"{path.parent}: no such folder for the output")
+        raise InvalidArgumentError(f"{path.parent}: no such folder for the output; make it first, or name another")
+
+
+def check_carried(images: LabelledImages, data: Path, to: str, min_count: int = 1) -> None:
+    """Raise InvalidArgumentError where not one image carries a word, and so there is nothing ``to`` learn from or score by."""
+    if images.labels.nnz:
+        return
+    none = f"{data}: not one of its {counted(len(images), 'image')} carries a word"
+    if images.rare:
+        raise InvalidArgumentError(f"{none} that {min_count} images carry, so there is nothing to {to}; give a lower --min-count")
+    raise InvalidArgumentError(f"{none}, so there is nothing to {to}; write the words of each image in its row")

@@ -25,6 +25,7 @@ from .options import (
     Seed,
     Settings,
     Weights,
+    check_carried,
     check_output,
 )
 from .tables import plain
@@ -79,6 +80,7 @@ def tune(
     space = search_space(vary)
     check_output(to, overwrite)
     images = training_images(data, fold_case=fold_case, min_count=min_count)
+    check_carried(images, data, "learn", min_count)
     found = search(images, config, space, holdout=holdout, splits=splits, k=k, cache=cache, device=device, progress=progress)
     found.write(to)
     if as_json:

@@ -12,7 +12,7 @@ import typer
 from ..errors import InvalidArgumentError, counted
 from .commands import add_command
 from .exit import errors_to_exit_code, exit_for, notes
-from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Sources, Weights, check_output
+from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Sources, Weights, check_model_output
 from .tables import plain
 
 if TYPE_CHECKING:
@@ -62,8 +62,11 @@ def add(
     The images count as carrying this word alone. For images with several words, 'partial_fit' of the Python package takes labels.
     """
     from ..images.inputs import Inputs
+    from ..method.labels import is_word
 
     to = _output(model, to, overwrite)
+    if not is_word(word):
+        raise InvalidArgumentError(f"the new word is {word!r}, expected one with a letter or sign to see")
     annotator = _load(model, weights, weights_convention, device)
     sources = list(Inputs(images))
     with warnings.catch_warnings():
@@ -150,8 +153,10 @@ def _output(model: Path, to: Path | None, overwrite: bool) -> Path:
     """The file to write, before anything is read."""
     if to is None and not overwrite:
         raise InvalidArgumentError(f"{model} would be replaced; name another file with --output, or replace it with --overwrite")
-    check_output(to or model, overwrite)
-    return to or model
+    if to is None:
+        return model
+    check_model_output(to, overwrite)
+    return to
 
 
 def _known(model: Path, words: list[str]) -> set[int]:

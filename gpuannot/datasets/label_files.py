@@ -142,8 +142,8 @@ def _from_file(path: Path) -> LabelledImages:
     if not there:
         first = next(iter(merged))
         raise DataError(
-            f"none of the {len(merged)} images that {path} names is in {base} (the first: {_brief(first)}); names are paths "
-            f"relative to that folder, as they are written there{_almost(base, first)}"
+            f"none of the {len(merged)} images that {path} names is in {base.absolute()} (the first: {_brief(first)}); names are "
+            f"paths relative to that folder, as they are written there{_almost(base, first)}"
         )
     missing = tuple(
         ImageFailure(str(base / name), "find", f"no such file, but {path.name} names it") for name in merged if name not in there
@@ -194,6 +194,9 @@ def _almost(base: Path, name: str) -> str:
         for other in wanted.parent.iterdir():
             if other.name.lower() == wanted.name.lower() and other.is_file():
                 return f"; {other.name} is there, and capital letters count"
+    for folder in sorted(base.iterdir()):
+        if isfile(folder / name):
+            return f"; it is in {folder}: move the label file there"
     return ""
 
 

@@ -75,9 +75,9 @@ class SampledImages(BankExtra):
         return {**vars(self), "_vectors": None if self._vectors is None else self._vectors.cpu()}
 
     def vectors(self, device: torch.device) -> Tensor:
-        """(S, D) float64, in an order that the batches do not change."""
+        """(S, D) float32, in an order that the batches do not change."""
         assert self._vectors is not None
-        return self._vectors.to(device, torch.float64)
+        return self._vectors.to(device)
 
     def labels(self, device: torch.device) -> Tensor:
         """(S, W) float64 0/1."""

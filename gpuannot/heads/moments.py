@@ -31,12 +31,13 @@ class Moments(BankExtra):
 
     Args:
         dimension: D, at most 16,384.
-        device: where the sums are kept, D²·8 bytes for Σxxᵀ.
+        device: where the sums are kept, D²·4 bytes and somewhat more for Σxxᵀ, of which one triangle is.
         scatter: keep Σxxᵀ; without it, D may be of any size.
 
     Attributes:
         images: N.
         total: Σx (D,).
+        packed_dtype: of what :meth:`packed` gives, float32, or what :meth:`unpack` was given.
 
     Raises:
         ValueError: a larger dimension.
@@ -50,8 +51,10 @@ class Moments(BankExtra):
             )
         self.dimension, self.scatter = dimension, scatter
         self.images = 0
+        self.packed_dtype: np.dtype[Any] = np.dtype(np.float32)
         self.total = torch.zeros(dimension, dtype=torch.float64, device=device)
-        self._lower: Tensor | None = None
+        # Columns of Σxxᵀ, from the diagonal's block down: (D − start, up to _COLUMNS) each.
+        self._lower: list[Tensor] = []
         self._waiting: list[tuple[Tensor, int]] = []
 
     @property
@@ -89,8 +92,9 @@ class Moments(BankExtra):
             raise ValueError("moments of another dimension, or with Σxxᵀ and without, cannot be added")
         self.images += other.images
         self.total += other.total.to(self.device)
-        if other._lower is not None:
-            self._scatter().add_(other._lower.to(self.device))
+        if other._lower:
+            for mine, added in zip(self._scatter(), other._lower, strict=True):
+                mine.add_(added.to(self.device))
         # Rows that wait in a sum over a few images go on waiting: they take less room than Σxxᵀ on their way to another process.
         self._wait([(rows.to(self.device), sign) for rows, sign in other._waiting])
         return self
@@ -106,13 +110,12 @@ class Moments(BankExtra):
         waiting, self._waiting = self._waiting, []
         for sign in (1, -1):
             if parts := [rows for rows, of in waiting if of == sign]:
-                rows, scatter = torch.cat(parts), self._scatter()
-                for start in range(0, self.dimension, _COLUMNS):
-                    stop = start + _COLUMNS
-                    _add_product(scatter[start:, start:stop], rows[:, start:], rows[:, start:stop], sign)
+                rows = torch.cat(parts)
+                for start, block in zip(self._starts, self._scatter(), strict=True):
+                    _add_product(block, rows[:, start:], rows[:, start : start + block.shape[1]], sign)
 
     def __getstate__(self) -> dict[str, Any]:
-        host = {"total": self.total.cpu(), "_lower": None if self._lower is None else self._lower.cpu()}
+        host = {"total": self.total.cpu(), "_lower": [block.cpu() for block in self._lower]}
         return {**vars(self), **host, "_waiting": [(rows.cpu(), sign) for rows, sign in self._waiting]}
 
     def copy(self) -> Moments:
@@ -126,39 +129,55 @@ class Moments(BankExtra):
 
     def centred_scatter(self) -> Tensor:
         """Σ(x − μ)(x − μ)ᵀ, (D, D), in memory of its own."""
-        scatter = self._scatter().clone().addr_(self.total, self.mean, alpha=-1)
-        for start in range(0, self.dimension, _COLUMNS):  # the other triangle
-            stop = start + _COLUMNS
-            block = scatter[start:stop, start:stop]
-            block.copy_(block.tril() + block.tril(-1).T)
-            scatter[start:stop, stop:] = scatter[stop:, start:stop].T
+        scatter, mean = self.total.new_empty((self.dimension, self.dimension)), self.mean
+        for start, block in zip(self._starts, self._scatter(), strict=True):
+            stop = start + block.shape[1]
+            below = scatter[start:, start:stop].copy_(block).addr_(self.total[start:], mean[start:stop], alpha=-1)
+            corner = below[: block.shape[1]]
+            corner.copy_(corner.tril() + corner.tril(-1).T)
+            scatter[start:stop, stop:] = below[block.shape[1] :].T
         return scatter
 
     def total_variance(self) -> Tensor:
         """tr Σ(x − μ)(x − μ)ᵀ = Σ‖x − μ‖², ()."""
-        return (self._scatter().diagonal().sum() - self.total @ self.mean).clamp_(min=0)
+        squares = torch.cat([block.diagonal() for block in self._scatter()])
+        return (squares.sum() - self.total @ self.mean).clamp_(min=0)
 
-    def packed(self) -> NDArray[np.float64]:
-        """The lower triangle of Σxxᵀ, row by row: (D·(D + 1)/2,)."""
-        scatter = self._scatter().cpu().numpy()
-        return np.concatenate([np.empty(0), *(row[: number + 1] for number, row in enumerate(scatter))])
+    def packed(self) -> NDArray[np.floating]:
+        """The lower triangle of Σxxᵀ, row by row: (D·(D + 1)/2,), rounded to :attr:`packed_dtype`."""
+        packed = np.empty(self.dimension * (self.dimension + 1) // 2, self.packed_dtype)
+        for start, block in zip(self._starts, self._scatter(), strict=True):
+            for row, values in enumerate(block.cpu().numpy(), start):
+                self._packed_row(packed, row)[start : start + len(values)] = values[: row + 1 - start]
+        return packed
 
-    def unpack(self, packed: NDArray[np.float64]) -> Moments:
+    def unpack(self, packed: NDArray[np.floating]) -> Moments:
         """Take Σxxᵀ from :meth:`packed`."""
-        scatter = np.zeros((self.dimension, self.dimension))
-        stop = 0
-        for number, row in enumerate(scatter):
-            start, stop = stop, stop + number + 1
-            row[: number + 1] = packed[start:stop]
         self._waiting.clear()
-        self._lower = torch.from_numpy(scatter).to(self.device)
+        self._lower, self.packed_dtype = [], packed.dtype
+        for start, block in zip(self._starts, self._scatter(), strict=True):
+            host = np.zeros(block.shape)
+            for row, values in enumerate(host, start):
+                own = self._packed_row(packed, row)[start : start + len(values)]
+                values[: len(own)] = own
+            block.copy_(torch.from_numpy(host))
         return self
 
-    def _scatter(self) -> Tensor:
-        """Σxxᵀ (D, D), of which the part above the diagonal's blocks is not filled."""
+    @staticmethod
+    def _packed_row(packed: NDArray[np.floating], row: int) -> NDArray[np.floating]:
+        start = row * (row + 1) // 2
+        return packed[start : start + row + 1]
+
+    @property
+    def _starts(self) -> range:
+        return range(0, self.dimension, _COLUMNS)
+
+    def _scatter(self) -> list[Tensor]:
+        """Σxxᵀ in blocks of columns; what is above the diagonal within a block is not to be read."""
         self.flush()
-        if self._lower is None:
-            self._lower = torch.zeros((self.dimension, self.dimension), dtype=torch.float64, device=self.device)
+        if not self._lower:
+            sizes = [(self.dimension - start, min(_COLUMNS, self.dimension - start)) for start in self._starts]
+            self._lower = [torch.zeros(size, dtype=torch.float64, device=self.device) for size in sizes]
         return self._lower
 
     def _wait(self, batches: list[tuple[Tensor, int]]) -> None:
@@ -168,7 +187,7 @@ class Moments(BankExtra):
 
     def _clear(self) -> None:
         self._waiting.clear()
-        self._lower = None
+        self._lower = []
         self.total.zero_()
 
 

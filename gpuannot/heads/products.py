@@ -92,7 +92,8 @@ def inverse(system: Tensor) -> Tensor:
         numpy.linalg.LinAlgError or torch.linalg.LinAlgError: it is not positive definite.
     """
     if not system.is_cuda:
-        _square(_inverse_factor(system.numpy()), system.numpy())
+        _invert_factor(system.numpy())
+        _square_factor(system.numpy())
         return system
     size = len(system)
     factor = torch.linalg.cholesky(system)
@@ -107,12 +108,14 @@ def inverse(system: Tensor) -> Tensor:
     return system
 
 
-def _inverse_factor(system: NDArray[np.float64]) -> NDArray[np.float64]:
-    """L⁻¹ of the Cholesky factor L of ``system``, whose lower triangle L takes, panel by panel."""
+def _invert_factor(system: NDArray[np.float64]) -> None:
+    """Put (L⁻¹)ᵀ of the Cholesky factor L of ``system`` in its upper triangle, with the diagonal's blocks whole, panel by panel.
+
+    The lower triangle is overwritten by L. So no second matrix is needed.
+    """
     from scipy.linalg import solve_triangular
 
-    size = len(system)
-    half = np.zeros_like(system)
+    size, half = len(system), system.T
     for start in range(0, size, _PANEL):
         stop = min(start + _PANEL, size)
         head = system[start:stop, :start]
@@ -124,7 +127,7 @@ def _inverse_factor(system: NDArray[np.float64]) -> NDArray[np.float64]:
         for_blocks(subtract, size - start, _BLOCK)
         with one_blas_thread():
             corner = np.linalg.cholesky(system[start:stop, start:stop])
-            half[start:stop, start:stop] = inner = solve_triangular(corner, np.eye(stop - start), lower=True)
+            half[start:stop, start:stop] = inner = np.tril(solve_triangular(corner, np.eye(stop - start), lower=True))
 
         def divide(first: int, last: int, start: int = start, stop: int = stop, inner: NDArray[np.float64] = inner) -> None:
             own = slice(stop + first, stop + last)
@@ -136,17 +139,20 @@ def _inverse_factor(system: NDArray[np.float64]) -> NDArray[np.float64]:
 
         for_blocks(divide, size - stop, _BLOCK)
         for_blocks(below, start, _PANEL)
-    return half
 
 
-def _square(half: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """halfᵀ @ half of a lower triangular matrix."""
+def _square_factor(system: NDArray[np.float64]) -> None:
+    """(L⁻¹)ᵀL⁻¹ in the place of what :func:`_invert_factor` leaves."""
+    half = system.T
 
-    def fill(start: int, stop: int) -> None:
+    def fill(start: int, stop: int) -> None:  # reads the upper triangle, and of the diagonal's blocks its own, which it overwrites
         block = half[start:, start:stop].T @ half[start:, :stop]
         corner = np.tril(block[:, start:])  # a library may round the two sides of it in different ways
-        out[start:stop, start:stop] = corner + np.tril(corner, -1).T
-        out[start:stop, :start] = block[:, :start]
-        out[:start, start:stop] = block[:, :start].T
+        system[start:stop, start:stop] = corner + np.tril(corner, -1).T
+        system[start:stop, :start] = block[:, :start]
 
-    for_blocks(fill, len(half), _PANEL)
+    def mirror(start: int, stop: int) -> None:
+        system[:start, start:stop] = system[start:stop, :start].T
+
+    for_blocks(fill, len(system), _PANEL)
+    for_blocks(mirror, len(system), _PANEL)

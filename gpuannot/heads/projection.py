@@ -51,7 +51,7 @@ class JointProjection:
 
     Attributes:
         mean_: μ (D,) float32.
-        matrix_: P (D, d) float32.
+        matrix_: P (D, d) float32, whose values are of 16 bits: that is what a model file holds of them.
     """
 
     mean_: NDArray[np.float32]
@@ -78,19 +78,22 @@ class JointProjection:
         return self.n_components + self.quadratic * (self.quadratic + 1) // 2
 
     @one_torch_thread()
-    def fit(self, vectors: Tensor) -> JointProjection:
+    def fit(self, vectors: Tensor, *, overwrite: bool = False) -> JointProjection:
         """Learn μ and P from vectors (S, D) float32, on their device; on the CPU the same bits with any number of threads.
+
+        Args:
+            overwrite: their memory may be used as scratch instead of a copy.
 
         Raises:
             ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
         """
-        if not bool(torch.isfinite(vectors).all()):
-            raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         keep = min(self.most_components, len(vectors) // 4)
         if not keep:
             raise InvalidArgumentError(f"a projection of image vectors needs at least 4 images, got {len(vectors)}")
         mean = vectors.mean(dim=0, dtype=torch.float64).float()
-        centred = vectors - mean
+        if not bool(torch.isfinite(mean).all()):
+            raise InvalidArgumentError("the image vectors hold NaN or infinite values")
+        centred = vectors.sub_(mean) if overwrite else vectors - mean
         tall = len(centred) > centred.shape[1]
         # The smaller of the two systems has the same eigenvalues.
         values, found = leading_eigenvectors(gram(centred.T if tall else centred), keep)
@@ -102,8 +105,9 @@ class JointProjection:
             )
         matrix = found if tall else product(centred.T, found / values.sqrt())
         # The sign of a component is arbitrary; a fixed one makes models that can be compared.
-        matrix = matrix * matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
-        self.mean_, self.matrix_ = mean.cpu().numpy(), np.ascontiguousarray(matrix.cpu().numpy())
+        matrix *= matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
+        # Rounded before anything is learnt by it, so that a model that comes back from a file has the same bits.
+        self.mean_, self.matrix_ = mean.cpu().numpy(), np.ascontiguousarray(matrix.half().float().cpu().numpy())
         self._device = None
         return self
 

@@ -31,6 +31,8 @@ class LeftOut(NamedTuple):
 
 # Low-rank terms of the inverse that are kept apart before they are added to it.
 _APART = 1024
+# Images that are scored at once.
+_ROWS = 128
 
 
 class RidgeSystem:
@@ -127,10 +129,15 @@ class RidgeSystem:
             labels: (B, len(words)) 0/1.
             words: numbers of the words to score.
         """
-        rows = self._tensor(vectors) - self.mean
-        leverage = (rows * self._times_inverse(rows)).sum(dim=1, keepdim=True) + 1 / self.images
-        residual = labels - self.counts[words] / self.images
-        return (product(rows, self.solution[words].T) - leverage * residual) / (1 - leverage).clamp(min=1e-9)
+        solution, share = self.solution[words].T, self.counts[words] / self.images
+        scores = labels.new_empty(labels.shape)
+        for start in range(0, len(vectors), _ROWS):
+            own = slice(start, start + _ROWS)
+            rows = self._tensor(vectors[own]) - self.mean
+            leverage = (rows * self._times_inverse(rows)).sum(dim=1, keepdim=True) + 1 / self.images
+            left = product(rows, solution) - leverage * (labels[own] - share)
+            scores[own] = left / (1 - leverage).clamp(min=1e-9)
+        return scores
 
     @property
     def leverage(self) -> Tensor:

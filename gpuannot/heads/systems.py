@@ -27,9 +27,6 @@ System: TypeAlias = RidgeSystem | KernelSystem
 # Fewer images that the projection has not seen do not tell how much the others' scores fall short.
 _FEWEST = 20
 
-#: Heads whose scores are regressions of the labels.
-REGRESSIONS = ("ridge", "kernel")
-
 
 def solve(config: AnnotatorConfig, bank: WordBank, penalty: float) -> System:
     """The regression of ``config.head`` over the images of a bank, λ being ``penalty``."""
@@ -131,7 +128,8 @@ class LeftOutSample:
     def gram(self) -> Tensor:
         """The centred inner products (S, S) of these images alone, by the kernel where there is one."""
         if self._rows is None:
-            return gram(self._vectors - self._vectors.mean(dim=0))
+            exact = self._vectors.double()
+            return gram(exact.sub_(exact.mean(dim=0)))
         values = kernel_values(self._vectors, self._vectors, self._width)
         mean = values.mean(dim=0)
         return values - mean - mean[:, None] + mean.mean()

@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.special import expit
 from torch import Tensor
 
-from ..config import AnnotatorConfig
+from ..config import REGRESSIONS, AnnotatorConfig
 from ..method.ranking import LinearRanking, WordRanking
 from ..method.words import BankExtra, WordBank
 from ..system.threads import one_blas_thread, one_torch_thread
@@ -35,7 +35,6 @@ from .kernel_ranking import KernelRanking
 from .moments import Moments
 from .ridge import LeftOut, RidgeSystem
 from .systems import (
-    REGRESSIONS,
     LeftOutSample,
     System,
     device_of,
@@ -136,6 +135,10 @@ class WordHead:
             self._learn_confidence(bank, sample)
         bank.drop(SampledImages)
 
+    def release(self) -> None:
+        """Let go of the solved system, as large as Σxxᵀ or the kernel matrix; it is solved anew when the words change."""
+        self._system = None
+
     @property
     def calibration(self) -> str:
         """``none`` or ``odds``, as told or as the objective has it."""
@@ -192,11 +195,9 @@ class WordHead:
             return
         best = value()
         while (now := self.chosen.regularisation) / 2 >= LEAST_REGULARISATION:
-            before = self._system
             take(now / 2)
             if (found := value()).value <= best.value:
-                take(now)
-                self._system = before
+                take(now)  # to solve for it again costs less than the memory of two systems
                 return
             best = found
 

@@ -251,7 +251,8 @@ def source_name(sources: Sequence[Any], position: int) -> str:
 def none_readable(count: int, failures: Sequence[ImageFailure]) -> str:
     if not count:
         return "no images were given"
-    return f"not one of {counted(count, 'image')} could be read; the first: {failures[0].path}: {failures[0].reason}"
+    first = f"{failures[0].path}: {failures[0].reason}"
+    return f"not one of {count} images could be read; the first: {first}" if count > 1 else first
 
 
 def warn_of_failures(count: int, failures: Sequence[ImageFailure], where: str = "failures_") -> None:

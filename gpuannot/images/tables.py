@@ -241,7 +241,9 @@ def required_image_column(header: Sequence[str], column: str | None) -> int:
     """
     chosen = image_column(header, column)
     if chosen is None:
-        there = utf8(", ".join(header[:20]))[:200] + (" …" if len(header) > 20 else "") if header else "none"
+        if not header:
+            raise ImageError("", "it is empty; expected a header that names its columns", "find")
+        there = utf8(", ".join(header[:20]))[:200] + (" …" if len(header) > 20 else "")
         if column is None:
             raise ImageError("", f"no column of a usual name among {there}; name it with --column", "find")
         raise ImageError("", f"no column {column!r}, only {there}", "find")

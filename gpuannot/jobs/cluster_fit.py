@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -115,9 +116,11 @@ class OnCluster:
         )
         return rows.view(self._encoder.trunk.dtype)  # they travel as bytes
 
-    def descriptor_sample(self) -> Tensor:
-        sample = self._encoder.patch_sample(self._count)
-        return self._gathered("descriptors", sample, self._encoder.extractor.patches, descriptors_at, self._learnt("transform_"))
+    def descriptor_sample(self, layer: int) -> Tensor:
+        sample, columns = self._encoder.patch_sample(self._count), self._encoder.transform_.descriptor_columns(layer)
+        title = "descriptors" if not layer else f"descriptors, layer {layer + 1}"
+        patches, learnt = self._encoder.extractor.patches, self._learnt("transform_")
+        return self._gathered(title, sample, patches, partial(descriptors_at, columns=columns), learnt)
 
     def vector_sample(self) -> Tensor:
         sample = self._encoder.vector_sample(np.concatenate([each.positions for each in self._read]))

@@ -130,9 +130,11 @@ def as_given(learnt: Learnt) -> Learnt:
     return learnt
 
 
-def descriptors_at(job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Describe a part and give rows (S, n) of its descriptors."""
-    return _joined(_describe(job, part, read, learnt).patch_rows(rows)).numpy()
+def descriptors_at(
+    job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64], columns: slice
+) -> NDArray[np.float32]:
+    """Describe a part, where that was not done, and give rows (S, n) of some columns of its descriptors."""
+    return _joined(block[:, columns] for block in _describe(job, part, read, learnt).patch_rows(rows)).numpy()
 
 
 def vectors_at(job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64]) -> NDArray[np.float32]:

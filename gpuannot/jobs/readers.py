@@ -61,7 +61,7 @@ class AnnotationFiles:
             if row.get("model"):
                 models.add(row["model"])
         if not self.paths:
-            raise DataError(f"{self.path} has no rows")
+            raise DataError(f"{self.path} has no rows; expected annotations, as 'gpuannot annotate -o' writes them")
         if len(models) > 1:
             raise DataError(f"{self.path} has rows of {len(models)} models; report on the rows of one")
         self.model = next(iter(models), None)
@@ -186,7 +186,10 @@ def _part_order(path: Path) -> tuple[int, str]:
 def _checked(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
     path, words = row.get("path"), row.get("words")
     if not isinstance(path, str) or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DataError(f"{file}, row {number}: expected a 'path' and a list of 'words', got columns {', '.join(map(str, row))}")
+        there = ", ".join(str(name) for name, value in row.items() if value is not None)
+        raise DataError(
+            f"{file}, row {number}: expected a 'path' and a list of 'words', as 'gpuannot annotate -o' writes them, got {there}"
+        )
     if len(set(words)) < len(words):
         raise DataError(f"{file}, row {number}: a word is listed twice: {', '.join(words)}")
     values = {name: row.get(name) or [] for name in _VALUES}

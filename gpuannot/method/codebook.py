@@ -7,6 +7,7 @@ Each layer has a codebook of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,15 @@ class LayerCodebooks:
     def __init__(self, layers: int, n_centers: int = 64, *, max_iterations: int = 100, seed: int = 0) -> None:
         self.parts = [Codebook(n_centers, max_iterations=max_iterations, seed=seed) for _ in range(layers)]
 
-    def fit(self, descriptors: NDArray[np.floating] | Tensor, *, overwrite: bool = False) -> LayerCodebooks:
-        """Learn the centres of descriptors (N, L·n), each layer's from its columns; errors as :meth:`Codebook.fit`."""
-        n = descriptors.shape[1] // len(self.parts)
-        for number, part in enumerate(self.parts):
-            own = descriptors[:, number * n : (number + 1) * n]
-            part.fit(own.contiguous() if isinstance(own, Tensor) else np.ascontiguousarray(own), overwrite=True)
+    def fit(self, descriptors: Callable[[int], NDArray[np.floating] | Tensor]) -> LayerCodebooks:
+        """Learn the centres of one layer after another, so that the descriptors of one alone need room; errors as
+        :meth:`Codebook.fit`.
+
+        Args:
+            descriptors: (N, n) of a layer, by its number; they may be overwritten.
+        """
+        for layer, part in enumerate(self.parts):
+            part.fit(descriptors(layer), overwrite=True)
         return self
 
     def restore(self, centers: NDArray[np.float32]) -> None:

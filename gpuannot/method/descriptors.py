@@ -213,13 +213,13 @@ class LayerTransforms:
         self.parts = [GaussianPCA(n_components) for _ in self.channels]
 
     def accumulate(self, features: NDArray[np.floating] | Tensor) -> LayerTransforms:
-        """Add the features (..., ΣC) of some images to each layer's running sums.
+        """Add the features (..., ΣC) of some images, in an array or a tensor of any float type, to each layer's running sums.
 
         Raises:
             ValueError: another number of channels.
         """
         for part, columns in zip(self.parts, self._columns(features.shape[-1]), strict=True):
-            part.accumulate(features[..., columns])
+            part.accumulate(_as_float32(features[..., columns]))
         return self
 
     def merge(self, other: LayerTransforms) -> LayerTransforms:
@@ -240,11 +240,16 @@ class LayerTransforms:
             part.finish(None if sample is None else sample[..., columns])
         return self
 
-    def transform(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Descriptors (..., L·n) float32 of features (..., ΣC) float32."""
-        columns = self._columns(features.shape[-1])
-        found = [part.transform(features[..., own]) for part, own in zip(self.parts, columns, strict=True)]
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=-1)  # one is not copied
+    def transform(self, features: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
+        """Descriptors (..., L·n) float32 of features (..., ΣC), a float32 array or a CPU tensor of any float type."""
+        found = np.empty((*features.shape[:-1], len(self.parts) * self.n_components), np.float32)
+        for layer, (part, own) in enumerate(zip(self.parts, self._columns(features.shape[-1]), strict=True)):
+            found[..., self.descriptor_columns(layer)] = part.transform(_as_float32(features[..., own]))
+        return found
+
+    def descriptor_columns(self, layer: int) -> slice:
+        """Where descriptors (..., L·n) have those of a layer."""
+        return slice(layer * self.n_components, (layer + 1) * self.n_components)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> DeviceLayerTransforms:
         """This map for features of ``dtype`` on ``device``."""
@@ -325,6 +330,11 @@ def _components_cuml(
         learnt = (model.components_, model.explained_variance_ratio_)
         components, ratio = (cupy.asnumpy(array).astype(np.float64) for array in learnt)
     return components.T, ratio
+
+
+def _as_float32(features: Any) -> Any:
+    """Of a CPU tensor, which may be of 16 bits, a float32 array; an array, or a tensor on a GPU, as it is."""
+    return features.float().numpy() if isinstance(features, Tensor) and not features.is_cuda else features
 
 
 def _host(sums: Any) -> NDArray[np.float64]:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import AnnotatorConfig
+from ..config import REGRESSIONS, AnnotatorConfig
 from ..errors import ModelFileError
 from ..heads.choosing import Chosen
-from ..heads.systems import REGRESSIONS
 from ..method.weights import Preprocessing
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -25,11 +24,12 @@ _SHAPES = {
     "weights": "K D", "bias": "K", "confidence": "R W", "total": "D", "cooccurrence": "E 3", "scatter": "T",
     "landmarks": "M D", "coefficients": "M K", "images": "N D", "image_keys": "N", "image_words": "E 2",
 }  # fmt: skip
+# float32 where not named; after the stroke what earlier versions wrote
 _DTYPES = {
     "explained_variance_ratio": "float64", "sums": "float64", "counts": "int64", "total": "float64", "cooccurrence": "int64",
-    "scatter": "float64", "landmarks": "float16", "images": "float16", "image_keys": "int64", "image_words": "int64",
+    "scatter": "float32/float64", "projection": "float16/float32", "landmarks": "float16", "images": "float16",
+    "image_keys": "int64", "image_words": "int64",
 }  # fmt: skip
-# float32 where not named
 #: The same of a model of several layers.
 _LAYER_SHAPES = {"offset": "L n", "explained_variance_ratio": "L n", "centers": "L m n"}
 _ALWAYS = ("matrix", "offset", "explained_variance_ratio", "centers", "counts")
@@ -119,10 +119,10 @@ def _check_shapes(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any
         if name not in tensors:
             continue
         tensor, expected = tensors[name], axes.split()
-        dtype = _DTYPES.get(name, "float32")
-        if tensor.dtype != dtype or tensor.ndim != len(expected):
+        dtypes = _DTYPES.get(name, "float32").split("/")
+        if tensor.dtype.name not in dtypes or tensor.ndim != len(expected):
             raise ModelFileError(
-                f"{path}: {name} is {tensor.dtype} of shape {tensor.shape}, expected {dtype} ({', '.join(expected)})"
+                f"{path}: {name} is {tensor.dtype} of shape {tensor.shape}, expected {dtypes[0]} ({', '.join(expected)})"
             )
         for axis, size in zip(expected, tensor.shape, strict=True):
             if sizes.setdefault(axis, size) != size:

@@ -150,7 +150,7 @@ class Encoder:
         sums = self.new_transform()
         with one_blas_thread():
             for _, block in blocks:
-                sums.accumulate(block.to(self.device) if self.extractor.on_gpu else block.float().numpy())
+                sums.accumulate(block.to(self.device))
         return sums
 
     def finish_transform(self, sums: LayerTransforms | None, sample: Tensor | None) -> None:
@@ -166,23 +166,23 @@ class Encoder:
         self.transform_, self._stages = sums or self.new_transform(), None
         self.transform_.finish(sample)
 
-    def fit_codebook(self, sample: Tensor) -> None:
-        """Learn the visual words from descriptors (S, L·n) float32 on this encoder's device, which may be overwritten.
+    def fit_codebook(self, sample: Callable[[int], Tensor]) -> None:
+        """Learn the visual words from a sample of each layer's descriptors, (S, n) float32 on this encoder's device, which may be
+        overwritten.
 
         Raises:
             ValueError: fewer distinct descriptors than centres.
         """
-        self._stages = None
-        self.codebook_ = self.new_codebook()
-        self.codebook_.fit(sample if self.extractor.on_gpu else sample.numpy())
+        self._stages, self.codebook_ = None, self.new_codebook()
+        self.codebook_.fit(sample if self.extractor.on_gpu else lambda layer: sample(layer).numpy())
 
     def fit_projection(self, sample: Tensor) -> None:
-        """Learn the projection from VLAD vectors (S, L·m·n) float32 on this encoder's device.
+        """Learn the projection from VLAD vectors (S, L·m·n) float32 on this encoder's device, which are overwritten.
 
         Raises:
             ValueError: as :meth:`~gpuannot.heads.projection.JointProjection.fit`.
         """
-        self.projection_ = self.new_projection().fit(sample)
+        self.projection_ = self.new_projection().fit(sample, overwrite=True)
 
     def patch_sample(self, images: int) -> NDArray[np.int64]:
         """Which of the local features of so many images PCA (on a GPU) and codebook are learnt from, ascending."""
@@ -211,7 +211,7 @@ class Encoder:
                     descriptors.append(positions, transform(block.to(self.device)))
                 else:
                     with one_blas_thread():
-                        described = self.transform_.transform(block.float().numpy())
+                        described = self.transform_.transform(block)
                     descriptors.append(positions, torch.from_numpy(described))
                 if advance is not None:
                     advance(len(positions))
@@ -286,7 +286,7 @@ class Encoder:
             return self.aggregate(self.device_stages().transform(features))
         assert isinstance(features, Tensor)
         with one_blas_thread():
-            return self.aggregate(torch.from_numpy(self.transform_.transform(features.float().numpy())))
+            return self.aggregate(torch.from_numpy(self.transform_.transform(features)))
 
     def aggregate(self, descriptors: Tensor) -> Vectors:
         """Image vectors (B, D) of descriptors (B, P, L·n): VLAD, and the projection where there is one."""

@@ -12,8 +12,11 @@ m·n below.
 With the head ``ridge`` there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
 confidences ``confidence`` (3, W), slope, offset and level of each word's; two rows, without level, in earlier files. With a head
 that needs more sums than the words' there are ``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that
-carry both) and, for ``ridge``, ``scatter``, the lower triangle of Σxxᵀ row by row, float64. ``sums`` and these are missing in a
+carry both) and, for ``ridge``, ``scatter``, the lower triangle of Σxxᵀ row by row, float32. ``sums`` and these are missing in a
 model that was saved without sums; it annotates, and cannot learn.
+
+``projection`` is float16, which its values are rounded to before anything is learnt by them. Earlier versions wrote it in float32
+and ``scatter`` in float64: such models are read, and keep that form.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class ModelFile:
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
             digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor).tobytes())
+            digest.update(np.ascontiguousarray(tensor).data.cast("B") if tensor.size else b"")
         return digest.hexdigest()
 
     def write(self, path: str | Path) -> Path:

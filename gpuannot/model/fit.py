@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..images.inputs import none_readable
 from ..method.descriptors import LayerTransforms
 from ..method.words import WordBank
+from ..system.memory import give_back
 from ..system.partitions import by_partition, tree_sum
 from ..system.progress import progress_bar
 from .encoder import Encoder, to_host
@@ -36,8 +37,8 @@ class FitSteps(Protocol):
     def feature_sample(self) -> Tensor:
         """Features (S, ΣC) at :meth:`Encoder.patch_sample`, on the encoder's device."""
 
-    def descriptor_sample(self) -> Tensor:
-        """Descriptors (S, L·n) at :meth:`Encoder.patch_sample`, on the encoder's device."""
+    def descriptor_sample(self, layer: int) -> Tensor:
+        """Descriptors (S, n) of a layer at :meth:`Encoder.patch_sample`, on the encoder's device."""
 
     def vector_sample(self) -> Tensor:
         """VLAD vectors (S, L·m·n) at :meth:`Encoder.vector_sample`, on the encoder's device."""
@@ -64,7 +65,9 @@ def fit(model: WordModel, vocabulary: Sequence[str], steps: FitSteps) -> None:
 def fit_from_descriptors(model: WordModel, vocabulary: Sequence[str], steps: FitSteps) -> None:
     """:func:`fit` where normalisation and PCA have been learnt."""
     learn_codebook(model.encoder, steps)
-    model.learn(vocabulary, steps.word_sums())
+    sums = steps.word_sums()
+    give_back()
+    model.learn(vocabulary, sums)
 
 
 def learn_transform(encoder: Encoder, steps: FitSteps, begun: Callable[[], object] | None = None) -> None:
@@ -79,13 +82,16 @@ def learn_transform(encoder: Encoder, steps: FitSteps, begun: Callable[[], objec
     if begun is not None:
         begun()
     encoder.finish_transform(sums, steps.feature_sample() if encoder.extractor.on_gpu else None)
+    give_back()
 
 
 def learn_codebook(encoder: Encoder, steps: FitSteps) -> None:
     """Learn the visual words, and where there is one the projection."""
-    encoder.fit_codebook(steps.descriptor_sample())
+    encoder.fit_codebook(steps.descriptor_sample)
+    give_back()
     if encoder.config.projection:
         encoder.fit_projection(steps.vector_sample())
+        give_back()
 
 
 class InProcess:
@@ -148,13 +154,14 @@ class InProcess:
     def feature_sample(self) -> Tensor:
         return self._sample(self._chosen(self._features))
 
-    def descriptor_sample(self) -> Tensor:
-        return self._sample(self._chosen(self.descriptors))
+    def descriptor_sample(self, layer: int) -> Tensor:
+        return self._sample(self._chosen(self.descriptors), self._encoder.transform_.descriptor_columns(layer))
 
     def vector_sample(self) -> Tensor:
         store, encoder = self._chosen(self.descriptors), self._encoder
-        rows = store.rows(encoder.vector_sample(store.positions))
-        return torch.cat([torch.as_tensor(encoder.vlad(block.to(encoder.device))) for block in rows])
+        chosen = encoder.vector_sample(store.positions)
+        vectors = (torch.as_tensor(encoder.vlad(block.to(encoder.device))) for block in store.rows(chosen))
+        return self._filled(len(chosen), encoder.config.vlad_dimension, torch.float32, vectors)
 
     def word_sums(self) -> WordBank | None:
         descriptors = self._chosen(self.descriptors)
@@ -178,13 +185,19 @@ class InProcess:
         assert store is not None
         return store if self._learn_from is None else StoreSubset(store, self._learn_from)
 
-    def _sample(self, store: FeatureStore) -> Tensor:
+    def _sample(self, store: FeatureStore, columns: slice = slice(None)) -> Tensor:
         chosen = self._encoder.patch_sample(len(store))
-        rows = torch.empty((len(chosen), store.channels), dtype=store.dtype, device=self._encoder.device)
+        width = len(range(store.channels)[columns])
+        return self._filled(len(chosen), width, store.dtype, (block[:, columns] for block in store.patch_rows(chosen)))
+
+    def _filled(self, count: int, width: int, dtype: torch.dtype, blocks: Iterable[Tensor]) -> Tensor:
+        """One array (count, width) of blocks, each of which is let go as it is taken."""
+        rows = torch.empty((count, width), dtype=dtype, device=self._encoder.device)
         taken = 0
-        for block in store.patch_rows(chosen):  # one array in the end, and each block let go as it is taken
+        for block in blocks:
             rows[taken : taken + len(block)] = block.to(rows.device)
             taken += len(block)
+        give_back()
         return rows
 
 

@@ -95,7 +95,9 @@ def _of_encoder(encoder: Encoder) -> dict[str, NDArray[Any]]:
     if encoder.config.layer_count == 1:
         tensors.update({name: tensors[name][0] for name in _PER_LAYER})
     if encoder.config.projection:
-        tensors.update(projection=encoder.projection_.matrix_, projection_mean=encoder.projection_.mean_)
+        matrix = encoder.projection_.matrix_
+        half = matrix.astype(np.float16)  # which it is made of, unless an earlier version did
+        tensors.update(projection=half if np.array_equal(half, matrix) else matrix, projection_mean=encoder.projection_.mean_)
     return tensors
 
 
@@ -116,7 +118,8 @@ def _restore_encoder(path: str | Path, encoder: Encoder, tensors: dict[str, NDAr
     encoder.codebook_.restore(tensors["centers"])
     if encoder.config.projection:
         encoder.projection_ = encoder.new_projection()
-        encoder.projection_.matrix_, encoder.projection_.mean_ = tensors["projection"], tensors["projection_mean"]
+        encoder.projection_.matrix_ = tensors["projection"].astype(np.float32)
+        encoder.projection_.mean_ = tensors["projection_mean"]
 
 
 def _of_words(model: WordModel, with_sums: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

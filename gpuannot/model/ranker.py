@@ -49,6 +49,12 @@ class WordRanker:
             self._ranking = self._head.ranking(bank)
         return self._ranking
 
+    def derive(self, bank: WordBank) -> None:
+        """Make ranking and curves, as long as the head has the solved system that they come from."""
+        if len(bank.known):
+            self.ranking(bank)
+            self.curves(bank)
+
     def rank(self, bank: WordBank, vectors: Vectors, k: int) -> tuple[Vectors, Vectors]:
         """Nearest words of image vectors (T, D), where those are: index (T, k) int64 into the vocabulary, distance (T, k)."""
         if isinstance(vectors, Tensor):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class DiskStore(WritableStore):
         super().__init__(patches, channels, dtype)
         self.folder = folder
         self._positions: list[NDArray[np.int64]] = []
-        self._file: IO[Any] | None = None
+        self._file: Any = None  # a buffered file of bytes
         self._temporary = False
         self._checksum = 0  # CRC-32 of the records: damage is what it has to see, and SHA-256 takes twice as long
 
@@ -184,17 +184,17 @@ class DiskStore(WritableStore):
     def _partial(self, name: str) -> Path:
         return self.folder / f"{name}.{os.getpid()}.part"
 
-    def blocks(self, size: int = 64, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    def blocks(self, size: int = 32, *, within_partitions: bool = False) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """:meth:`FeatureStore.blocks` of up to ``size`` images, as CPU tensors."""
         assert self._file is not None
         positions = self.positions
         for span in spans(positions, size, within_partitions):
             chunk = positions[span]
             self._file.seek(span.start * self.record_bytes)  # there may be several readings at a time
-            buffer = bytearray(self._file.read(len(chunk) * self.record_bytes))
-            if len(buffer) != len(chunk) * self.record_bytes:
+            block = torch.empty((len(chunk), self.patches, self.channels), dtype=self.dtype)
+            if self._file.readinto(block.flatten().view(torch.uint8).numpy()) != len(chunk) * self.record_bytes:
                 raise DataError(f"{self.folder}/features.bin ends early; delete the folder and run again")
-            yield chunk, torch.frombuffer(buffer, dtype=self.dtype).view(len(chunk), self.patches, self.channels)
+            yield chunk, block
 
     def close(self) -> None:
         """Close the files; a temporary store is removed."""

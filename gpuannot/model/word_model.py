@@ -218,6 +218,8 @@ class WordModel:
         self.bank_ = bank.to(self.device).flush()
         self.changed()
         self.head.settle(self.bank_)
+        self.ranker.derive(self.bank_)
+        self.head.release()
 
     # -- ranking ------------------------------------------------------------------------------------------------------------------
 
@@ -346,5 +348,5 @@ class WordModel:
         if not self.head.has_sums(self.bank_):
             raise DataError(
                 "this model was saved without the sums that it was learnt from, so its words cannot be changed; load one that was "
-                "saved with them, or fit again"
+                "saved with them, or fit again, without --annotate-only"
             )

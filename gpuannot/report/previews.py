@@ -7,6 +7,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,31 +20,40 @@ from ..images.input import Input, Loaded
 
 BLOCK = 64  # images whose previews stand in one element of the page
 
-_QUALITY = 72
+
+class PreviewForm(NamedTuple):
+    """The form of previews: their longest side in pixels, and their quality as WebP or JPEG, 0…100."""
+
+    side: int
+    quality: int
 
 
-def preview_side(images: int) -> int:
-    """Longest side of a preview in pixels: sharp on a screen of two pixels a point, small enough for a page of 10,000 images."""
-    return 960 if images <= 200 else 512 if images <= 1000 else 320 if images <= 3000 else 192
+def preview_form(images: int) -> PreviewForm:
+    """Previews of a page of so many images, sharp in its gallery on a screen of two pixels a point.
+
+    A card is 216 points wide or somewhat more. Few images are sharp when opened, too, or as wide as a phone. The quality of many
+    keeps 10,000 of them at 160 MB, which a browser opens in seconds; what it loses, two pixels a point hide.
+    """
+    return PreviewForm(960, 72) if images <= 200 else PreviewForm(512, 72) if images <= 1000 else PreviewForm(448, 50)
 
 
-def preview(source: ImageSource | Input | Loaded, name: str, side: int) -> tuple[bytes, float] | ImageError:
+def preview(source: ImageSource | Input | Loaded, name: str, form: PreviewForm) -> tuple[bytes, float] | ImageError:
     """A picture of an image as WebP, and its width divided by its height.
 
     Where Pillow is built without WebP, as JPEG.
 
     Args:
         name: stands for the image in errors.
-        side: of the picture, at most so many pixels.
+        form: of the picture, which is no larger than the image.
     """
     try:
         content = read(source) if isinstance(source, (Input, Loaded)) else source
         image = Image.fromarray(decode_image(content, name=name))
     except ImageError as error:
         return error
-    image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
+    image.thumbnail((form.side, form.side), Image.Resampling.LANCZOS, reducing_gap=2)
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP" if features.check("webp") else "JPEG", quality=_QUALITY)
+    image.save(buffer, "WEBP" if features.check("webp") else "JPEG", quality=form.quality)
     return buffer.getvalue(), image.width / image.height
 
 

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..config import REGRESSIONS
 from ..errors import DataError, ImageError, InvalidArgumentError
-from ..heads.systems import REGRESSIONS
 from ..images.batches import ImageFailure
 from ..images.containers import Containers
 from ..images.input import Input, Loaded, utf8
+from ..images.inputs import none_readable
 from ..metrics import reliability
 from ..model.annotations import Annotations
 from ..model.explain import PALETTE
@@ -31,7 +32,7 @@ from ..system.threads import cpus
 from ..system.timing import StageTimer
 from . import counts
 from .page import render
-from .previews import TextBlocks, heat_levels, preview, preview_side
+from .previews import TextBlocks, heat_levels, preview, preview_form
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
@@ -90,7 +91,7 @@ class ReportWriter:
         self._images, self._limit = images, limit
         self._truth, self._labelled, self._annotator = truth, labelled, annotator
         self._explains = heatmaps and annotator is not None
-        self._side = preview_side(min(images, limit))
+        self._form = preview_form(min(images, limit))
         self._names: list[str] = []
         self._aspects: list[float] = []
         self._grid: tuple[int, int] | None = None
@@ -156,7 +157,7 @@ class ReportWriter:
         return np.asarray((positions + 1) * self._limit // self._images > positions * self._limit // self._images)
 
     def _add_previews(self, names: Sequence[str], sources: Sequence[Any]) -> None:
-        made = self._pool.map(lambda name, source: preview(source, name, self._side), names, sources)
+        made = self._pool.map(lambda name, source: preview(source, name, self._form), names, sources)
         for found in made:
             if isinstance(found, ImageError):
                 self._unpreviewed += 1
@@ -198,7 +199,7 @@ class ReportWriter:
 
     def _data(self, run: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         if not self.annotated:
-            raise DataError(f"{self.path}: not one image was annotated, so there is nothing to report")
+            raise DataError(f"{none_readable(self._failed, self._failures)}; so there is nothing to report in {self.path}")
         index, values = np.concatenate(self._index), np.concatenate(self._values)
         positions, shown = np.concatenate(self._positions), np.concatenate(self._shown)
         labelled = np.ones(len(index), bool) if self._labelled is None else self._labelled[positions]

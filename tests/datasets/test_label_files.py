@@ -385,6 +385,9 @@ def test_all_images_missing(tmp_path: Path) -> None:
     json_labels(tmp_path / "labels.json", [("sub\\c.png", ["sky"])])
     with pytest.raises(DataError, match=r"; write it with / between the folders: sub/c\.png"):
         load_labelled_images(tmp_path)
+    json_labels(tmp_path / "labels.json", [("c.png", ["sky"])])
+    with pytest.raises(DataError, match=rf"; it is in {tmp_path / 'sub'}: move the label file there"):
+        load_labelled_images(tmp_path)
 
 
 def test_images_beside_the_label_file_and_in_its_subfolder(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import sparse
 
 from gpuannot.metrics import evaluate
+from gpuannot.report import previews
 from gpuannot.report.counts import (
     NO_WORD,
     as_lists,
@@ -18,7 +22,7 @@ from gpuannot.report.counts import (
     scores,
     word_totals,
 )
-from gpuannot.report.previews import BLOCK, TextBlocks, heat_levels, preview, preview_side
+from gpuannot.report.previews import BLOCK, PreviewForm, TextBlocks, heat_levels, preview, preview_form
 
 
 def matrix(rows: list[list[int]], words: int) -> sparse.csr_array:
@@ -120,11 +124,23 @@ def test_blocks_hold_every_line_once(items: int) -> None:
 
 
 def test_previews() -> None:
-    made = preview(np.full((300, 600, 3), 200, np.uint8), "wide", 100)
+    made = preview(np.full((300, 600, 3), 200, np.uint8), "wide", PreviewForm(100, 72))
     assert isinstance(made, tuple)
     assert made[0][8:12] == b"WEBP" and made[1] == 2.0 and len(made[0]) < 1000
-    tiny = preview(np.zeros((1, 1, 3), np.uint8), "dot", 100)
+    tiny = preview(np.zeros((1, 1, 3), np.uint8), "dot", PreviewForm(100, 72))
     assert isinstance(tiny, tuple) and tiny[1] == 1.0
-    broken = preview(b"junk", "bad.jpg", 100)
+    broken = preview(b"junk", "bad.jpg", PreviewForm(100, 72))
     assert isinstance(broken, Exception) and "bad.jpg" in str(broken)
-    assert [preview_side(count) for count in (1, 200, 201, 1000, 1001, 10_000)] == [960, 960, 512, 512, 320, 192]
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    coarse, fine = (preview(noise, "noise", PreviewForm(60, quality)) for quality in (50, 72))
+    assert isinstance(coarse, tuple) and isinstance(fine, tuple) and len(coarse[0]) < len(fine[0])
+
+
+def test_previews_are_sharp_in_the_gallery_at_two_pixels_a_point() -> None:
+    """However many there are; on the narrowest card that the style allows, and with few images on one that fills a phone."""
+    style = (Path(previews.__file__).parent / "page" / "images.css").read_text()
+    found = re.search(r"auto-fill, minmax\((\d+)px", style)
+    assert found is not None
+    forms = [preview_form(count) for count in (1, 200, 201, 1000, 1001, 10_000)]
+    assert all(form.side >= 2 * int(found[1]) for form in forms) and forms[1].side >= 2 * 390
+    assert forms == sorted(forms, reverse=True)

@@ -262,7 +262,7 @@ def test_failures_and_words_that_the_model_lacks(annotator: Annotator, drawn_sce
     assert (data["annotated"], data["failed"], data["words"][-1]) == (1, 1, "zebra")
     assert data["failures"][0][0] == str(tmp_path / "bad.jpg") and data["failures"][0][1] == "decode"
     assert data["confusion"][-1][:2] == [len(data["words"]) - 1, 1] and data["table"]["training"][-1] == 0
-    with pytest.raises(DataError, match="not one image was annotated"):
+    with pytest.raises(DataError, match="nothing to report in"):
         report_images(annotator, [tmp_path / "bad.jpg"], tmp_path / "none.html", progress=False)
     assert not (tmp_path / "none.html").exists()
 

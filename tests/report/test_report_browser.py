@@ -437,6 +437,7 @@ def test_nothing_overflows_on_a_phone(read: Any, page: Path) -> None:
         reader.script("location.hash = arguments[0]", part)
         assert reader.script("return [document.documentElement.scrollWidth, innerWidth]") == [390, 390], part
     reader.script("location.hash = 'images'")
+    assert all(picture.rect["y"] + picture.rect["height"] < 844 for picture in reader.all(".card img")[:2])  # without scrolling
     buttons = [button for button in reader.all("#pager button") if button.is_displayed()]
     assert [button.text for button in buttons] == ["Previous", "Next"]
     for button in buttons:
@@ -480,12 +481,15 @@ def test_long_paths_keep_their_end(read: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [1, 5, 40])
 def test_an_image_of_any_number_of_words(read: Any, tmp_path: Path, words: int) -> None:
-    """Picture and words stay within the dialog, which scrolls where there are many."""
+    """A card shows the first ten, and how many more there are; the dialog all, and it scrolls where there are many."""
     vocabulary = [f"word {number}" for number in range(40)]
     paths = pictures(tmp_path / "in", ["a.png", "b.png"])
     write_page(tmp_path / "r.html", paths, [vocabulary[:words]] * 2, None, vocabulary)
     reader = read(tmp_path / "r.html")
-    reader.one(".card .open").click()
+    shown = [button.text.split("\n")[0] for button in reader.one(".card").find_elements(By.CSS_SELECTOR, ".words button")]
+    assert shown == vocabulary[: min(words, 10)] + (["30 more"] if words == 40 else [])
+    reader.one(".card .more" if words == 40 else ".card .open").click()
+    assert len(reader.all("#detail-words button")) == words
     inside = (
         "const [outer, inner] = ['#detail', '#detail-picture'].map((each) => document.querySelector(each).getBoundingClientRect());"
         "return inner.top >= outer.top && inner.bottom <= outer.bottom && outer.bottom <= innerHeight"

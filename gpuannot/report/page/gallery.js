@@ -1,6 +1,7 @@
 // The images of one page, as cards with their words, and the way from page to page.
 
 const PAGE = 60;
+const ON_A_CARD = 10; // words; the dialog shows all
 const gallery = { list: [], page: 0 };
 
 function mark(state) {
@@ -19,14 +20,15 @@ function wordButtons(list, image, picture, large) {
   let pinned = null;
   const show = (place) => lightUp(picture, image, place);
   const rest = () => show(pinned);
-  const buttons = images.given[image].map((word, place) => {
+  const given = large ? images.given[image] : images.given[image].slice(0, ON_A_CARD);
+  const buttons = given.map((word, place) => {
     const state = stateOf(image, word);
     const value = images.values[image][place];
     return el(
       "button",
       {
         type: "button",
-        class: [state === "wrong" && "wrong-word", isWeak(value) && "weak-word"].filter(Boolean).join(" ") || null,
+        class: isWeak(value) ? "weak-word" : null,
         tabindex: place ? -1 : 0,
         "aria-pressed": hasHeatmaps && "false",
         pointerenter: () => show(place),
@@ -89,6 +91,11 @@ function card(image, place) {
   picture.style.aspectRatio = gallery.aspect;
   const list = el("ol", { class: "words", "aria-label": `Words of ${images.names[image]}` });
   wordButtons(list, image, picture, false);
+  const more = images.given[image].length - ON_A_CARD;
+  if (more > 0) {
+    const open = { type: "button", class: "more", click: () => openDetail(place) };
+    list.append(el("li", {}, el("button", open, `${more} more`, el("span", { class: "unseen" }, ` words of ${images.names[image]}`))));
+  }
   const missed = missedOf[image].map((word) => words[word]).join(", ");
   return el(
     "li",
