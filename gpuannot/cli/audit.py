@@ -57,7 +57,7 @@ def audit(
     ] = None,
     save_model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.safetensors", help="Keep the model that is fitted, as 'gpuannot fit' would write it."),
+        typer.Option(metavar="FILE.safetensors", help="Keep the model that is fitted, for example for 'gpuannot learn'."),
     ] = None,
     apply: Annotated[
         Path | None,

@@ -43,9 +43,9 @@ def audit_images(annotator: Annotator, images: LabelledImages, *, progress: bool
     """
     counts = np.asarray(images.labels.sum(axis=0)).ravel()
     if not (counts >= FEW).any():
+        most = int(counts.max(initial=0))
         raise DataError(
-            f"{images.name}: no word is carried by {FEW} images or more, so nothing can be said about its labels; the most are "
-            f"{counted(int(counts.max(initial=0)), 'image')}"
+            f"{images.name}: no word is carried by {FEW} images, only by up to {most}, which is too few to judge its labels by"
         )
     words = annotator.words
     learns = not hasattr(words, "bank_")

@@ -58,8 +58,8 @@ class Alike(NamedTuple):
 
 
 class Confused(NamedTuple):
-    """Two words; of an image with the first alone and one with the second alone, how often the scores say which is which; and how
-    many images there are of each."""
+    """Two words; of an image with the first alone and one with the second alone, how often the scores say which is which, 0.5 being
+    chance; and how many images there are of each."""
 
     words: tuple[int, int]
     told_apart: float
@@ -93,7 +93,7 @@ def audit(learnt: WordModel, vectors: NDArray[np.float32], labels: sparse.csr_ar
     Each image is scored as if it had been left out (:func:`~gpuannot.heads.left_out.left_out_predictions`), and one logistic curve
     over all images and words makes probabilities of the predictions. A word counts as wrong or missing by the rule of confident
     learning (Northcutt et al., 2021): it is no likelier than for the average image that is not labelled so, or as likely as for the
-    average image that is.
+    average image that is; of words that images with the label do not make likelier, nothing is said.
 
     Args:
         learnt: what :func:`regression_of` makes: it has learnt these images, in this order, and no others.
@@ -166,8 +166,9 @@ def _doubts(probability: NDArray[np.float32], carried: NDArray[np.bool_]) -> tup
     counts = carried.sum(axis=0)
     average = (probability * carried).sum(axis=0) / np.maximum(counts, 1)
     elsewhere = (probability * ~carried).sum(axis=0) / np.maximum(len(carried) - counts, 1)
-    wrong = np.argwhere(carried & (probability <= elsewhere))
-    missing = np.argwhere(~carried & (probability >= average))
+    recognised = average > elsewhere  # of other words no label is right by what the images show
+    wrong = np.argwhere(carried & (probability <= elsewhere) & recognised)
+    missing = np.argwhere(~carried & (probability >= average) & recognised)
     found = []
     for pairs, sign in ((wrong, 1), (missing, -1)):
         order = np.argsort(sign * probability[pairs[:, 0], pairs[:, 1]], kind="stable")
@@ -212,7 +213,8 @@ def _confused(predictions: NDArray[np.float32], carried: NDArray[np.bool_], judg
             continue
         differences = [scores[rows, first] - scores[rows, second] for rows in alone]
         ranks = rankdata(np.concatenate(differences))[: images[0]].sum()
-        told_apart = float((ranks - images[0] * (images[0] + 1) / 2) / (images[0] * images[1]))
+        # Less than half is chance too: an image left out takes its own label out of what the others say.
+        told_apart = max(0.5, float((ranks - images[0] * (images[0] + 1) / 2) / (images[0] * images[1])))
         if told_apart <= TOLD_APART:
             found.append(Confused((int(judged[first]), int(judged[second])), told_apart, images))
-    return tuple(sorted(found, key=lambda pair: pair.told_apart))
+    return tuple(sorted(found, key=lambda pair: (pair.told_apart, -min(pair.images))))

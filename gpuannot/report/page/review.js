@@ -114,14 +114,16 @@ function reviewButton(image, word, place) {
   const value = at < 0 ? undefined : (images.values[image][at] ?? undefined); // null: a word that was not judged
   const on = wordsNow(image).includes(word);
   const before = number >= 0 && reviewable(image).includes(number) ? startsWith(image, number) : false;
-  const note = before === on ? (on || !isLabelled(image) ? "" : "proposed") : on ? "added" : "taken off";
+  const open = !on && !decided.has(image); // proposed, or given by a model that was not sure, and nobody has said anything yet
+  const state = on ? "right" : open ? "missed" : "wrong";
+  const note = before !== on ? (on ? "added" : "taken off") : open && isLabelled(image) ? "proposed" : "";
   return el(
     "button",
     {
       type: "button",
       "aria-pressed": String(on),
       tabindex: place === review.word ? 0 : -1,
-      class: [on ? null : "off-word", before === on ? null : "changed-word"].filter(Boolean).join(" ") || null,
+      class: [state === "wrong" ? "off-word" : null, before === on ? null : "changed-word"].filter(Boolean).join(" ") || null,
       focus: () => (review.word = place),
       click: () => {
         review.word = place;
@@ -129,7 +131,7 @@ function reviewButton(image, word, place) {
         focusWord();
       },
     },
-    el("span", { class: `mark ${on ? "right" : "wrong"}`, "aria-hidden": "true" }, MARKS[on ? "right" : "wrong"].sign),
+    el("span", { class: `mark ${state}`, "aria-hidden": "true" }, MARKS[state].sign),
     el("span", { class: "text" }, word),
     note ? el("span", { class: "note" }, note) : null,
     el("span", { class: "value" }, shownValue(value)),
