@@ -105,7 +105,7 @@ def audit(learnt: WordModel, vectors: NDArray[np.float32], labels: sparse.csr_ar
     counts = carried.sum(axis=0)
     judged = counts >= FEW
     probability = np.full(predictions.shape, np.nan, np.float32)
-    probability[:, judged] = _probabilities(predictions[:, judged], carried[:, judged])
+    probability[:, judged] = probabilities(predictions[:, judged], carried[:, judged])
     few = [(int(word), int(counts[word])) for word in np.argsort(counts, kind="stable") if not judged[word]]
     return Audit(
         probability,
@@ -148,7 +148,7 @@ def _on_device(model: WordModel, vectors: NDArray[np.float32]) -> Any:
     return torch.from_numpy(vectors).to(model.device) if model.encoder.extractor.on_gpu else vectors
 
 
-def _probabilities(predictions: NDArray[np.float32], carried: NDArray[np.bool_]) -> NDArray[np.float32]:
+def probabilities(predictions: NDArray[np.float32], carried: NDArray[np.bool_]) -> NDArray[np.float32]:
     """How likely words are (N, K), by one logistic curve of the logarithms of the prediction and of the word's frequency."""
     images, words = predictions.shape
     evidence = np.log(np.maximum(predictions, _LEAST))
