@@ -1,8 +1,8 @@
-"""Errors planted into labels, such as those of Corel5k, and how an audit finds them: ``python -m benchmarks.audit_planted --data FILE``.
+"""Errors planted into labels, and how an audit finds them: ``python -m benchmarks.audit_planted --data LABEL_FILE``.
 
 One part of the labels is swapped for words that the image does not carry, drawn as often as images carry them, and as large a part
-is dropped. Each image's words are then predicted by the other images: in closed form, by leave-one-out, and by refits on four fifths
-of the images, with the λ that the closed form chose. The refits' predictions rank labels as confident learning does: by
+is dropped. Each image's words are then predicted by the other images: in closed form, by leave-one-out, and by refits on four
+fifths of the images, with the λ that the closed form chose. The refits' predictions rank labels as confident learning does: by
 self-confidence, the probability of the label, and by margin, against the likeliest word that the image does not carry, or for a
 missing word against the least likely one that it does. The labels of Corel5k are themselves incomplete, so what counts as a false
 alarm may be right: precision is a lower bound.
@@ -88,7 +88,7 @@ def margins(probability: NDArray[np.float32], carried: NDArray[np.bool_]) -> NDA
 
 
 def measures(order: NDArray[np.float32], candidates: NDArray[np.bool_], errors: NDArray[np.bool_]) -> dict[str, float]:
-    """Precision of the first :data:`AT` and recall of the first as many as there are errors; what ``order`` has smallest is first."""
+    """Precision of the first :data:`AT`, recall of the first as many as there are errors; what ``order`` has smallest is first."""
     ranked = errors[candidates][np.argsort(order[candidates], kind="stable")]
     return {f"precision_at_{AT}": float(ranked[:AT].mean()), "recall": float(ranked[: errors.sum()].sum() / errors.sum())}
 
