@@ -152,8 +152,9 @@ def _tables(found: Audit, images: LabelledImages, rows: int) -> Iterator[Table |
     names, words = images.image_names, images.vocabulary
     for what, doubts in (("wrong", found.wrong), ("missing", found.missing)):
         of = f" of {counted(images.labels.nnz, 'label')}" if what == "wrong" else ""
-        cells = [(names[doubt.image], words[doubt.word], f"{100 * doubt.probability:.1f}") for doubt in doubts]
-        yield _table(f"words that are probably {what}: {len(doubts)}{of}", ("image", "word", "likely %"), cells, rows)
+        cells = [(names[row], words[word], *(f"{100 * value:.1f}" for value in values)) for row, word, *values in doubts]
+        headings: tuple[str, ...] = ("image", "word", "likely %", "where it is carried %")
+        yield _table(f"words that are probably {what}: {len(doubts)}{of}", headings, cells, rows)
     pairs = []
     for alike in found.alike:
         only = (", ".join(words[word] for word in part) or "–" for part in alike.words)
@@ -186,7 +187,10 @@ def _content(found: Audit, images: LabelledImages) -> dict[str, Any]:
     names, words = images.image_names, images.vocabulary
 
     def doubts(given: Sequence[Doubt]) -> list[dict[str, Any]]:
-        return [{"image_name": names[row], "word": words[word], "probability": round(value, 4)} for row, word, value in given]
+        return [
+            {"image_name": names[row], "word": words[word], "probability": round(value, 4), "average": round(average, 4)}
+            for row, word, value, average in given
+        ]
 
     return {
         "schema": "gpuannot.audit/1",

@@ -33,6 +33,8 @@ TOLD_APART = 0.75
 _PAIRS = 1_000_000
 # Words that each word is held against: those whose scores its images raise most.
 _RIVALS = 5
+# Images that carry one of two words alone, without which nothing is said of the two.
+_ALONE = 10
 # Predictions below this say no more against a word.
 _LEAST = 1e-3
 # Images that are compared with all others at once.
@@ -42,11 +44,12 @@ _MOST_ALIKE = 1000
 
 
 class Doubt(NamedTuple):
-    """An image's word, and how likely it is by all the other images."""
+    """An image's word, how likely it is by all the other images, and how likely it is on average for the images that carry it."""
 
     image: int
     word: int
     probability: float
+    average: float
 
 
 class Alike(NamedTuple):
@@ -72,7 +75,8 @@ class Audit:
 
     Attributes:
         probability: (N, W) float32, how likely each word is for each image by all the others; NaN for words that are not judged.
-        wrong: words that images carry and that are no likelier than for the average image without them, least likely first.
+        wrong: words that images carry and that are no likelier than for the average image without them; first those that are least
+            likely beside what they are for the average image with them.
         missing: words that images do not carry and that are as likely as for the average image with them, likeliest first.
         alike: pairs of images that are nearly the same and carry different words, the most alike first.
         confused: pairs of words that are hardly told apart, those nearest to chance first.
@@ -170,10 +174,17 @@ def _doubts(probability: NDArray[np.float32], carried: NDArray[np.bool_]) -> tup
     wrong = np.argwhere(carried & (probability <= elsewhere) & recognised)
     missing = np.argwhere(~carried & (probability >= average) & recognised)
     found = []
-    for pairs, sign in ((wrong, 1), (missing, -1)):
-        order = np.argsort(sign * probability[pairs[:, 0], pairs[:, 1]], kind="stable")
-        found.append(tuple(Doubt(int(row), int(word), float(probability[row, word])) for row, word in pairs[order]))
+    for pairs, order in ((wrong, doubt_of_carried(probability, carried)), (missing, -probability)):
+        ranked = pairs[np.argsort(order[pairs[:, 0], pairs[:, 1]], kind="stable")]
+        found.append(tuple(Doubt(row, word, float(probability[row, word]), float(average[word])) for row, word in ranked.tolist()))
     return found[0], found[1]
+
+
+def doubt_of_carried(probability: NDArray[np.float32], carried: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What orders labels by how wrong they seem, the smallest first (N, W): how likely the word is, divided by how likely it is on
+    average for the images that carry it. A word that is hard to see is unlikely everywhere, and no label of it stands out."""
+    average = (probability * carried).sum(axis=0) / np.maximum(carried.sum(axis=0), 1)
+    return np.asarray(probability / np.maximum(average, 1e-12), np.float32)
 
 
 def _unit(model: WordModel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -209,7 +220,7 @@ def _confused(predictions: NDArray[np.float32], carried: NDArray[np.bool_], judg
     for first, second in sorted(pairs):
         alone = has[:, first] & ~has[:, second], has[:, second] & ~has[:, first]
         images = int(alone[0].sum()), int(alone[1].sum())
-        if min(images) < FEW:
+        if min(images) < _ALONE:
             continue
         differences = [scores[rows, first] - scores[rows, second] for rows in alone]
         ranks = rankdata(np.concatenate(differences))[: images[0]].sum()

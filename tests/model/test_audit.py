@@ -51,9 +51,10 @@ def test_planted_errors_are_the_first_that_are_found(head: str) -> None:
     found = audit(regression_of(model, vectors, labels, VOCABULARY), vectors, labels)
     assert found.wrong[0][:2] in ((0, 2), (3, 3)) and {doubt[:2] for doubt in found.wrong[:2]} == {(0, 2), (3, 3)}
     assert {doubt[:2] for doubt in found.missing[:2]} == {(0, 3), (1, 2)}
-    for doubts, sign in ((found.wrong, 1), (found.missing, -1)):
-        values = [sign * doubt.probability for doubt in doubts]
-        assert values == sorted(values) and all(found.probability[doubt[:2]] == np.float32(doubt.probability) for doubt in doubts)
+    for doubts, wrong in ((found.wrong, True), (found.missing, False)):
+        values = [doubt.probability / doubt.average if wrong else -doubt.probability for doubt in doubts]
+        assert values == pytest.approx(sorted(values), rel=1e-5)
+        assert all(found.probability[doubt[:2]] == np.float32(doubt.probability) for doubt in doubts)
     assert found.alike[0].images == (2, 3) and found.alike[0].similarity > 0.999 and found.alike[0].words == ((), (3,))
     assert all(pair.similarity >= ALIKE and pair.words != ((), ()) for pair in found.alike)
     assert [pair.words for pair in found.confused] == [(0, 1)] and 0.5 <= found.confused[0].told_apart < 0.75

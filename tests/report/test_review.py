@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from browser import Keys, Reader, WebDriverWait, touch
+from browser import By, Keys, Reader, WebDriverWait, touch
 from report_pages import pictures, write_page
 from small import load_weights_once, small_annotator
 from typer.testing import CliRunner
@@ -34,17 +35,26 @@ class Reviewed(NamedTuple):
     images: LabelledImages
     model: Path
     page: Path
+    only_once: list[str]
 
 
 @pytest.fixture(scope="module")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Reviewed:
-    """32 drawn scenes, a model of them, and the page of their audit."""
+    """32 drawn scenes, of which every other one calls the sky heaven, and a copy of one with a word less; a model of them, and the
+    page of their audit."""
     folder = tmp_path_factory.mktemp("reviewed")
-    images = load_labelled_images(write_scenes(folder, 32).parent)
+    labels = write_scenes(folder, 32)
+    samples = json.loads(labels.read_text())["samples"]
+    for sample in samples[::2]:
+        sample["image_labels"] = ["heaven" if word == "sky" else word for word in sample["image_labels"]]
+    shutil.copy(folder / "images" / samples[1]["image_name"], folder / "images" / "copy.jpg")
+    samples.append({"image_name": "copy.jpg", "image_labels": samples[1]["image_labels"][1:]})
+    labels.write_text(json.dumps({"samples": samples}))
+    images = load_labelled_images(labels)
     annotator = small_annotator(**SMALL_BEST)
     found = audit_images(annotator, images, progress=False)
     page = write_audit(found.audit, images, annotator, folder / "audit.html", title="Drawn <scenes>")
-    return Reviewed(images, annotator.save(folder / "model.safetensors"), page)
+    return Reviewed(images, annotator.save(folder / "model.safetensors"), page, samples[1]["image_labels"][:1])
 
 
 def exported(reader: Reader, folder: Path) -> Any:
@@ -128,11 +138,16 @@ def every_score(annotator: Annotator, images: LabelledImages) -> Any:
 def test_pairs_and_words_of_an_audit(read: Any, reviewed: Reviewed) -> None:
     reader = read(reviewed.page)
     data = json.loads(reader.script("return document.getElementById('data').textContent"))
-    for part, rows in (("alike", data["alike"]), ("words", data["confused"] + data["few"])):
-        reader.script("location.hash = arguments[0]", part)
-        selector = "#alike-list > li" if part == "alike" else "#words tbody tr"
-        assert len(reader.all(selector)) == len(rows)
-    assert data["few"] and data["confused"] and reader.one("#few-table").is_displayed()
+    reader.script("location.hash = 'words'")
+    texts = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in reader.all("#confused-table tbody tr")]
+    assert ["heaven", "sky", "50%"] in [row[:3] for row in texts] and len(texts) == len(data["confused"])
+    assert len(reader.all("#few-table tbody tr")) == len(data["few"]) > 0 and reader.one("#few-table").is_displayed()
+    reader.script("location.hash = 'alike'")
+    assert len(reader.all("#alike-list > li")) == len(data["alike"]) > 0
+    pair = reader.one("#alike-list > li")
+    assert "copy.jpg" in pair.text and [each.text for each in pair.find_elements(By.CLASS_NAME, "chip")] == reviewed.only_once
+    pair.find_elements(By.CLASS_NAME, "open")[1].click()
+    assert reader.one(".tabs [aria-current]").text == "Review" and reader.one("#review-name").text == "copy.jpg"
 
 
 @pytest.mark.usefixtures("phone")
