@@ -89,7 +89,7 @@ def audit(
         if path is not None:
             check_output(path, overwrite)
     if apply is not None:
-        _apply(data, apply, to, overwrite)
+        _apply(data, apply, to, overwrite, fold_case)
         return
     from ..annotator import Annotator
     from ..experiments.audit import audit_images
@@ -128,7 +128,7 @@ def audit(
     exit_for([*images.missing, *found.failures], done=len(found.images))
 
 
-def _apply(data: Path, corrections: Path, to: Path | None, overwrite: bool) -> None:
+def _apply(data: Path, corrections: Path, to: Path | None, overwrite: bool, fold_case: bool) -> None:
     """Write a label file with the corrections; the one that was read stays as it is."""
     from ..datasets.corrections import corrected, load_corrections, write_label_file
     from ..datasets.label_files import find_label_file, load_labelled_images
@@ -139,7 +139,7 @@ def _apply(data: Path, corrections: Path, to: Path | None, overwrite: bool) -> N
     if source is not None and to.exists() and to.samefile(source):
         raise InvalidArgumentError(f"{to} is the label file itself, which is not replaced; choose another name with --output")
     check_output(to, overwrite)
-    images = load_labelled_images(data)
+    images = load_labelled_images(data, fold_case=fold_case)
     words = corrected(images, found := load_corrections(corrections))
     write_label_file(to, images, words)
     notes.print(f"{plain(to)}: {counted(len(images), 'image')}, {len(found.paths)} of them reviewed")

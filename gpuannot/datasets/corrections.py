@@ -63,6 +63,9 @@ def _words(path: Path, number: int, given: Any) -> tuple[str, ...]:
 def corrected(images: LabelledImages, corrections: Corrections) -> list[list[str]]:
     """The words of all images, some of them corrected.
 
+    What a review took off is gone, what it added is there, and words that it did not show, such as rare ones that were to be left
+    out, stay. Corrections that are there already change nothing.
+
     Raises:
         DataError: a correction of an image that is not among them, or that was labelled otherwise when it was reviewed.
     """
@@ -72,12 +75,14 @@ def corrected(images: LabelledImages, corrections: Corrections) -> list[list[str
         number = row.get(os.path.realpath(path))
         if number is None:
             raise DataError(f"{path} was corrected, and is none of the {counted(len(images), 'image')} of {images.name}")
-        if before is not None and set(words[number]) not in (set(before), set(after)):
+        now = words[number]
+        if before is not None and not (set(before) <= set(now) or set(after) <= set(now)):
             raise DataError(
-                f"{path} carried {shown(list(before))} when it was reviewed and carries {shown(words[number])} in {images.name}: "
+                f"{path} carried {shown(list(before))} when it was reviewed and carries {shown(now)} in {images.name}: "
                 "the corrections are of other labels; audit these ones again"
             )
-        words[number] = list(after)
+        lost = set(now if before is None else before) - set(after)
+        words[number] = [*(word for word in now if word not in lost), *(word for word in after if word not in now)]
     return words
 
 

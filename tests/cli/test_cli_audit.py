@@ -78,9 +78,8 @@ def test_an_audit_its_corrections_and_a_model_that_learns_them(scenes_here: Path
         assert doubt["word"] not in words[doubt["image_name"]]
 
     place = scenes_here.parent / "images" / "scene_00003.jpg"
-    corrections = write(
-        tmp_path / "corrections.json", [{"image_name": str(place), "image_labels": ["sky", "comet"], "was": words[place.name]}]
-    )
+    was = words[place.name]
+    corrections = write(tmp_path / "corrections.json", [{"image_name": str(place), "image_labels": ["sky", "comet"], "was": was}])
     apart = tmp_path / "elsewhere"
     apart.mkdir()
     for to in (scenes_here.parent / "corrected.json", apart / "corrected.json"):

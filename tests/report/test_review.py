@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import warnings
@@ -35,6 +36,7 @@ class Reviewed(NamedTuple):
     images: LabelledImages
     model: Path
     page: Path
+    undoubted: Path
     only_once: list[str]
 
 
@@ -54,7 +56,9 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Reviewed:
     annotator = small_annotator(**SMALL_BEST)
     found = audit_images(annotator, images, progress=False)
     page = write_audit(found.audit, images, annotator, folder / "audit.html", title="Drawn <scenes>")
-    return Reviewed(images, annotator.save(folder / "model.safetensors"), page, samples[1]["image_labels"][:1])
+    nothing = dataclasses.replace(found.audit, wrong=(), missing=(), alike=(), confused=(), few=())
+    undoubted = write_audit(nothing, images, annotator, folder / "undoubted.html")
+    return Reviewed(images, annotator.save(folder / "model.safetensors"), page, undoubted, samples[1]["image_labels"][:1])
 
 
 def exported(reader: Reader, folder: Path) -> Any:
@@ -150,6 +154,13 @@ def test_pairs_and_words_of_an_audit(read: Any, reviewed: Reviewed) -> None:
     assert reader.one(".tabs [aria-current]").text == "Review" and reader.one("#review-name").text == "copy.jpg"
 
 
+def test_an_audit_that_finds_nothing(read: Any, reviewed: Reviewed) -> None:
+    reader = read(reviewed.undoubted)
+    assert reader.one("#review-place").text == "Nothing is in doubt: there is no image to review."
+    reader.press("y", "c", "e", Keys.ARROW_RIGHT)
+    assert not reader.one(".review-item").is_displayed() and not reader.one("#review-export").is_enabled()
+
+
 @pytest.mark.usefixtures("phone")
 def test_a_review_with_a_finger(read: Any, tmp_path: Path) -> None:
     """Of a report: words that the model was sure of begin as accepted, and as its images are new, nothing says what they were."""
@@ -169,6 +180,7 @@ def test_a_review_with_a_finger(read: Any, tmp_path: Path) -> None:
     touch(reader, reader.one("#review-add button"))
     wait = WebDriverWait(reader.browser, 5, poll_frequency=0.05)
     wait.until(lambda _: shown_words(reader)[-1] == ("tree", True))
+    assert reader.script("return document.querySelector('#review-picture').getBoundingClientRect().top") >= 0  # above its words
     touch(reader, reader.one("#review-next"))
     wait.until(lambda _: reader.one("#review-name").text == "a.png")
     assert reader.script("return [document.documentElement.scrollWidth, innerWidth]") == [390, 390]
