@@ -111,7 +111,7 @@ def rows_of(model: WordModel, vectors: NDArray[np.float32], data: LabelledImages
     predictions = refit_predictions(learnt, vectors, planted.labels)
     refitted[:, judged] = probabilities(predictions[:, judged], carried[:, judged])
     times.append(time.perf_counter())
-    fit, closed, refits = np.diff(times)
+    fit, closed, refits = map(float, np.diff(times))
     of_refits = {
         "self-confidence": refitted,
         "self-confidence, adjusted": adjusted(refitted, carried),

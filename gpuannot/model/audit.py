@@ -24,15 +24,17 @@ from .word_model import WordModel
 
 #: Words of fewer images are not judged: a prediction by two or three other images says little.
 FEW = 5
-#: Cosine of two image vectors from which on the images are nearly the same.
+#: Cosine of two image vectors from which on the images are nearly the same, where these have :data:`LEAST_COORDINATES`.
 ALIKE = 0.95
+#: Vectors of fewer, as a projection of few images makes them, are often close by chance: no images are said to be alike.
+LEAST_COORDINATES = 8
 #: Words that are told apart more often than this are not named.
 TOLD_APART = 0.75
 
 # Pairs of image and word that the curve from predictions to probabilities is learnt from, at most.
 _PAIRS = 1_000_000
-# Words that each word is held against: those whose scores its images raise most.
-_RIVALS = 5
+# Pairs of words that are looked at closely: those whose images have scores that are on average the least apart.
+_PAIRS_OF_WORDS = 2000
 # Images that carry one of two words alone, without which nothing is said of the two.
 _ALONE = 10
 # Predictions below this say no more against a word.
@@ -197,7 +199,7 @@ def _unit(model: WordModel, vectors: NDArray[np.float32]) -> NDArray[np.float32]
 def _alike(unit: NDArray[np.float32], carried: NDArray[np.bool_]) -> tuple[Alike, ...]:
     rows = torch.from_numpy(unit)
     found: list[Alike] = []
-    for start in range(0, len(rows), _BLOCK):
+    for start in range(0, len(rows) if unit.shape[1] >= LEAST_COORDINATES else 0, _BLOCK):
         values = product(rows[start : start + _BLOCK], rows[start:].T.contiguous())
         for one, other in np.argwhere(np.triu(values.numpy() >= ALIKE, 1)).tolist():
             first, second = carried[start + one], carried[start + other]
@@ -212,17 +214,17 @@ def _confused(predictions: NDArray[np.float32], carried: NDArray[np.bool_], judg
     scores = predictions[:, judged].astype(np.float64)
     scores = (scores - scores.mean(axis=0)) / np.maximum(scores.std(axis=0), 1e-12)
     has = carried[:, judged]
-    raised = (has.T @ scores) / np.maximum(has.sum(axis=0), 1)[:, None]  # of the images with a word, the mean score of each
-    np.fill_diagonal(raised, -np.inf)
-    rivals = np.argsort(-raised, axis=1, kind="stable")[:, :_RIVALS]
-    pairs = {(min(word, other), max(word, other)) for word, row in enumerate(rivals.tolist()) for other in row if word != other}
+    labels, counts = has.astype(np.float64), has.sum(axis=0)
+    alone = counts[:, None] - labels.T @ labels  # images that carry the one word and not the other
+    mean = (labels.T @ scores) / np.maximum(counts, 1)[:, None]  # of the score of each word, over the images of each
+    apart = mean.diagonal()[:, None] + mean.diagonal() - mean - mean.T
+    pairs = np.argwhere(np.triu((alone >= _ALONE) & (alone.T >= _ALONE), 1))
+    pairs = pairs[np.argsort(apart[pairs[:, 0], pairs[:, 1]], kind="stable")[:_PAIRS_OF_WORDS]]
     found = []
-    for first, second in sorted(pairs):
-        alone = has[:, first] & ~has[:, second], has[:, second] & ~has[:, first]
-        images = int(alone[0].sum()), int(alone[1].sum())
-        if min(images) < _ALONE:
-            continue
-        differences = [scores[rows, first] - scores[rows, second] for rows in alone]
+    for first, second in pairs.tolist():
+        alone_in = has[:, first] & ~has[:, second], has[:, second] & ~has[:, first]
+        images = int(alone_in[0].sum()), int(alone_in[1].sum())
+        differences = [scores[rows, first] - scores[rows, second] for rows in alone_in]
         ranks = rankdata(np.concatenate(differences))[: images[0]].sum()
         # Less than half is chance too: an image left out takes its own label out of what the others say.
         told_apart = max(0.5, float((ranks - images[0] * (images[0] + 1) / 2) / (images[0] * images[1])))

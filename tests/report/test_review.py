@@ -42,10 +42,10 @@ class Reviewed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Reviewed:
-    """32 drawn scenes, of which every other one calls the sky heaven, and a copy of one with a word less; a model of them, and the
+    """40 drawn scenes, of which every other one calls the sky heaven, and a copy of one with a word less; a model of them, and the
     page of their audit."""
     folder = tmp_path_factory.mktemp("reviewed")
-    labels = write_scenes(folder, 32)
+    labels = write_scenes(folder, 40)
     samples = json.loads(labels.read_text())["samples"]
     for sample in samples[::2]:
         sample["image_labels"] = ["heaven" if word == "sky" else word for word in sample["image_labels"]]
@@ -144,7 +144,7 @@ def test_pairs_and_words_of_an_audit(read: Any, reviewed: Reviewed) -> None:
     data = json.loads(reader.script("return document.getElementById('data').textContent"))
     reader.script("location.hash = 'words'")
     texts = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in reader.all("#confused-table tbody tr")]
-    assert ["heaven", "sky", "50%"] in [row[:3] for row in texts] and len(texts) == len(data["confused"])
+    assert texts[0][:2] == ["heaven", "sky"] and 50 <= int(texts[0][2].rstrip("%")) < 75 and len(texts) == len(data["confused"])
     assert len(reader.all("#few-table tbody tr")) == len(data["few"]) > 0 and reader.one("#few-table").is_displayed()
     reader.script("location.hash = 'alike'")
     assert len(reader.all("#alike-list > li")) == len(data["alike"]) > 0
