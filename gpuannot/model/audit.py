@@ -37,6 +37,8 @@ _PAIRS = 1_000_000
 _PAIRS_OF_WORDS = 2000
 # Images that carry one of two words alone, without which nothing is said of the two.
 _ALONE = 10
+# Standard errors by which images that carry a word have to be likelier to, on average, for its labels to be judged.
+_ERRORS = 3
 # Predictions below this say no more against a word.
 _LEAST = 1e-3
 # Images that are compared with all others at once.
@@ -99,7 +101,7 @@ def audit(learnt: WordModel, vectors: NDArray[np.float32], labels: sparse.csr_ar
     Each image is scored as if it had been left out (:func:`~gpuannot.heads.left_out.left_out_predictions`), and one logistic curve
     over all images and words makes probabilities of the predictions. A word counts as wrong or missing by the rule of confident
     learning (Northcutt et al., 2021): it is no likelier than for the average image that is not labelled so, or as likely as for the
-    average image that is; of words that images with the label do not make likelier, nothing is said.
+    average image that is; nothing is said of words that are no likelier, beyond chance, for images with the label than for others.
 
     Args:
         learnt: what :func:`regression_of` makes: it has learnt these images, in this order, and no others.
@@ -155,24 +157,30 @@ def _on_device(model: WordModel, vectors: NDArray[np.float32]) -> Any:
 
 
 def probabilities(predictions: NDArray[np.float32], carried: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """How likely words are (N, K), by one logistic curve of the logarithms of the prediction and of the word's frequency."""
+    """How likely words are (N, K), by one logistic curve of the logarithms of the prediction and of the word's frequency.
+
+    Where higher predictions do not speak for a word, all images are as likely to carry it as any: a curve that falls would read an
+    image's own label from what the others lack.
+    """
     images, words = predictions.shape
     evidence = np.log(np.maximum(predictions, _LEAST))
     prior = np.log(carried.mean(axis=0, dtype=np.float64))
     rows = np.argsort(random_numbers(np.arange(images), 0), kind="stable")[: max(1, _PAIRS // max(words, 1))]
     frequency = np.broadcast_to(prior, (len(rows), words))
     curve = fit_logistic(evidence[rows].ravel().astype(np.float64), frequency.ravel(), carried[rows].ravel())
-    if curve is None:  # every image carries every word, or none does
-        return np.clip(predictions, 0, 1)
+    if curve is None or curve.odds <= 0:
+        return np.broadcast_to(np.exp(prior), predictions.shape).astype(np.float32)
     return np.asarray(expit(curve.odds * evidence + curve.prior * prior + curve.constant), np.float32)
 
 
 def _doubts(probability: NDArray[np.float32], carried: NDArray[np.bool_]) -> tuple[tuple[Doubt, ...], tuple[Doubt, ...]]:
     """The words that are probably wrong, and those that are probably missing, the clearest first."""
+    average, elsewhere = _average(probability, carried), _average(probability, ~carried)
     counts = carried.sum(axis=0)
-    average = (probability * carried).sum(axis=0) / np.maximum(counts, 1)
-    elsewhere = (probability * ~carried).sum(axis=0) / np.maximum(len(carried) - counts, 1)
-    recognised = average > elsewhere  # of other words no label is right by what the images show
+    error = np.sqrt(1 / np.maximum(counts, 1) + 1 / np.maximum(len(carried) - counts, 1)) * probability.std(
+        axis=0, dtype=np.float64
+    )
+    recognised = average - elsewhere > np.maximum(_ERRORS * error, 1e-6)  # what images show of other words says nothing of labels
     wrong = np.argwhere(carried & (probability <= elsewhere) & recognised)
     missing = np.argwhere(~carried & (probability >= average) & recognised)
     found = []
@@ -185,8 +193,12 @@ def _doubts(probability: NDArray[np.float32], carried: NDArray[np.bool_]) -> tup
 def doubt_of_carried(probability: NDArray[np.float32], carried: NDArray[np.bool_]) -> NDArray[np.float32]:
     """What orders labels by how wrong they seem, the smallest first (N, W): how likely the word is, divided by how likely it is on
     average for the images that carry it. A word that is hard to see is unlikely everywhere, and no label of it stands out."""
-    average = (probability * carried).sum(axis=0) / np.maximum(carried.sum(axis=0), 1)
-    return np.asarray(probability / np.maximum(average, 1e-12), np.float32)
+    return np.asarray(probability / np.maximum(_average(probability, carried), 1e-12), np.float32)
+
+
+def _average(values: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The mean of each column over the rows that are chosen for it, 0 where none is: (W,) of (N, W)."""
+    return np.asarray((values * chosen).sum(axis=0, dtype=np.float64) / np.maximum(chosen.sum(axis=0), 1))
 
 
 def _unit(model: WordModel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from ..annotator import Annotator
 from ..datasets.label_files import LabelledImages
 from ..errors import ImageError
 from ..images.input import utf8
-from ..model.audit import Audit
+from ..model.audit import Audit, doubt_of_carried
 from ..system.atomic_files import replacing
 from ..system.threads import cpus
 from . import counts
@@ -52,7 +52,7 @@ def write_audit(
         DataError: no folder for the file, or it exists.
     """
     path = check_report_path(path, overwrite)
-    rank = _ranks(audit)
+    rank = _ranks(audit, images)
     alike = audit.alike[:_PAIRS]
     doubtful = sorted(rank, key=lambda image: rank[image])[:limit]
     shown = list(dict.fromkeys([*doubtful, *chain.from_iterable(pair.images for pair in alike)]))
@@ -84,7 +84,7 @@ def write_audit(
                 "given": given,
                 "values": [[_value(audit, image, word) for word in words] for image, words in zip(shown, given, strict=True)],
                 "truth": carried,
-                "doubt": [-rank.get(image, len(images) + len(audit.wrong)) for image in shown],
+                "doubt": [-rank[image] for image in shown],
             },
             "found": {
                 "images": len(images),
@@ -104,13 +104,18 @@ def write_audit(
     return path
 
 
-def _ranks(audit: Audit) -> dict[int, int]:
-    """The place of each doubtful image in the better of the two lists."""
+def _ranks(audit: Audit, images: LabelledImages) -> dict[int, int]:
+    """The place of each image: of those with a listed word in the better of the two lists, of the others behind them by the label
+    that is the least likely beside what it is elsewhere."""
     rank: dict[int, int] = {}
     for doubts in (audit.wrong, audit.missing):
         for number, doubt in enumerate(doubts):
             rank[doubt.image] = min(number, rank.get(doubt.image, number))
-    return rank
+    carried = images.labels.toarray() > 0
+    doubt = np.where(carried, np.nan_to_num(doubt_of_carried(audit.probability, carried), nan=np.inf), np.inf).min(axis=1)
+    others = [image for image in np.argsort(doubt, kind="stable").tolist() if image not in rank]
+    first = max(rank.values(), default=-1) + 1
+    return rank | {image: first + number for number, image in enumerate(others)}
 
 
 def _words(audit: Audit, carried: Sequence[Sequence[int]], shown: Sequence[int]) -> list[list[int]]:

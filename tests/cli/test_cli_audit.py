@@ -18,7 +18,16 @@ from gpuannot.datasets import LabelledImages, load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")
-SMALL = ["--preset=paper", "--set=layer=pool2", "--set=input_size=32", "--set=n_components=8", "--set=n_centers=4"]
+SMALL = [
+    "--preset=paper",
+    "--set=layer=pool2",
+    "--set=input_size=32",
+    "--set=n_components=8",
+    "--set=n_centers=4",
+    "--set=signed_sqrt=true",
+    "--set=l2=true",
+    "--set=head=ridge",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +58,8 @@ def words_of(images: LabelledImages) -> list[list[str]]:
 
 @pytest.fixture
 def scenes_here(tmp_path: Path) -> Path:
-    """A label file of 24 scenes, of which one is missing and one no image."""
-    path = write_scenes(tmp_path / "scenes", 24)
+    """A label file of 60 scenes, of which one is missing and one no image."""
+    path = write_scenes(tmp_path / "scenes", 60)
     (path.parent / "images" / "scene_00023.jpg").unlink()
     (path.parent / "images" / "scene_00022.jpg").write_bytes(b"no image")
     return path
@@ -63,9 +72,9 @@ def test_an_audit_its_corrections_and_a_model_that_learns_them(scenes_here: Path
     result = run("audit", scenes_here, *SMALL, "--device", "cpu", *files, "--rows", "2")
     assert result.exit_code == 1 and "scene_00023.jpg" in result.stderr and "scene_00022.jpg" in result.stderr, result.output
     content = json.loads(found.read_text())
-    assert content["images"] == 22 and content["schema"] == "gpuannot.audit/1" and content["wrong"]
+    assert content["images"] == 58 and content["schema"] == "gpuannot.audit/1" and content["missing"]
     assert f"words that are probably wrong: {len(content['wrong'])} of {content['labels']} labels" in result.stdout
-    assert content["wrong"][0]["image_name"] in result.stdout and len(result.stdout.splitlines()) < 40
+    assert content["missing"][0]["image_name"] in result.stdout and len(result.stdout.splitlines()) < 40
     images = load_labelled_images(scenes_here)
     words = {
         name: [images.vocabulary[word] for word in images.labels[[row]].indices] for row, name in enumerate(images.image_names)
@@ -114,7 +123,7 @@ def test_what_is_refused(scenes_here: Path, tmp_path: Path) -> None:
     assert "corrected.json exists" in refused("audit", scenes_here, "--apply", good, "-o", write(tmp_path / "corrected.json", []))
     to = tmp_path / "to.json"
     other = write(tmp_path / "other.json", [{"image_name": "a.jpg", "image_labels": []}])
-    assert f"{tmp_path / 'a.jpg'} was corrected, and is none of the 23 images" in refused(
+    assert f"{tmp_path / 'a.jpg'} was corrected, and is none of the 59 images" in refused(
         "audit", scenes_here, "--apply", other, "-o", to
     )
     was = write(tmp_path / "was.json", [{"image_name": str(scene), "image_labels": ["sky"], "was": ["other"]}])

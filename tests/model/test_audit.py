@@ -63,6 +63,18 @@ def test_planted_errors_are_the_first_that_are_found(head: str) -> None:
     assert found.confused[0].images == (int(counts[0]), int(counts[1]))
 
 
+@pytest.mark.parametrize("head", ["ridge", "kernel"])
+def test_labels_that_images_say_nothing_of_are_not_judged(head: str) -> None:
+    """An image left out takes its label out of what the others say, which alone makes labels look wrong."""
+    rng = np.random.default_rng(1)
+    vectors = (np.ones(32) + 1e-3 * rng.standard_normal((120, 32))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = sparse.csr_array((rng.random((120, 4)) < [0.5, 0.3, 0.2, 0.1]).astype(np.float32))
+    model = WordModel(Encoder(AnnotatorConfig(n_components=8, n_centers=4, head=head, l2=True, regularisation=5.0), device="cpu"))
+    found = audit(regression_of(model, vectors, labels, ("a", "b", "c", "d")), vectors, labels)
+    assert found.wrong == found.missing == ()
+
+
 def test_pairs_that_are_alike_are_all_pairs_of_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, labels = planted()
     model = regression_of(WordModel(Encoder(n_components=8, n_centers=4, head="ridge", device="cpu")), vectors, labels, VOCABULARY)

@@ -63,13 +63,19 @@ def render(
             **{name: Markup(text) for name, text in (("theme", theme), ("chart", chart), ("script", script))},
             style=looks,
             data=htmlsafe_json_dumps(
-                {**data, "identity": _identity(data), "root": utf8(os.getcwd())}, separators=(",", ":"), allow_nan=False
+                {**data, "identity": _identity(data), "root": _root(data)}, separators=(",", ":"), allow_nan=False
             ),
             previews=previews,
             heatmaps=heatmaps,
             tables=data.get("scores") is not None,
         )
     )
+
+
+def _root(data: dict[str, Any]) -> str:
+    """The folder that relative paths of images start from; empty where there are none."""
+    paths = (data["folder"] + name for name in data["images"]["names"])
+    return "" if all(map(os.path.isabs, paths)) else utf8(os.getcwd())
 
 
 def _identity(data: dict[str, Any]) -> str:

@@ -141,12 +141,6 @@ function reviewButton(image, word, place) {
 
 function showReview() {
   const image = current();
-  document.querySelector(".review-item").hidden = image === undefined;
-  if (image === undefined) {
-    byId("review-place").textContent = "Nothing is in doubt: there is no image to review.";
-    byId("review-export").disabled = byId("review-discard").disabled = true;
-    return;
-  }
   const list = shownWords(image);
   review.word = Math.max(0, Math.min(list.length - 1, review.word));
   const picture = byId("review-picture");
@@ -264,7 +258,7 @@ function startReview() {
   document.addEventListener("keydown", (event) => {
     const elsewhere = event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select, textarea");
     const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (byId("review").hidden || elsewhere || !act || !review.order.length || document.querySelector("dialog[open]")) return;
+    if (byId("review").hidden || elsewhere || !act || document.querySelector("dialog[open]")) return;
     event.preventDefault();
     act();
   });
