@@ -287,7 +287,7 @@ def test_without_truth(read: Any, tmp_path: Path) -> None:
     write_page(tmp_path / "r.html", paths, [["sky", "sea"], ["car", "sky"]], None, WORDS)
     reader = read(tmp_path / "r.html")
     assert [link.text for link in reader.all(".tabs a")] == ["Images", "Words", "Review", "Run"]
-    assert reader.all(".mark") == [] and not reader.one("#state").is_displayed() and not reader.one("#pager").is_displayed()
+    assert reader.all("#images .mark") == [] and not reader.one("#state").is_displayed() and not reader.one("#pager").is_displayed()
     assert [option.get_attribute("value") for option in reader.all("#order option")] == ["input", "surest", "unsure", "name"]
     reader.all(".tabs a")[1].click()
     assert [row.text for row in reader.all("#word-table tbody tr")] == ["sky 2", "sea 1", "car 1", "tree 0"]
