@@ -85,11 +85,15 @@ def audit(
     """
     from ..datasets.label_files import load_labelled_images
 
-    for path in (report, save_model, None if apply else to):
+    if apply is not None and (to is None or to.suffix.lower() != ".json"):
+        raise InvalidArgumentError(f"--apply writes a label file: name it, such as --output {data.with_suffix('')}-corrected.json")
+    for path in (report, save_model, to):
         if path is not None:
+            _check_is_not_input(path, data)
             check_output(path, overwrite)
     if apply is not None:
-        _apply(data, apply, to, overwrite, fold_case)
+        assert to is not None
+        _apply(data, apply, to, fold_case)
         return
     from ..annotator import Annotator
     from ..experiments.audit import audit_images
@@ -128,17 +132,20 @@ def audit(
     exit_for([*images.missing, *found.failures], done=len(found.images))
 
 
-def _apply(data: Path, corrections: Path, to: Path | None, overwrite: bool, fold_case: bool) -> None:
-    """Write a label file with the corrections; the one that was read stays as it is."""
-    from ..datasets.corrections import corrected, load_corrections, write_label_file
-    from ..datasets.label_files import find_label_file, load_labelled_images
+def _check_is_not_input(to: Path, data: Path) -> None:
+    """Raise InvalidArgumentError for the file that the labels are read from, under any name: also with --overwrite it stays."""
+    from ..datasets.label_files import find_label_file
 
-    if to is None or to.suffix.lower() != ".json":
-        raise InvalidArgumentError(f"--apply writes a label file: name it, such as --output {data.with_suffix('')}-corrected.json")
     source = find_label_file(data)
-    if source is not None and to.exists() and to.samefile(source):
+    if source is not None and source.exists() and to.exists() and to.samefile(source):
         raise InvalidArgumentError(f"{to} is the label file itself, which is not replaced; choose another name with --output")
-    check_output(to, overwrite)
+
+
+def _apply(data: Path, corrections: Path, to: Path, fold_case: bool) -> None:
+    """Write a label file with the corrections."""
+    from ..datasets.corrections import corrected, load_corrections, write_label_file
+    from ..datasets.label_files import load_labelled_images
+
     images = load_labelled_images(data, fold_case=fold_case)
     words = corrected(images, found := load_corrections(corrections))
     write_label_file(to, images, words)

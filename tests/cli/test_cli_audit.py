@@ -119,6 +119,7 @@ def test_what_is_refused(scenes_here: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(scenes_here)
     assert "is the label file itself" in refused("audit", scenes_here, "--apply", good, "-o", link, "--overwrite")
+    assert "is the label file itself" in refused("audit", scenes_here.parent, "-o", scenes_here, "--overwrite")
     assert "--apply writes a label file: name it" in refused("audit", scenes_here, "--apply", good)
     assert "corrected.json exists" in refused("audit", scenes_here, "--apply", good, "-o", write(tmp_path / "corrected.json", []))
     to = tmp_path / "to.json"
