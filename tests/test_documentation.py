@@ -119,6 +119,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image,words\n"
         + "".join(f"photos/images/{sample['image_name']},{';'.join(sample['image_labels'])}\n" for sample in content["samples"])
     )
+    first = content["samples"][0]
+    corrected = {"image_name": f"photos/images/{first['image_name']}", "image_labels": ["lighthouse"], "was": first["image_labels"]}
+    (folder / "corrections.json").write_text(json.dumps({"samples": [corrected]}))
     benchmark(folder / "corel5k", folder)
     images = datasets.load_labelled_images(folder / "photos")
     Annotator(device="cpu").fit(images.paths, images.labels, vocabulary=images.vocabulary).save(folder / "model.safetensors")

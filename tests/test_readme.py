@@ -134,6 +134,34 @@ def test_the_speed_is_that_measured() -> None:
     assert f"{min(growth):.0f} to {max(growth):.0f} µs an image" in README
 
 
+def test_planted_errors_are_found_as_measured() -> None:
+    """Precision and recall of an audit over plantings; and what the text says of the labels that it lists."""
+    page, result = (ROOT / "docs" / "audit.md").read_text(), results("audit-planted")
+    assert f"The {result['images']:,} training images of Corel5k with {result['labels']:,} labels" in page
+    runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        runs.setdefault((row["head"], row["ranking"], row["kind"]), []).append(row)
+    head, seconds = "", {}
+    for shown_head, ranking, wrong, missing, time in table_after("## How well", page):
+        head = shown_head or head
+        for cell, kind in ((wrong, "wrong"), (missing, "missing")):
+            of = runs.pop((head, ranking, kind))
+            assert f"{of[0]['planted']:,}" in page and len(of) == 3
+            values = [[100 * row[name] for row in of] for name in ("precision_at_100", "recall")]
+            assert cell == " / ".join(f"{statistics.mean(value):.1f} ± {statistics.stdev(value):.1f}" for value in values)
+        if time:
+            seconds[head, ranking] = statistics.median(row["seconds"] for row in of)
+            assert time == f"{seconds[head, ranking]:.1f} s"
+    for head in ("ridge", "kernel"):
+        assert 6.5 < seconds[head, "5 refits, margin"] / seconds[head, "leave-one-out, closed form"] < 10.5  # a seventh to a tenth
+        listed = runs.pop((head, "all that the audit lists", "wrong"))
+        assert 0.74 < statistics.mean(row["recall"] for row in listed) < 0.77  # three in four
+        assert 0.32 < statistics.mean(row["precision"] for row in listed) < 0.36  # a third
+        assert 0.1 < statistics.mean(row["listed"] for row in listed) / result["labels"] < 0.12  # a ninth
+        del runs[head, "all that the audit lists", "missing"]
+    assert not runs
+
+
 def test_the_steps_are_those_measured() -> None:
     rows = results("corel5k-best")["rows"]
     shown = table_after("## From paper to best")

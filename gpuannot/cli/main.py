@@ -10,12 +10,14 @@ import typer
 
 from ..errors import InvalidArgumentError
 from ..system.version import __version__
+from .audit import audit
 from .commands import add_command
 from .demo import demo, info
 from .evaluate import evaluate
 from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
 from .explain import explain
 from .fit import fit
+from .learn import learn
 from .options import (
     AsJson,
     Column,
@@ -167,7 +169,7 @@ def annotate(
 
 
 # In the order in which they are wanted.
-for command in (fit, annotate, evaluate, report, explain, tune, reproduce, demo, info):
+for command in (fit, annotate, evaluate, report, explain, audit, learn, tune, reproduce, demo, info):
     add_command(app, command)
 app.add_typer(words_app, name="words")
 

@@ -64,16 +64,16 @@ def add(
     from ..images.inputs import Inputs
     from ..method.labels import is_word
 
-    to = _output(model, to, overwrite)
+    to = model_to_write(model, to, overwrite)
     if not is_word(word):
         raise InvalidArgumentError(f"the new word is {word!r}, expected one with a letter or sign to see")
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = load(model, weights, weights_convention, device)
     sources = list(Inputs(images))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         annotator.partial_fit(sources, [[word]] * len(sources), progress=progress)
     used = len(sources) - len(annotator.failures_)
-    _save(annotator, to, f"{word!r} learnt from {counted(used, 'image')}")
+    save(annotator, to, f"{word!r} learnt from {counted(used, 'image')}")
     exit_for(annotator.failures_, done=used)
 
 
@@ -88,11 +88,11 @@ def remove(
     device: Device = "auto",
 ) -> None:
     """Remove words, as if no label had named them."""
-    to = _output(model, to, overwrite)
+    to = model_to_write(model, to, overwrite)
     gone = _known(model, words)
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = load(model, weights, weights_convention, device)
     annotator.remove_words(words)
-    _save(annotator, to, f"{counted(len(gone), 'word')} removed")
+    save(annotator, to, f"{counted(len(gone), 'word')} removed")
 
 
 @errors_to_exit_code
@@ -107,11 +107,11 @@ def rename(
     device: Device = "auto",
 ) -> None:
     """Give a word another name."""
-    to = _output(model, to, overwrite)
+    to = model_to_write(model, to, overwrite)
     _known(model, [word])
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = load(model, weights, weights_convention, device)
     annotator.rename_word(word, name)
-    _save(annotator, to, f"{word!r} is now {name!r}")
+    save(annotator, to, f"{word!r} is now {name!r}")
 
 
 @errors_to_exit_code
@@ -136,20 +136,21 @@ def merge(
     """
     from ..images.inputs import Inputs
 
-    to = _output(model, to, overwrite)
+    to = model_to_write(model, to, overwrite)
     _known(model, [word, into])
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = load(model, weights, weights_convention, device)
     annotator.merge_words(word, into, list(Inputs(both)) if both else None, progress=progress)
-    _save(annotator, to, f"{word!r} merged into {into!r}")
+    save(annotator, to, f"{word!r} merged into {into!r}")
 
 
-def _load(model: Path, weights: str | None, convention: str | None, device: str) -> Annotator:
+def load(model: Path, weights: str | None, convention: str | None, device: str) -> Annotator:
+    """A model that is to change."""
     from ..annotator import Annotator
 
     return Annotator.load(model, weights=weights, weights_convention=convention, device=device)
 
 
-def _output(model: Path, to: Path | None, overwrite: bool) -> Path:
+def model_to_write(model: Path, to: Path | None, overwrite: bool) -> Path:
     """The file to write, before anything is read."""
     if to is None and not overwrite:
         raise InvalidArgumentError(f"{model} would be replaced; name another file with --output, or replace it with --overwrite")
@@ -168,7 +169,8 @@ def _known(model: Path, words: list[str]) -> set[int]:
     return {known_number(word, vocabulary) for word in words}
 
 
-def _save(annotator: Annotator, to: Path, done: str) -> None:
+def save(annotator: Annotator, to: Path, done: str) -> None:
+    """Write a model that has changed, and say what was done."""
     annotator.save(to)
     notes.print(f"{plain(to)}: {plain(done)}; {counted(len(annotator.bank_.known), 'word')}")
 

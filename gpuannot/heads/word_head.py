@@ -180,7 +180,7 @@ class WordHead:
             self.penalty, self._system = regularisation * mean_diagonal, None
 
         def value() -> Reached:
-            system, known = self._solved(bank)
+            system, known = self.solved(bank)
             scores = sample.scores(system, known)
             if self.calibration == "odds":
                 odds = self._odds(bank, system, known)
@@ -224,7 +224,7 @@ class WordHead:
         Where the balance is open, it becomes that of the curve, by which words come in order of confidence.
         """
         assert self.chosen is not None
-        system, known = self._solved(bank)
+        system, known = self.solved(bank)
         images = self.config.objective == "images"
         truth, scores = sample.labels[:, known], sample.scores(system, known)
         evidence, prior = self._evidence(bank, system, known, scores), self._frequency(system, known)
@@ -310,7 +310,7 @@ class WordHead:
 
     def _affine(self, bank: WordBank) -> tuple[System, Tensor, Tensor, Tensor]:
         """The system, the known words, and κ and τ of each: it is ranked by κ·s + τ, s being the prediction less its mean."""
-        system, known = self._solved(bank)
+        system, known = self.solved(bank)
         if self.calibration == "odds":
             odds = self._odds(bank, system, known)
             return system, known, odds.slope, odds.offset + (1 - self._balance) * _prior(system, known)
@@ -325,7 +325,8 @@ class WordHead:
         """N_j/N."""
         return system.counts[known] / images_of(system)
 
-    def _solved(self, bank: WordBank) -> tuple[System, Tensor]:
+    def solved(self, bank: WordBank) -> tuple[System, Tensor]:
+        """The regression over the images of a bank, of ``ridge`` and ``kernel``, and the numbers of the words with an image."""
         if self._system is None:
             self._system = solve(self.config, bank, self._settled(bank))
         return self._system, torch.from_numpy(bank.known).to(device_of(self._system))

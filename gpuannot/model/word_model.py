@@ -87,7 +87,7 @@ class WordModel:
         Raises:
             DataError: labels that do not fit the images, or not one readable image.
         """
-        self._require_sums()
+        self.require_sums()
         sources = sources_or_vectors(images)
         matrix, words = label_matrix(labels, self.bank_.vocabulary, extend=True)
         check_lengths(len(sources), matrix)
@@ -113,7 +113,7 @@ class WordModel:
             ValueError: more images of a word than there are.
             DataError: labels that do not fit, or an image that cannot be read; then nothing is taken out.
         """
-        self._require_sums()
+        self.require_sums()
         vectors, matrix = self._whole(images, labels, None, progress)
         self.bank_.forget(vectors, matrix)
         self.head.changed(vectors, matrix, -1)
@@ -129,7 +129,7 @@ class WordModel:
             ValueError: the vocabulary has the word, with images.
             DataError: as :meth:`partial_fit`.
         """
-        self._require_sums()
+        self.require_sums()
         if (number := number_of(word, self.bank_.vocabulary)) is not None and self.bank_.counts[number]:
             raise InvalidArgumentError(f"the vocabulary has {word!r} already; give it more images with partial_fit")
         sources = sources_or_vectors(images)
@@ -144,7 +144,7 @@ class WordModel:
         Raises:
             ValueError: a word that the vocabulary lacks, or none would be left.
         """
-        self._require_sums()
+        self.require_sums()
         gone = {self.bank_.number(word) for word in ([words] if isinstance(words, str) else words)}
         kept = [number for number in range(len(self.bank_.vocabulary)) if number not in gone]
         if not kept:
@@ -184,7 +184,7 @@ class WordModel:
             ValueError: a word that the vocabulary lacks, or ``both`` are not the images that carry both.
             DataError: one of them cannot be read.
         """
-        self._require_sums()
+        self.require_sums()
         vectors, matrix = self._whole([] if both is None else both, labels, [word, into], progress)
         numbers = self.bank_.number(word), self.bank_.number(into)
         self.bank_.merge_words(word, into, vectors, matrix)
@@ -343,7 +343,7 @@ class WordModel:
         if not hasattr(self, "bank_"):
             raise NotFittedError("nothing has been learnt yet; call fit(images, labels), or Annotator.load(path), first")
 
-    def _require_sums(self) -> None:
+    def require_sums(self) -> None:
         self.require_fit()
         if not self.head.has_sums(self.bank_):
             raise DataError(

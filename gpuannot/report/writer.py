@@ -222,6 +222,7 @@ class ReportWriter:
             if scored is not None and rated
             else None,
             "measure": self._measure(),
+            "learnt": False,
             "weak": self._weak_below(),
             "annotated": len(index),
             "labelled": None if truth is None else int(labelled.sum()),
@@ -238,7 +239,7 @@ class ReportWriter:
                 "values": counts.rounded(values[shown]),
                 "truth": None if truth is None else counts.truths(truth[shown], labelled[shown]),
             },
-            "run": [[title, [[name, _plain(value)] for name, value in facts.items()]] for title, facts in self._facts(run)],
+            "run": plain_facts(self._facts(run)),
         }
 
     def _measure(self) -> str:
@@ -261,7 +262,6 @@ class ReportWriter:
         return np.pad(images, (0, len(self.vocabulary) - len(images)))
 
     def _facts(self, run: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-        machine = record()
         seconds = {stage: round(self.clock.seconds(stage), 1) for stage in ("annotate", "previews", "heatmaps")}
         groups = [*run]
         if self._annotator is not None:
@@ -269,21 +269,7 @@ class ReportWriter:
         spent = {
             f"seconds to make {stage}" if stage != "annotate" else "seconds to annotate": value for stage, value in seconds.items()
         }
-        processor = machine["processor"]
-        return [
-            *groups,
-            ("This page", {"made": machine["date"], **{name: value for name, value in spent.items() if value}}),
-            ("Versions", {**machine["versions"], "commit": machine["commit"]}),
-            (
-                "Machine",
-                {
-                    "processor": processor["model"],
-                    "cores": processor["cores"],
-                    "GPUs": ", ".join(gpu["name"] for gpu in machine["gpus"]),
-                    "system": machine["platform"],
-                },
-            ),
-        ]
+        return [*groups, *page_facts({name: value for name, value in spent.items() if value})]
 
     def __enter__(self) -> ReportWriter:
         with ExitStack() as stack:
@@ -325,6 +311,30 @@ def model_facts(annotator: Annotator) -> dict[str, Any]:
         "trunk arithmetic": annotator.encoder.trunk.arithmetic,
         "device": str(annotator.device),
     }
+
+
+def page_facts(spent: dict[str, float]) -> list[tuple[str, dict[str, Any]]]:
+    """When and where a page is made, in ``spent`` seconds of each stage."""
+    machine = record()
+    processor = machine["processor"]
+    return [
+        ("This page", {"made": machine["date"], **spent}),
+        ("Versions", {**machine["versions"], "commit": machine["commit"]}),
+        (
+            "Machine",
+            {
+                "processor": processor["model"],
+                "cores": processor["cores"],
+                "GPUs": ", ".join(gpu["name"] for gpu in machine["gpus"]),
+                "system": machine["platform"],
+            },
+        ),
+    ]
+
+
+def plain_facts(groups: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+    """Groups of named facts as a page's data have them."""
+    return [[title, [[name, _plain(value)] for name, value in facts.items()]] for title, facts in groups]
 
 
 def _plain(value: object) -> str:

@@ -30,7 +30,7 @@ from gpuannot.errors import DataError, InvalidArgumentError
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = [f"--set={setting}" for setting in ("layer=pool2", "input_size=32", "n_components=8", "n_centers=4")]
-COMMANDS = ("fit", "annotate", "evaluate", "reproduce", "tune", "demo", "info")
+COMMANDS = ("fit", "annotate", "evaluate", "audit", "learn", "reproduce", "tune", "demo", "info")
 
 
 @pytest.fixture(autouse=True)

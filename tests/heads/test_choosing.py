@@ -229,7 +229,7 @@ def test_scores_of_images_that_the_projection_was_learnt_from_are_as_high_as_tho
     bank.drop = lambda _: None  # type: ignore[method-assign]
     words = WordHead(config)
     words.settle(bank)
-    system, known = words._solved(bank)
+    system, known = words.solved(bank)
     sample = LeftOutSample(config, bank)
     left_out = sample.scores(system, known)
     order = np.argsort(keys, kind="stable")

@@ -20,6 +20,8 @@ from small import embedded
 
 from gpuannot import Annotator
 from gpuannot.datasets.scenes import draw_scene
+from gpuannot.method.labels import label_matrix
+from gpuannot.model.audit import audit, regression_of
 
 from .device import PretendCuda
 from .mutations import MUTATIONS
@@ -59,12 +61,21 @@ class Walk:
         self.graph()
         self.batches()
         self.file()
+        self.audit()
 
     def fit(self) -> None:
         self.model.fit(self.images[:48], self.labels[:48], progress=False)
         # The same model on the CPU takes part in every change.
         self.host = Annotator.load(self.model.save(self.folder / "fitted.safetensors"), device="cpu")
         self.agree()
+
+    def audit(self) -> None:
+        """Of the same vectors both say the same."""
+        labels, vocabulary = label_matrix(self.labels[:48])
+        vectors = self.host.encoder.encode(self.images[:48], progress=False)[1]
+        learnt = [regression_of(model.words, vectors, labels, vocabulary) for model in (self.model, self.host)]
+        found = [audit(model, vectors, labels).probability for model in learnt]
+        np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
     def agree(self) -> None:
         """The words of both, and their distances within the rounding of bfloat16 features."""

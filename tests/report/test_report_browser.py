@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import ActionChains, By, Keys, Reader, Select, WebDriverWait, touch
 from report_pages import HOSTILE_NAME, HOSTILE_WORDS, pictures, write_page
 from runs import CHANGES
 
@@ -22,18 +19,6 @@ from gpuannot.report.build import report_images
 from gpuannot.report.explained import write_explanations
 from gpuannot.report.writer import ReportWriter
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install gpuannot[test]")
-
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,900"
-)
 WORDS = ["sky", "sea", "tree", "car"]
 # Of a copy: Chromium's console advises against reading the pixels of a page's own canvas twice.
 PIXELS = (
@@ -41,89 +26,6 @@ PIXELS = (
     "const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });"
     "copy.drawImage(canvas, 0, 0); return copy.getImageData(0, 0, canvas.width, canvas.height).data; };"
 )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with open(os.devnull, "w") as nowhere:
-        started = webdriver.Chrome(options=options, service=Service(driver, log_output=nowhere))
-        try:
-            yield started
-        finally:
-            started.quit()
-
-
-class Reader:
-    """A reader of one page; at the end of a test nothing may have been asked of a network, and the console must be empty."""
-
-    def __init__(self, browser: Any, page: Path) -> None:
-        self.browser, self.address = browser, page.as_uri()
-        browser.get_log("performance")
-        browser.get_log("browser")
-        browser.get("about:blank")
-        browser.get(self.address)
-
-    def all(self, selector: str) -> list[Any]:
-        return list(self.browser.find_elements(By.CSS_SELECTOR, selector))
-
-    def one(self, selector: str) -> Any:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def script(self, text: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(text, *arguments)
-
-    def choose(self, selector: str, value: str) -> None:
-        Select(self.one(selector)).select_by_value(value)
-
-    def press(self, *keys: str) -> None:
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def comes_to(self, label: str) -> bool:
-        """Whether the focus comes to what is labelled so: after a dialog, the browser gives it back first."""
-        wait = WebDriverWait(self.browser, 5, poll_frequency=0.05)
-        return bool(wait.until(lambda _: self.focused.get_attribute("aria-label") == label))
-
-    @property
-    def names(self) -> list[str]:
-        return [str(element.get_attribute("textContent")) for element in self.all("#gallery .name")]
-
-    @property
-    def count(self) -> str:
-        return str(self.one("#count").text)
-
-    @property
-    def focused(self) -> Any:
-        return self.browser.switch_to.active_element
-
-    def check_silence(self) -> None:
-        assert self.browser.get_log("browser") == []
-        events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
-        requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        # The browser's own first tab asks for things too.
-        asked = [each["request"]["url"] for each in requests if each["documentURL"].startswith(self.address)]
-        assert self.address in asked
-        assert [url for url in asked if not url.startswith(("data:", self.address, "chrome://resources/"))] == []
-
-
-@pytest.fixture
-def read(browser: Any) -> Iterator[Any]:
-    readers: list[Reader] = []
-
-    def opened(page: Path) -> Reader:
-        readers.append(Reader(browser, page))
-        return readers[-1]
-
-    yield opened
-    for reader in readers[-1:]:
-        reader.check_silence()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +46,7 @@ def test_it_opens(read: Any, page: Path) -> None:
     tiles = dict(zip((e.text for e in reader.all(".tiles dt")), (e.text for e in reader.all(".tiles dd")), strict=True))
     # precision: sky 1, the others 0; recall: sky 1, car 0
     assert (tiles["images annotated"], tiles["precision"], tiles["recall"], tiles["words given"]) == ("130", "25.0%", "25.0%", "3")
-    assert [link.text for link in reader.all(".tabs a")] == ["Images", "Words", "Confusion", "Run"]
+    assert [link.text for link in reader.all(".tabs a")] == ["Images", "Words", "Confusion", "Review", "Run"]
     picture = reader.one(".card img")
     assert reader.script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", picture) == 30
 
@@ -384,8 +286,8 @@ def test_without_truth(read: Any, tmp_path: Path) -> None:
     paths = pictures(tmp_path / "in", ["a.png", "b.png"])
     write_page(tmp_path / "r.html", paths, [["sky", "sea"], ["car", "sky"]], None, WORDS)
     reader = read(tmp_path / "r.html")
-    assert [link.text for link in reader.all(".tabs a")] == ["Images", "Words", "Run"]
-    assert reader.all(".mark") == [] and not reader.one("#state").is_displayed() and not reader.one("#pager").is_displayed()
+    assert [link.text for link in reader.all(".tabs a")] == ["Images", "Words", "Review", "Run"]
+    assert reader.all("#images .mark") == [] and not reader.one("#state").is_displayed() and not reader.one("#pager").is_displayed()
     assert [option.get_attribute("value") for option in reader.all("#order option")] == ["input", "surest", "unsure", "name"]
     reader.all(".tabs a")[1].click()
     assert [row.text for row in reader.all("#word-table tbody tr")] == ["sky 2", "sea 1", "car 1", "tree 0"]
@@ -408,26 +310,6 @@ def test_confidences(read: Any, tmp_path: Path) -> None:
     reader.one(".card .open").click()
     widths = "return [...document.querySelectorAll('#detail-words .track i')].map((each) => each.style.width)"
     assert [float(width.rstrip("%")) for width in reader.script(widths)] == pytest.approx([90, 20])
-
-
-@pytest.fixture
-def phone(browser: Any) -> Iterator[None]:
-    """A screen of 390 × 844 points, two pixels a point, that is touched."""
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
-    yield
-    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def touch(reader: Reader, element: Any) -> None:
-    """As a finger does, where it can."""
-    reader.script("arguments[0].scrollIntoView({block: 'center'})", element)
-    place = reader.script("const r = arguments[0].getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]", element)
-    point = [{"x": place[0], "y": place[1]}]
-    reader.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": point})
-    reader.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 @pytest.mark.usefixtures("phone")

@@ -11,51 +11,76 @@ into the markup.
 from __future__ import annotations
 
 import base64
+import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from ...images.input import utf8
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-SCRIPTS = ("dom.js", "data.js", "heatmap.js", "gallery.js", "filters.js", "detail.js", "words.js", "charts.js", "main.js")
-STYLES = ("base.css", "images.css", "tables.css")
+_SHARED = ("dom.js", "data.js", "heatmap.js", "gallery.js", "review.js", "parts.js")
+SCRIPTS = {
+    "page.html": (*_SHARED, "filters.js", "detail.js", "words.js", "charts.js", "main.js"),
+    "audit.html": (*_SHARED, "audit.js"),
+}
+STYLES = ("base.css", "images.css", "tables.css", "review.css", "audit.css")
 
 
-def render(title: str, data: dict[str, Any], previews: Iterator[str], heatmaps: Iterator[str]) -> Iterator[str]:
+def render(
+    title: str, data: dict[str, Any], previews: Iterable[str], heatmaps: Iterable[str] = (), *, template: str = "page.html"
+) -> Iterator[str]:
     """The page, piece by piece.
 
     Args:
         data: what the scripts show; must be ready for JSON.
         previews: blocks of base64 lines, one line an image.
         heatmaps: likewise.
+        template: one of :data:`SCRIPTS`.
     """
     from jinja2.utils import htmlsafe_json_dumps
     from markupsafe import Markup
 
-    theme, chart, script, looks = _text("theme.js"), _chart(), _script(), style(*STYLES)
+    charts = template == "page.html"
+    theme, chart, script, looks = _text("theme.js"), _chart() if charts else "", _script(template), style(*STYLES)
     policy = (
-        f"default-src 'none'; script-src {_source(theme)} {_source(chart)} {_source(script)}; style-src {_source(looks)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {' '.join(_source(text) for text in (theme, chart, script) if text)}; "
+        f"style-src {_source(looks)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
     return (
         environment()
-        .get_template("page.html")
+        .get_template(template)
         .generate(
             title=title,
             policy=policy,
             **{name: Markup(text) for name, text in (("theme", theme), ("chart", chart), ("script", script))},
             style=looks,
-            data=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
+            data=htmlsafe_json_dumps(
+                {**data, "identity": _identity(data), "root": _root(data)}, separators=(",", ":"), allow_nan=False
+            ),
             previews=previews,
             heatmaps=heatmaps,
-            tables=data["scores"] is not None,
+            tables=data.get("scores") is not None,
         )
     )
+
+
+def _root(data: dict[str, Any]) -> str:
+    """The folder that relative paths of images start from; empty where there are none."""
+    paths = (data["folder"] + name for name in data["images"]["names"])
+    return "" if all(map(os.path.isabs, paths)) else utf8(os.getcwd())
+
+
+def _identity(data: dict[str, Any]) -> str:
+    """What a browser keeps the decisions of a review under: images and words."""
+    return sha256(json.dumps([data["folder"], data["words"], data["images"]]).encode()).hexdigest()[:16]
 
 
 def environment() -> Environment:
@@ -85,8 +110,8 @@ def _chart() -> str:
     return re.sub(r"\n//# sourceMappingURL=\S+\s*$", "\n", _text("chart.umd.min.js"))
 
 
-def _script() -> str:
-    return '(() => {\n"use strict";\n' + "\n".join(_text(name) for name in SCRIPTS) + "\n})();"
+def _script(template: str) -> str:
+    return '(() => {\n"use strict";\n' + "\n".join(_text(name) for name in SCRIPTS[template]) + "\n})();"
 
 
 def _source(text: str) -> str:

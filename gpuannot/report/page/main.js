@@ -1,4 +1,4 @@
-// The parts of the report, its summary, and light and dark.
+// The summary of a report, and what starts when it is opened.
 
 function showTiles() {
   const { scores } = data;
@@ -23,84 +23,17 @@ function showTiles() {
   byId("meanings").hidden = !scores;
 }
 
-function showFacts() {
-  const groups = data.run.map(([title, facts]) =>
-    el(
-      "section",
-      {},
-      el("h3", {}, title),
-      el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
-    ),
-  );
-  if (data.failed) {
-    groups.unshift(
-      el(
-        "section",
-        {},
-        el(
-          "h3",
-          {},
-          `${count(data.failed, "image")} failed${data.failed > data.failures.length ? `, the first ${data.failures.length}` : ""}`,
-        ),
-        el(
-          "ul",
-          {},
-          ...data.failures.map(([path, stage, reason]) =>
-            el("li", {}, path, el("span", { class: "dim" }, ` ${stage}: ${reason}`)),
-          ),
-        ),
-      ),
-    );
-  }
-  if (data.unpreviewed)
-    groups.unshift(el("section", {}, el("p", {}, `${count(data.unpreviewed, "image")} could not be read again for a preview.`)));
-  byId("facts").append(...groups);
-}
-
-function showPart() {
-  const parts = [...document.querySelectorAll("main > section")];
-  const named = parts.find((part) => `#${part.id}` === location.hash);
-  if (!named && document.querySelector(".tabs [aria-current]")) return; // a skip link's target within the part that is shown
-  const wanted = named ?? parts[0];
-  for (const part of parts) part.hidden = part !== wanted;
-  for (const link of document.querySelectorAll(".tabs a")) {
-    if (link.hash === `#${wanted.id}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-  drawCharts();
-}
-
-const systemDark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
-
-function themed() {
-  byId("theme").textContent = isDark() ? "Light" : "Dark";
-  byId("theme").setAttribute("aria-label", isDark() ? "Switch to the light theme" : "Switch to the dark theme");
-  drawCharts();
-}
-
-byId("theme").addEventListener("click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  try {
-    localStorage.setItem("gpuannot-theme", theme);
-  } catch {
-    // refused to a local file: the choice then lasts as long as the page
-  }
-  themed();
-});
-systemDark.addEventListener("change", themed);
-addEventListener("hashchange", showPart);
-
 gallery.aspect = Math.max(0.8, Math.min(1.8, data.aspect));
 showTiles();
 showFacts();
 startFilters();
 startDetail();
+startReview();
 startWordTable((rows) => {
   barred = rows;
   drawCharts();
 });
 startConfusion();
+onShow.push(drawCharts);
 themed();
 showPart();

@@ -1,0 +1,142 @@
+"""``gpuannot audit`` and ``learn``: files in, files out, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gpuannot import Annotator
+from gpuannot.cli.main import app
+from gpuannot.datasets import LabelledImages, load_labelled_images
+from gpuannot.datasets.scenes import write_scenes
+
+pytestmark = pytest.mark.usefixtures("weights_read_once")
+SMALL = [
+    "--preset=paper",
+    "--set=layer=pool2",
+    "--set=input_size=32",
+    "--set=n_components=8",
+    "--set=n_centers=4",
+    "--set=signed_sqrt=true",
+    "--set=l2=true",
+    "--set=head=ridge",
+]
+
+
+@pytest.fixture(autouse=True)
+def warnings_as_before() -> Iterator[None]:
+    """Each command replaces how warnings are shown."""
+    with warnings.catch_warnings():
+        yield
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 2 and "Traceback" not in result.stderr, result.output
+    return " ".join(result.stderr.split())
+
+
+def write(path: Path, samples: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps({"samples": samples}))
+    return path
+
+
+def words_of(images: LabelledImages) -> list[list[str]]:
+    return [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in range(len(images))]
+
+
+@pytest.fixture
+def scenes_here(tmp_path: Path) -> Path:
+    """A label file of 60 scenes, of which one is missing and one no image."""
+    path = write_scenes(tmp_path / "scenes", 60)
+    (path.parent / "images" / "scene_00023.jpg").unlink()
+    (path.parent / "images" / "scene_00022.jpg").write_bytes(b"no image")
+    return path
+
+
+def test_an_audit_its_corrections_and_a_model_that_learns_them(scenes_here: Path, tmp_path: Path) -> None:
+    before = scenes_here.read_bytes()
+    model, found = tmp_path / "model.safetensors", tmp_path / "found.json"
+    files = ["-o", found, "--report", tmp_path / "a.html", "--save-model", model]
+    result = run("audit", scenes_here, *SMALL, "--device", "cpu", *files, "--rows", "2")
+    assert result.exit_code == 1 and "scene_00023.jpg" in result.stderr and "scene_00022.jpg" in result.stderr, result.output
+    content = json.loads(found.read_text())
+    assert content["images"] == 58 and content["schema"] == "gpuannot.audit/1" and content["missing"]
+    assert f"words that are probably wrong: {len(content['wrong'])} of {content['labels']} labels" in result.stdout
+    assert content["missing"][0]["image_name"] in result.stdout and len(result.stdout.splitlines()) < 40
+    images = load_labelled_images(scenes_here)
+    words = {
+        name: [images.vocabulary[word] for word in images.labels[[row]].indices] for row, name in enumerate(images.image_names)
+    }
+    few = {word: sum(word in carried for name, carried in words.items() if name != "scene_00022.jpg") for word in images.vocabulary}
+    assert {each["word"]: each["images"] for each in content["few"]} == {word: count for word, count in few.items() if count < 5}
+    for doubt in content["wrong"]:
+        assert doubt["word"] in words[doubt["image_name"]]
+    for doubt in content["missing"]:
+        assert doubt["word"] not in words[doubt["image_name"]]
+
+    place = scenes_here.parent / "images" / "scene_00003.jpg"
+    was = words[place.name]
+    corrections = write(tmp_path / "corrections.json", [{"image_name": str(place), "image_labels": ["sky", "comet"], "was": was}])
+    apart = tmp_path / "elsewhere"
+    apart.mkdir()
+    for to in (scenes_here.parent / "corrected.json", apart / "corrected.json"):
+        assert run("audit", scenes_here, "--apply", corrections, "-o", to).exit_code == 0
+        again = load_labelled_images(to)
+        assert [os.path.realpath(path) for path in again.paths] == [os.path.realpath(path) for path in images.paths]
+        carried = {
+            path.name: {again.vocabulary[word] for word in again.labels[[row]].indices} for row, path in enumerate(again.paths)
+        }
+        assert carried == {**{name: set(each) for name, each in words.items()}, place.name: {"sky", "comet"}}
+        assert again.vocabulary == (*images.vocabulary, "comet")
+    assert scenes_here.read_bytes() == before
+    names = [sample["image_name"] for sample in json.loads((scenes_here.parent / "corrected.json").read_text())["samples"]]
+    assert names == list(images.image_names)  # where the file lies beside the other, as that has them
+
+    assert "would be replaced" in refused("learn", model, corrections)
+    result = run("learn", model, corrections, "--overwrite", "--device", "cpu")
+    assert result.exit_code == 0 and "1 image corrected, 0 images added" in " ".join(result.stderr.split()), result.output
+    assert "comet (new)" in result.stdout
+    learnt = Annotator.load(model, device="cpu")
+    assert dict(zip(learnt.vocabulary, learnt.bank_.counts.tolist(), strict=True))["comet"] == 1
+
+
+def test_what_is_refused(scenes_here: Path, tmp_path: Path) -> None:
+    scene = scenes_here.parent / "images" / "scene_00000.jpg"
+    good = write(tmp_path / "good.json", [{"image_name": str(scene), "image_labels": ["sky"]}])
+    assert "is the label file itself" in refused("audit", scenes_here, "--apply", good, "-o", scenes_here, "--overwrite")
+    link = tmp_path / "link.json"
+    link.symlink_to(scenes_here)
+    assert "is the label file itself" in refused("audit", scenes_here, "--apply", good, "-o", link, "--overwrite")
+    assert "is the label file itself" in refused("audit", scenes_here.parent, "-o", scenes_here, "--overwrite")
+    assert "--apply writes a label file: name it" in refused("audit", scenes_here, "--apply", good)
+    assert "corrected.json exists" in refused("audit", scenes_here, "--apply", good, "-o", write(tmp_path / "corrected.json", []))
+    to = tmp_path / "to.json"
+    other = write(tmp_path / "other.json", [{"image_name": "a.jpg", "image_labels": []}])
+    assert f"{tmp_path / 'a.jpg'} was corrected, and is none of the 59 images" in refused(
+        "audit", scenes_here, "--apply", other, "-o", to
+    )
+    was = write(tmp_path / "was.json", [{"image_name": str(scene), "image_labels": ["sky"], "was": ["other"]}])
+    assert "carried ['other'] when it was reviewed" in refused("audit", scenes_here, "--apply", was, "-o", to)
+    twice = write(tmp_path / "twice.json", [{"image_name": str(scene), "image_labels": ["sky"]}] * 2)
+    assert "for the second time" in refused("audit", scenes_here, "--apply", twice, "-o", to)
+    odd = write(tmp_path / "odd.json", [{"image_name": str(scene), "image_labels": ["sky"], "was": "sky"}])
+    assert "samples[0] has the words 'sky'; expected a list" in refused("audit", scenes_here, "--apply", odd, "-o", to)
+    empty = write(tmp_path / "empty.json", [])
+    assert "holds no corrections" in refused("audit", scenes_here, "--apply", empty, "-o", to)
+    assert "no such file of corrections" in refused("audit", scenes_here, "--apply", tmp_path / "none.json", "-o", to)
+    assert "--preset is for a model that is fitted here" in refused(
+        "audit", scenes_here, "--model", "m.safetensors", "--preset", "best"
+    )
+    assert not to.exists()
