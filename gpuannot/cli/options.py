@@ -15,6 +15,12 @@ class Format(StrEnum):
     parquet = "parquet"
     jsonl = "jsonl"
     csv = "csv"
+    xmp = "xmp"
+    txt = "txt"
+    coco = "coco"
+    label_studio = "label-studio"
+    fiftyone = "fiftyone"
+    imagefolder = "imagefolder"
 
 
 class OnError(StrEnum):
@@ -129,7 +135,6 @@ Column = Annotated[
 
 # -- folders of parts --------------------------------------------------------------------------------------------------------------
 
-PartFormat = Annotated[Format | None, typer.Option("--format", help="Folder only: form of the parts (default: parquet).")]
 PartSize = Annotated[int | None, typer.Option(min=1, help="Folder only: inputs of a part (default: 4096).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Folder only: go on where an earlier run stopped, whatever stopped it.")]
 RetryFailed = Annotated[
