@@ -16,6 +16,10 @@ from .options import (
     Device,
     FoldCase,
     K,
+    KeywordPaths,
+    Labels,
+    LabelSource,
+    MachineWords,
     Model,
     Overwrite,
     Progress,
@@ -32,6 +36,9 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = None,
     threshold: Threshold = None,
+    labels: Labels = LabelSource.auto,
+    hierarchy: KeywordPaths = False,
+    machine_words: MachineWords = False,
     fold_case: FoldCase = False,
     report: ReportTo = None,
     overwrite: Overwrite = False,
@@ -59,7 +66,7 @@ def evaluate(
 
     if report is not None:
         check_report_path(report, overwrite)
-    images = load_labelled_images(data, fold_case=fold_case)
+    images = load_labelled_images(data, fold_case=fold_case, labels=labels.value, hierarchy=hierarchy, machine_words=machine_words)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if fold_case:
         images = without_case(images, annotator.vocabulary)

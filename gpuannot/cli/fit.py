@@ -17,6 +17,10 @@ from .options import (
     Dashboard,
     Device,
     FoldCase,
+    KeywordPaths,
+    Labels,
+    LabelSource,
+    MachineWords,
     MinCount,
     Objective,
     Overwrite,
@@ -37,8 +41,8 @@ def fit(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A label file (.json, .csv, .tsv, .jsonl), a folder with labels.json or labels.csv, or a folder with a subfolder "
-            "of images for each word.",
+            help="A label file (.json, .csv, .tsv, .jsonl), a folder with labels.json or labels.csv, a folder with a subfolder of "
+            "images for each word, or one of photos with keywords or captions.",
             show_default=False,
         ),
     ],
@@ -50,6 +54,9 @@ def fit(
     weights_convention: Convention = None,
     seed: Seed = None,
     settings: Settings = None,
+    labels: Labels = LabelSource.auto,
+    hierarchy: KeywordPaths = False,
+    machine_words: MachineWords = False,
     fold_case: FoldCase = False,
     min_count: MinCount = 1,
     overwrite: Overwrite = False,
@@ -61,8 +68,8 @@ def fit(
 ) -> None:
     """Learn words from labelled images and write a model.
 
-    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, or COCO annotations. CSV, TSV and
-    JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
+    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, COCO annotations, or what Label Studio
+    exports as JSON. CSV, TSV and JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
     word. Image names are paths relative to the label file or to its subfolder 'images'.
     """
     from ..annotator import Annotator
@@ -74,7 +81,9 @@ def fit(
         better = model / "model.safetensors" if model.is_dir() else model.with_suffix(".safetensors")
         raise InvalidArgumentError(f"{model}: a model is one .safetensors file; write it for example to --output {better}")
     check_output(model, overwrite)
-    images = load_labelled_images(data, fold_case=fold_case, min_count=min_count)
+    images = load_labelled_images(
+        data, fold_case=fold_case, min_count=min_count, labels=labels.value, hierarchy=hierarchy, machine_words=machine_words
+    )
     if not images.labels.nnz:
         rare = f" that {min_count} images carry" if images.rare else ""
         raise InvalidArgumentError(
@@ -98,10 +107,11 @@ def fit(
         notes.print(f"{counted(len(images.rare), 'word')} of fewer than {min_count} images left out: {plain(some(images.rare))}")
     if images.subfolders:
         notes.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
+    if images.photos:
+        notes.print(f"the words are those that photos in {plain(data)} carry: {plain(some(images.vocabulary))}")
     if images.unlabelled:
-        are = counted(
-            images.unlabelled, "image beside the label file or subfolders is", "images beside the label file or subfolders are"
-        )
+        where = "of the folder" if images.photos else "beside the label file or subfolders"
+        are = counted(images.unlabelled, f"image {where} is", f"images {where} are")
         notes.print(f"{are} not labelled and left out")
     tell_left_out(images.left_out)
     if without:

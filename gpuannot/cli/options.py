@@ -23,6 +23,12 @@ class Format(StrEnum):
     imagefolder = "imagefolder"
 
 
+class LabelSource(StrEnum):
+    auto = "auto"
+    keywords = "keywords"
+    captions = "captions"
+
+
 class OnError(StrEnum):
     skip = "skip"
     stop = "stop"
@@ -107,6 +113,20 @@ FoldCase = Annotated[
     bool, typer.Option("--fold-case", help="'Dog' and 'dog' are one word, in the spelling that most images carry.")
 ]
 MinCount = Annotated[int, typer.Option("--min-count", min=1, help="Leave out words that fewer images carry.")]
+
+Labels = Annotated[
+    LabelSource,
+    typer.Option(
+        help="Where words stand: 'keywords' (XMP, IPTC and sidecars of photos), 'captions' (.txt beside them), or 'auto': a label "
+        "file, subfolders, or else what the photos have."
+    ),
+]
+KeywordPaths = Annotated[
+    bool, typer.Option("--hierarchy", help="Of hierarchical keywords take 'animals|dog' for a word, in place of 'dog'.")
+]
+MachineWords = Annotated[
+    bool, typer.Option("--machine-words", help="Also keywords that gpuannot wrote, and predictions of Label Studio.")
+]
 
 # -- what to annotate --------------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Words for images as they arrive in a folder.
 
-What the file system tells of changes says when to look, never what to take: each look lists the folder, so that nothing is lost where
-events are (a network drive, a burst of them, a program that was not running). A file is taken once it has stayed as it is for a
+What the file system tells of changes says when to look, never what to take: each look lists the folder, so that nothing is lost
+where events are (a network drive, a burst of them, a program that was not running). A file is taken once it has stayed as it is for a
 while, and is done once its row is in the journal.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -89,8 +89,8 @@ def watch_folder(
 ) -> None:
     """Annotate the images in ``folder``, and those that arrive in it, until ``stop`` is set; the batch under way is finished.
 
-    Tags are written first and then the row, which says that they are: a stop in between has them written again, as they are. An image
-    whose tags cannot be written has an entry in the ledger and no row. A file is known by its name: one that is replaced is not
+    Tags are written first and then the row, which says that they are: a stop in between has them written again, as they are. An
+    image whose tags cannot be written has an entry in the ledger and no row. A file is known by its name: one that is replaced is not
     annotated again.
 
     Args:
@@ -139,7 +139,7 @@ def _note(part: Annotations, journal: Journal, tags: TagWriter | None) -> list[I
     return failures
 
 
-def _wakes(folder: str | Path, stop: threading.Event, settle: float) -> Iterator[bool]:
+def _wakes(folder: str | Path, stop: threading.Event, settle: float) -> Generator[bool]:
     """Whether something has changed, at once when it has and else every ``settle`` seconds, until ``stop`` is set."""
     pause = max(settle, 0.05)
     try:
