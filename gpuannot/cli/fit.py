@@ -68,9 +68,9 @@ def fit(
 ) -> None:
     """Learn words from labelled images and write a model.
 
-    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, COCO annotations, or what Label Studio
-    exports as JSON. CSV, TSV and JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
-    word. Image names are paths relative to the label file or to its subfolder 'images'.
+    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, COCO annotations, or what Label
+    Studio exports as JSON. CSV, TSV and JSON lines: columns 'image' and 'words' (or names like them), several words separated by
+    ';'; or a column of 0 and 1 for each word. Image names are paths relative to the label file or to its subfolder 'images'.
     """
     from ..annotator import Annotator
     from ..datasets.label_files import load_labelled_images

@@ -6,6 +6,7 @@ Label files:
   "labels": [vocabulary]}``. ``labels`` may be missing.
 * COCO annotations: ``{"images": [{"id", "file_name"}, …], "annotations": [{"image_id", "category_id"}, …], "categories": [{"id",
   "name"}, …]}``. An image's words are the categories of its annotations.
+* Label Studio's export in its format JSON (:mod:`gpuannot.datasets.label_studio`).
 * Tables (``.csv``, ``.tsv``) with a header, and JSON lines (``.jsonl``): a column of image names and one of words, or one of 0 and
   1 for each word (:mod:`gpuannot.datasets.label_tables`). Several words in a cell are separated by ``;``
   (:mod:`gpuannot.datasets.label_text`). Names of columns and what separates them are as for `gpuannot annotate`
@@ -191,16 +192,16 @@ def _from_folder(folder: Path, reading: Reading) -> LabelledImages:
     if found is None and (tagged := find_tagged_photos(folder, reading)) is not None:
         labels, words = _label_matrix(folder, list(tagged.images.values()), None)
         return LabelledImages(
-            folder.name, tuple(tagged.images), tuple(folder / name for name in tagged.images), labels, words, tuple(tagged.failures),
-            tagged.without, photos=True, left_out=tagged.left_out,
+            folder.name, tuple(tagged.images), tuple(folder / name for name in tagged.images), labels, words,
+            tuple(tagged.failures), tagged.without, photos=True, left_out=tagged.left_out,
         )  # fmt: skip
     if found is None:
         # What is learnt from test images makes every number measured on them worthless: no message may lead there.
         files = (path for path in folder.iterdir() if path.suffix.lower() in LABEL_SUFFIXES and "test" not in path.stem.lower())
         others = sorted((path.name for path in files), key=lambda name: (not name.lower().startswith("train"), name))
         raise DataError(
-            f"{folder} holds no labels.json or labels.csv, no two subfolders of images, one for each word, and no photos with keywords "
-            "or captions; "
+            f"{folder} holds no labels.json or labels.csv, no two subfolders of images, one for each word, and no photos with "
+            "keywords or captions; "
             + (f"if {others[0]} is the label file, name it: {folder / others[0]}" if others else "name the label file")
         )
     labels, words = _label_matrix(folder, list(found.images.values()), found.words)

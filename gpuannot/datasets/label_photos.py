@@ -72,8 +72,8 @@ def find_tagged_photos(root: Path, reading: Reading) -> TaggedPhotos | None:
         either = [found for source in SOURCES[1:] if (found := _find(root, reading._replace(labels=source))).images]
         if len(either) > 1:
             raise DataError(
-                f"{root} holds photos with keywords ({len(either[0].images)}) and with captions ({len(either[1].images)}); say which "
-                "are the labels: --labels keywords, or captions"
+                f"{root} holds photos with keywords ({len(either[0].images)}) and with captions ({len(either[1].images)}); say "
+                "which are the labels: --labels keywords, or captions"
             )
         return either[0] if either else None
     found = _find(root, reading)
@@ -175,7 +175,7 @@ def _warn_of_sentences(root: Path, images: dict[str, list[str]]) -> None:
     long = [word for word in words if len(word.split()) >= _SENTENCE]
     if 2 * len(long) > len(words):
         warnings.warn(
-            f"{root}: most captions look like sentences, such as {shown(long[0])}, and each was taken as one word; words of an image "
-            "are separated by ','",
+            f"{root}: most captions look like sentences, such as {shown(long[0])}, and each was taken as one word; words of an "
+            "image are separated by ','",
             stacklevel=6,
         )

@@ -1,8 +1,8 @@
 """Words for images as they arrive in a folder.
 
 What the file system tells of changes says when to look, never what to take: each look lists the folder, so that nothing is lost
-where events are (a network drive, a burst of them, a program that was not running). A file is taken once it has stayed as it is for a
-while, and is done once its row is in the journal.
+where events are (a network drive, a burst of them, a program that was not running). A file is taken once it has stayed as it is for
+a while, and is done once its row is in the journal.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def watch_folder(
     """Annotate the images in ``folder``, and those that arrive in it, until ``stop`` is set; the batch under way is finished.
 
     Tags are written first and then the row, which says that they are: a stop in between has them written again, as they are. An
-    image whose tags cannot be written has an entry in the ledger and no row. A file is known by its name: one that is replaced is not
-    annotated again.
+    image whose tags cannot be written has an entry in the ledger and no row. A file is known by its name: one that is replaced is
+    not annotated again.
 
     Args:
         model: fitted.

@@ -159,10 +159,9 @@ def _list_of(packet: Packet, name: str) -> Element:
     for element in packet.elements(name):
         if (container := container_of(element)) is not None:
             return container
+        text = (element.text or "").strip()
         container = _child(element, BAG)
-        if text := (element.text or "").strip():
-            element.text = None
-            _add(container, [text])
+        _add(container, [text] if text else [])
         return container
     values = [description.attrib.pop(name) for description in packet.descriptions() if name in description.attrib]
     container = _child(_child(_description(packet), name), BAG)
