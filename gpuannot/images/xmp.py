@@ -14,7 +14,7 @@ A packet comes from anywhere: one with a document type definition, the door to e
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -140,7 +140,9 @@ class Packet:
 
     def keywords(self) -> Keywords:
         """The keywords, and which of them gpuannot wrote."""
-        return Keywords(tuple(self.values(SUBJECT)), tuple(self.values(HIERARCHY)), _forms(self.marker().words))
+        paths = self.values(HIERARCHY)
+        forms = (form for word in self.marker().words for form in (word, leaf(word) if word in paths else word))
+        return Keywords(tuple(self.values(SUBJECT)), tuple(paths), frozenset(forms))
 
     def marker(self) -> Marker:
         """What gpuannot noted, also where another program has written it anew in a form of its own."""
@@ -172,8 +174,3 @@ def as_word(text: str) -> str:
 def leaf(word: str) -> str:
     """The last level of a hierarchical keyword."""
     return word.rpartition(LEVELS)[2].strip()
-
-
-def _forms(words: Iterable[str]) -> frozenset[str]:
-    """Words, and for those of several levels the last, as it stands in ``dc:subject``."""
-    return frozenset(form for word in words for form in (word, leaf(word)))

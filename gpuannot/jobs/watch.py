@@ -17,7 +17,7 @@ from pathlib import Path
 from watchfiles import watch
 
 from ..images.batches import ImageFailure
-from ..images.input import Input
+from ..images.input import Input, utf8
 from ..images.inputs import Inputs
 from ..model.annotations import Annotations
 from ..model.word_model import WordModel
@@ -42,6 +42,7 @@ class Arrivals:
     def __init__(self, inputs: Inputs, journal: Journal, settle: float) -> None:
         self._inputs, self._journal, self._settle = inputs, journal, settle
         self._waiting: dict[str, tuple[State, float]] = {}  # since when each file is as it is
+        self._taken: dict[str, State] = {}  # what was annotated last
         self._failed: dict[str, State] = {}
 
     @property
@@ -52,23 +53,26 @@ class Arrivals:
     def look(self) -> list[Input]:
         """The files to be annotated now, in order."""
         now, ready, waiting = time.monotonic(), list[Input](), dict[str, tuple[State, float]]()
+        self._taken = {}
         for item in self._inputs:
             if item.kind != "file" or item.name in self._journal or (state := _state(item.place)) is None:
                 continue
-            if self._failed.get(item.name) == state:  # it is tried again once it changes, and at the next start
+            name = utf8(item.name)
+            if self._failed.get(name) == state:  # it is tried again once it changes, and at the next start
                 continue
-            before, since = self._waiting.get(item.name, (None, now))
+            before, since = self._waiting.get(name, (None, now))
             if before == state and now - since >= self._settle:
                 ready.append(item)
+                self._taken[name] = state
             else:
-                waiting[item.name] = state, since if before == state else now
+                waiting[name] = state, since if before == state else now
         self._waiting = waiting
         return ready
 
     def failed(self, name: str) -> None:
-        """Leave a file alone until it changes."""
-        if (state := _state(name)) is not None:
-            self._failed[name] = state
+        """Leave a file alone until it is another than it was at the last look."""
+        if (state := self._taken.get(utf8(name))) is not None:
+            self._failed[utf8(name)] = state
 
 
 def watch_folder(

@@ -168,6 +168,10 @@ def test_bars_are_levels_where_they_are_said_to_be(tmp_path: Path) -> None:
     write(image, words=["animals|dog"])  # and now a keyword with a bar in it
     packet = Packet(file.read_bytes())
     assert packet.keywords().flat == ("cat", "animals|dog") and packet.keywords().paths == ("animals|cat",)
+    file.write_bytes(file.read_bytes().replace(b"<rdf:li>animals|dog</rdf:li>", b"<rdf:li>dog</rdf:li>"))  # somebody says: dog
+    assert keywords(file) == ["cat", "dog"] and not write(image, words=["animals|dog"]).failures
+    assert keywords(file) == keywords(file, machine=True) == ["cat", "dog"]
+    assert list(remove_tags(tmp_path)) and keywords(file, machine=True) == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])

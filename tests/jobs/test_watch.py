@@ -23,6 +23,7 @@ from workers import wait_until
 from gpuannot import Annotator
 from gpuannot.datasets import LabelledImages
 from gpuannot.errors import DataError, OutputError
+from gpuannot.images.input import utf8
 from gpuannot.images.inputs import Inputs
 from gpuannot.images.xmp import Packet
 from gpuannot.jobs.journal import Journal
@@ -157,11 +158,14 @@ def test_what_fails_is_tried_again(watching: Callable[[], BaseProcess], scenes: 
 def test_a_file_is_taken_once_it_stays_as_it_is(tmp_path: Path) -> None:
     with Journal(tmp_path / "words.jsonl", "m") as journal:
         arrivals = Arrivals(Inputs(tmp_path), journal, settle=0.1)
+        odd = os.fsdecode(b"a\xff.jpg")
+        (tmp_path / odd).write_bytes(b"1")
         (tmp_path / "a.jpg").write_bytes(b"1")
-        assert arrivals.look() == [] and arrivals.waiting == 1
+        assert arrivals.look() == [] and arrivals.waiting == 2
         (tmp_path / "a.jpg").write_bytes(b"12")
         time.sleep(0.15)
-        assert arrivals.look() == []  # it has grown since
+        assert [Path(item.place).name for item in arrivals.look()] == [odd]  # the other has grown since
+        arrivals.failed(utf8(str(tmp_path / odd)))
         time.sleep(0.15)
         assert [Path(item.place).name for item in arrivals.look()] == ["a.jpg"]
         arrivals.failed(str(tmp_path / "a.jpg"))

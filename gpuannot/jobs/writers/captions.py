@@ -1,4 +1,4 @@
-r"""Captions: ``a.txt`` beside ``a.jpg``, its words with ``, `` between, as trainers of image models take them.
+r"""Captions: ``a.txt`` beside ``a.jpg``, its words with commas between, as trainers of image models take them.
 
 A ``,`` or ``\`` within a word has a ``\`` before it. A caption cannot say who wrote it, so one that is there stays, unless it is to
 be overwritten.

@@ -43,7 +43,7 @@ class AnnotationWriter:
         overwrite: replace a file that exists.
         vectors: m·n, to write the VLAD vectors too; every :class:`Annotations` then has them. Not in documents.
         confidence: write the confidences too; every :class:`Annotations` then has them. Documents have them where they are.
-        format: of a document, one of :data:`~gpuannot.jobs.writers.documents.DOCUMENTS`.
+        format: of a document, one of ``gpuannot.jobs.writers.DOCUMENTS``.
         naming: how a document names images.
 
     Attributes:

@@ -68,10 +68,10 @@ class Sidecar:
         old, flat, paths = packet.marker(), packet.values(SUBJECT), packet.values(HIERARCHY)
         embedded = _embedded(image)
         copied = [word for word in old.embedded if word in flat] if old else [] if flat else embedded
-        ours = {_standing(word, flat) for word in old.words}
+        ours = {_standing(word, paths) for word in old.words}
         humans = {*flat, *map(leaf, paths)} - ours - set(old.embedded) | set(embedded)
-        taken_out = [word for word in old.words if _standing(word, flat) not in flat]
-        rejected = [word for word in dict.fromkeys((*old.rejected, *taken_out)) if _standing(word, flat) not in flat]
+        taken_out = [word for word in old.words if _standing(word, paths) not in flat]
+        rejected = [word for word in dict.fromkeys((*old.rejected, *taken_out)) if self._flat(word) not in flat]
         confidences: Sequence[float | None] = tags.confidences or [None] * len(tags.words)
         words: dict[str, str | None] = {}
         for word, confidence in zip(map(as_word, tags.words), confidences, strict=True):
@@ -109,17 +109,17 @@ def _embedded(image: Path | None) -> list[str]:
         return []
 
 
-def _standing(word: str, flat: Sequence[str]) -> str:
-    """The keyword that a word of ours became: itself, or the last of its levels."""
-    return word if word in flat else leaf(word)
+def _standing(word: str, paths: Sequence[str]) -> str:
+    """The keyword that a word of ours became: the last of its levels where it is among the hierarchical ones, else itself."""
+    return leaf(word) if word in paths else word
 
 
 def _change(
     packet: Packet, there: bytes | None, old: Marker, new: Marker, subjects: Sequence[str], paths: Sequence[str]
 ) -> Change | None:
     """What turns the words of one marker into those of another, which are these keywords."""
-    flat = packet.values(SUBJECT)
-    ours = [*old.embedded, *dict.fromkeys(_standing(word, flat) for word in old.words)]
+    flat, before = packet.values(SUBJECT), packet.values(HIERARCHY)
+    ours = [*old.embedded, *dict.fromkeys(_standing(word, before) for word in old.words)]
     _replace(packet, SUBJECT, ours, subjects)
     _replace(packet, HIERARCHY, old.words, paths)
     _note(packet, new)
