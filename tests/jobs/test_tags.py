@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -18,10 +20,12 @@ from PIL import Image
 
 from gpuannot.datasets import load_labelled_images
 from gpuannot.errors import InvalidArgumentError
-from gpuannot.images.xmp import Packet
+from gpuannot.images.refusal import Unusable
+from gpuannot.images.xmp import Keywords, Packet
 from gpuannot.jobs.writers import Selection, TagWriter
-from gpuannot.jobs.writers.tag_file import Change
+from gpuannot.jobs.writers.tag_file import Change, Tags
 from gpuannot.jobs.writers.tags import remove_tags
+from gpuannot.jobs.writers.xmp import Sidecar, without_words
 from gpuannot.model.annotations import Annotations
 
 WORDS = ("sky", "sea, calm", "AC|DC", "Öl & <Wasser>", "日本", "animals|dog", "2024", "back\\slash", "bad\x01sign")
@@ -326,3 +330,36 @@ def test_which_words_are_written() -> None:
             wrong.check(WORDS)
     with pytest.raises(InvalidArgumentError, match="no confidences"):
         Selection(0.5)(given(["a"], [["sky"]], None))
+
+
+def test_damaged_sidecars_lose_no_keyword() -> None:
+    """Whatever is changed in one, it is refused, or each keyword that could be read is there afterwards, and none of ours in the end."""
+    chance = random.Random(0)
+    levels = "<lr:hierarchicalSubject><rdf:Bag><rdf:li>animals|cat</rdf:li></rdf:Bag></lr:hierarchicalSubject>"
+    whole = [by_hand(["cat", "by hand", "sky"], levels)]
+    first = Sidecar().changed(whole[0], Tags(["2024", "AC|DC"], [0.5, 0.4], MODEL), None)
+    assert first is not None and first.content is not None
+    whole.append(first.content)
+    parts = [*re.findall(rb"<[^>]*>", whole[1]), b"", b" ", b"\xff", b"<!-- -->", b"&lt;", b"&a;"]
+    refused = 0
+    for number in range(400):
+        content = bytearray(whole[number % 2])
+        for _ in range(chance.randint(1, 3)):
+            start = chance.randrange(len(content))
+            content[start : start + chance.choice([0, 1, 30, 200])] = chance.choice(parts)
+        try:
+            before = Packet(bytes(content)).keywords()
+            change = Sidecar(hierarchy=number % 3 == 0).changed(bytes(content), Tags(["2024", "animals|dog"], None, MODEL), None)
+        except Unusable:
+            refused += 1
+            continue
+        after = bytes(content) if change is None else change.content
+        assert after is not None and set(before.words()) <= set(Packet(after).keywords().words())
+        gone = without_words(after)
+        left = (
+            Keywords()
+            if gone is not None and gone.content is None
+            else Packet(gone.content if gone and gone.content else after).keywords()
+        )
+        assert set(before.words()) <= set(left.words(machine=True)) <= set(before.words(machine=True)) and not left.machine
+    assert 0 < refused < 400
