@@ -333,7 +333,7 @@ def test_which_words_are_written() -> None:
 
 
 def test_damaged_sidecars_lose_no_keyword() -> None:
-    """Whatever is changed in one, it is refused, or each keyword that could be read is there afterwards, and none of ours in the end."""
+    """Whatever is changed in one, it is refused, or each keyword that could be read stays, and none of ours is left in the end."""
     chance = random.Random(0)
     levels = "<lr:hierarchicalSubject><rdf:Bag><rdf:li>animals|cat</rdf:li></rdf:Bag></lr:hierarchicalSubject>"
     whole = [by_hand(["cat", "by hand", "sky"], levels)]
