@@ -27,6 +27,7 @@ from gpuannot.jobs.writers.tag_file import Change, Tags
 from gpuannot.jobs.writers.tags import remove_tags
 from gpuannot.jobs.writers.xmp import Sidecar, without_words
 from gpuannot.model.annotations import Annotations
+from gpuannot.system.atomic_files import temporary_name
 
 WORDS = ("sky", "sea, calm", "AC|DC", "Öl & <Wasser>", "日本", "animals|dog", "2024", "back\\slash", "bad\x01sign")
 NAMES = (
@@ -277,6 +278,17 @@ def test_images_of_one_stem_are_not_mixed(format: str, other: str, tmp_path: Pat
     assert [failure.path for failure in writer.failures] == [str(images[0])] and writer.changed == 1
     assert f"--whole-names writes a.jpg.{format}" in writer.failures[0].reason and not (tmp_path / f"a.{format}").exists()
     assert not write(*images, format=format, whole_names=True).failures and (tmp_path / f"a.jpg.{format}").exists()
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    image, foreign = picture(tmp_path / "a.jpg"), tmp_path / ".a.xmp.part"
+    old, young = temporary_name(tmp_path / "a.xmp"), temporary_name(tmp_path / "b.txt")
+    for path in (foreign, old, young):
+        path.write_bytes(b"half")
+    for path in (foreign, old):
+        os.utime(path, (1, 1))
+    write(image)
+    assert not old.exists() and young.exists() and foreign.exists()
 
 
 def test_captions(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ stops no other: a folder that may not be written to, a file that is something el
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +33,10 @@ TAGS = {"xmp": "XMP sidecars", "txt": "captions"}
 
 # What cameras write beside a JPEG of the same name; programs that edit them keep their sidecar under that name.
 _RAW = {f".{suffix}" for suffix in "3fr arw cr2 cr3 crw dng erf iiq kdc mrw nef nrw orf pef raf raw rw2 sr2 srw x3f".split()}  # noqa: SIM905
+
+# A temporary file of ours, and the seconds after which nobody is writing it any more.
+_LEFT = re.compile(r"\..+\.(xmp|txt)\.\d+-[0-9a-f]{8}\.part")
+_WRITING = 60
 
 
 class TagWriter:
@@ -149,11 +156,17 @@ def _below(name: str) -> str:
 
 
 def _stems(folder: str) -> Counter[str]:
-    """How many images of a folder have each name without its suffix."""
+    """How many images of a folder have each name without its suffix. What a writer that was killed left there is removed."""
     try:
         names = os.listdir(folder)
     except OSError:
         return Counter()
+    for name in names:
+        if _LEFT.fullmatch(name):
+            with suppress(OSError):
+                left = Path(folder, name)
+                if time.time() - left.stat().st_mtime > _WRITING:
+                    left.unlink()
     parts = map(os.path.splitext, names)
     return Counter(stem for stem, suffix in parts if suffix.lower() in IMAGE_SUFFIXES or suffix.lower() in _RAW)
 
