@@ -67,6 +67,8 @@ def watch(
     writing = Writing(format, selection_of(threshold, word_thresholds, exclude_words), into, whole_names, hierarchy, overwrite)
     if writing.kind == "document" or (format is not None and writing.kind == "rows" and format.value != "jsonl"):
         raise InvalidArgumentError(f"watch writes rows (jsonl), and beside images xmp or txt; for {format} 'gpuannot export' {to}")
+    if model.is_dir() and folder.suffix == ".safetensors":
+        raise InvalidArgumentError(f"the model comes first, as everywhere: gpuannot watch {folder} {model}")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder to watch")
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)

@@ -166,6 +166,7 @@ def test_learning_from_photos_that_were_tagged_by_hand(model: Path, photos: Path
         (["export", "photos", "--format", "csv", "-o", "x.jsonl"], "do not fit"),
         (["untag", "nowhere"], "nowhere: no such folder"),
         (["watch", "M", "nowhere", "-o", "w.jsonl"], "nowhere: no such folder to watch"),
+        (["watch", "photos", "M", "-o", "w.jsonl"], "the model comes first, as everywhere: gpuannot watch"),
         (["watch", "M", "photos", "-o", "w.csv"], "call it w.jsonl"),
         (["watch", "M", "photos", "-o", "w.jsonl", "--format", "coco"], "watch writes rows (jsonl), and beside images xmp or txt"),
     ],
