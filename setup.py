@@ -61,7 +61,7 @@ setup(
         "torch>=2.6",
         "tqdm>=4.66",
         "typer>=0.12",
-        "watchfiles>=0.21",
+        "watchfiles>=0.24",
     ],
     extras_require={
         # The CPU needs nothing more; the name exists so that every machine installs gpuannot[<its device>].
