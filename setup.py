@@ -28,6 +28,7 @@ setup(
         "gpuannot.heads",
         "gpuannot.images",
         "gpuannot.jobs",
+        "gpuannot.jobs.writers",
         "gpuannot.kernels",
         "gpuannot.method",
         "gpuannot.model",
@@ -47,6 +48,7 @@ setup(
     install_requires=[
         "fsspec>=2024.2",
         "jinja2>=3.1",
+        "lxml>=5",
         "numpy>=1.26",
         "pillow>=10.3",
         "platformdirs>=4",
@@ -59,6 +61,7 @@ setup(
         "torch>=2.6",
         "tqdm>=4.66",
         "typer>=0.12",
+        "watchfiles>=0.24",
     ],
     extras_require={
         # The CPU needs nothing more; the name exists so that every machine installs gpuannot[<its device>].
@@ -80,6 +83,7 @@ setup(
             "mypy>=1.15",
             "hypothesis>=6.100",
             "jsonschema>=4.20",
+            "pycocotools>=2.0.8",
             "matplotlib>=3.8",
             "markdown-it-py>=3",
             # The report's tests drive Debian's Chromium, where it is installed.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-Stage: TypeAlias = Literal["find", "read", "decode"]
+Stage: TypeAlias = Literal["find", "read", "decode", "write"]
 
 
 def shown(value: object, length: int = 80) -> str:

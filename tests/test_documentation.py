@@ -283,8 +283,9 @@ def test_the_walk_of_a_batch_counts_its_files() -> None:
 INTERNAL = (
     r"gpuannot\.(__main__|data|cli.*)",
     r"gpuannot\.system\.version",
-    r"gpuannot\.images\.(containers|archives|parquet|processes|worker|jpeg_header|jxl_header|refusal|folders|formats|jpeg|png|webp|libtiff|tiff|tiff_colour|netpbm|colour|profiles)",
+    r"gpuannot\.images\.(containers|archives|parquet|processes|worker|jpeg_header|jxl_header|refusal|folders|formats|jpeg|png|webp|libtiff|tiff|tiff_colour|netpbm|colour|profiles|size)",
     r"gpuannot\.method\.embed_weights",
+    r"gpuannot\.jobs\.writers\.(parquet_rows|json_rows|csv_rows|documents)",
     r"gpuannot\.model\.(header|persistence)",
     r"gpuannot\.report\.(counts|page|previews)",
     r"gpuannot\.datasets\.scenes\..*",

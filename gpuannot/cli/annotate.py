@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import counted
+from ..errors import InvalidArgumentError, counted
 from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
@@ -22,9 +23,65 @@ if TYPE_CHECKING:
     from ..annotator import Annotator
     from ..images.batches import ImageFailure
     from ..images.inputs import Inputs
+    from ..jobs.writers import Selection
     from ..model.annotations import Annotations
+    from .writing import Writing
 
 _SHOWN = 10
+
+
+def check_writing(writing: Writing, to: str | None, folder: bool) -> None:
+    """Raise InvalidArgumentError for a format and an output that do not fit."""
+    if writing.kind == "document" and (to is None or folder):
+        raise InvalidArgumentError(
+            f"--format {writing.format} writes one file: name it with -o; for a run that can be resumed, give 'gpuannot annotate' "
+            "a folder without --format, and then 'gpuannot export' that folder"
+        )
+    if writing.dry_run and to is not None:
+        raise InvalidArgumentError("--dry-run changes nothing, so there is nothing for -o to write")
+    if writing.kind == "rows" and folder and (writing.selection.of_words or writing.selection.exclude):
+        raise InvalidArgumentError(
+            "a folder of parts keeps all words; give --exclude-words and --word-threshold to 'gpuannot export', or with a --format "
+            "that goes beside the images"
+        )
+
+
+def selected(
+    annotator: Annotator, sources: Any, k: int | None, least: float | None, selection: Selection, **options: Any
+) -> Iterator[Annotations]:
+    """Annotations batch by batch, with the words that are wanted.
+
+    Args:
+        least: confidence that words need by ``--threshold`` or the fit; None where any will do.
+    """
+    selection = replace(selection, threshold=least)
+    if not (selection.of_words or selection.exclude):
+        yield from annotator.stream(sources, k, threshold=least, **options)
+        return
+    for part in annotator.stream(sources, k, threshold=selection.least, **options):
+        yield selection(part)
+
+
+def to_images(annotator: Annotator, parts: Iterable[Annotations], writing: Writing, as_json: bool) -> list[ImageFailure]:
+    """Write words beside images as they come; returns the failures."""
+    from .export import tell_tags
+
+    writer = writing.tag_writer(annotator.to_model_file().sha256)
+    failures: list[ImageFailure] = []
+    with write_in_background(writer.write) as put:
+        for part in parts:
+            put(part)
+            failures.extend(part.failures)
+    tell_tags(writer, writing, as_json)
+    return [*failures, *writer.failures]
+
+
+def tags_of(to: str, writing: Writing, as_json: bool, progress: bool | None) -> tuple[list[ImageFailure], int]:
+    """Write words beside images from the file or folder that has just been written."""
+    from ..jobs.readers import AnnotationFiles
+    from .export import export_tags
+
+    return export_tags(AnnotationFiles(to), writing, as_json, progress)
 
 
 def is_folder(to: str) -> bool:
@@ -53,7 +110,7 @@ def to_terminal(annotator: Annotator, parts: Iterable[Annotations], as_json: boo
     return failures
 
 
-def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, overwrite: bool, as_json: bool) -> list[ImageFailure]:
+def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, writing: Writing, as_json: bool) -> list[ImageFailure]:
     """Write one file, whole or not at all, and before it a ledger beside it; returns the failures.
 
     Raises:
@@ -62,14 +119,13 @@ def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, overwr
     failures: list[ImageFailure] = []
     model, confidence = annotator.to_model_file().sha256, annotator.words.has_confidence
     ledger = to.with_name(to.name + ".failures.jsonl")
-    with (
-        AnnotationWriter(to, model_sha256=model, overwrite=overwrite, confidence=confidence) as writer,
-        writing_alone(to),
-    ):
+    options = {"model_sha256": model, "overwrite": writing.overwrite, "confidence": confidence, **writing.document_options()}
+    with AnnotationWriter(to, **options) as writer, writing_alone(to):
         with write_in_background(writer.write) as put:
             for part in parts:
                 put(part)
                 failures.extend(part.failures)
+        failures.extend(writer.failures)
         if failures:
             write_whole(ledger, failure_lines(failures).encode())
         writer.commit()

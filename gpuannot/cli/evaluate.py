@@ -16,6 +16,10 @@ from .options import (
     Device,
     FoldCase,
     K,
+    KeywordPaths,
+    Labels,
+    LabelSource,
+    MachineWords,
     Model,
     Overwrite,
     Progress,
@@ -33,6 +37,9 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled test images, in the forms that 'fit' takes.", show_default=False)],
     k: K = None,
     threshold: Threshold = None,
+    labels: Labels = LabelSource.auto,
+    hierarchy: KeywordPaths = False,
+    machine_words: MachineWords = False,
     fold_case: FoldCase = False,
     report: ReportTo = None,
     overwrite: Overwrite = False,
@@ -62,7 +69,7 @@ def evaluate(
     if report is not None:
         check_report_path(report, overwrite)
     check_is_file(model)
-    images = load_labelled_images(data, fold_case=fold_case)
+    images = load_labelled_images(data, fold_case=fold_case, labels=labels.value, hierarchy=hierarchy, machine_words=machine_words)
     check_carried(images, data, "score")
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     if fold_case:

@@ -17,6 +17,10 @@ from .options import (
     Dashboard,
     Device,
     FoldCase,
+    KeywordPaths,
+    Labels,
+    LabelSource,
+    MachineWords,
     MinCount,
     Objective,
     Overwrite,
@@ -38,8 +42,8 @@ def fit(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A label file (.json, .csv, .tsv, .jsonl), a folder with labels.json or labels.csv, or a folder with a subfolder "
-            "of images for each word.",
+            help="A label file (.json, .csv, .tsv, .jsonl), a folder with labels.json or labels.csv, a folder with a subfolder of "
+            "images for each word, or one of photos with keywords or captions.",
             show_default=False,
         ),
     ],
@@ -51,6 +55,9 @@ def fit(
     weights_convention: Convention = None,
     seed: Seed = None,
     settings: Settings = None,
+    labels: Labels = LabelSource.auto,
+    hierarchy: KeywordPaths = False,
+    machine_words: MachineWords = False,
     fold_case: FoldCase = False,
     min_count: MinCount = 1,
     annotate_only: Annotated[
@@ -69,9 +76,9 @@ def fit(
 ) -> None:
     """Learn words from labelled images and write a model.
 
-    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, or COCO annotations. CSV, TSV and
-    JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
-    word. Image names are paths relative to the label file or to its subfolder 'images'.
+    JSON label file: {"samples": [{"image_name": "a.jpg", "image_labels": ["sky", "sea"]}, …]}, COCO annotations, or what Label
+    Studio exports as JSON. CSV, TSV and JSON lines: columns 'image' and 'words' (or names like them), several words separated by
+    ';'; or a column of 0 and 1 for each word. Image names are paths relative to the label file or to its subfolder 'images'.
     """
     from ..annotator import Annotator
     from ..config import REGRESSIONS
@@ -85,7 +92,9 @@ def fit(
             f"--annotate-only: the head {config.head!r} ranks words by the sums that it would leave out, and its models are small; "
             "leave out the option, or choose --preset best or kernel"
         )
-    images = load_labelled_images(data, fold_case=fold_case, min_count=min_count)
+    images = load_labelled_images(
+        data, fold_case=fold_case, min_count=min_count, labels=labels.value, hierarchy=hierarchy, machine_words=machine_words
+    )
     check_carried(images, data, "learn", min_count)
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
@@ -105,10 +114,11 @@ def fit(
         notes.print(f"{counted(len(images.rare), 'word')} of fewer than {min_count} images left out: {plain(some(images.rare))}")
     if images.subfolders:
         notes.print(f"the words are the names of the subfolders of {plain(data)}: {plain(some(images.vocabulary))}")
+    if images.photos:
+        notes.print(f"the words are those that photos in {plain(data)} carry: {plain(some(images.vocabulary))}")
     if images.unlabelled:
-        are = counted(
-            images.unlabelled, "image beside the label file or subfolders is", "images beside the label file or subfolders are"
-        )
+        where = "of the folder" if images.photos else "beside the label file or subfolders"
+        are = counted(images.unlabelled, f"image {where} is", f"images {where} are")
         notes.print(f"{are} not labelled and left out")
     tell_left_out(images.left_out)
     if without:

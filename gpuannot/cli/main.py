@@ -16,6 +16,7 @@ from .demo import demo, info
 from .evaluate import evaluate
 from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
 from .explain import explain
+from .export import export, untag
 from .fit import fit
 from .learn import learn
 from .options import (
@@ -33,7 +34,6 @@ from .options import (
     Model,
     OnErrorOption,
     Overwrite,
-    PartFormat,
     PartSize,
     Processes,
     Progress,
@@ -51,7 +51,21 @@ from .report import ReportTo, report, reporting
 from .reproduce import reproduce
 from .tables import output, plain
 from .tune import tune
+from .watch import watch
 from .words import app as words_app
+from .writing import (
+    DryRun,
+    ExcludeWords,
+    FormatOption,
+    Hierarchy,
+    Into,
+    Prefix,
+    RelativeTo,
+    WholeNames,
+    WordThresholds,
+    Writing,
+    selection_of,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -96,7 +110,15 @@ def annotate(
     glob: Glob = None,
     exclude: Exclude = None,
     column: Column = None,
-    part_format: PartFormat = None,
+    format: FormatOption = None,
+    word_thresholds: WordThresholds = None,
+    exclude_words: ExcludeWords = None,
+    into: Into = None,
+    whole_names: WholeNames = False,
+    hierarchy: Hierarchy = False,
+    relative_to: RelativeTo = None,
+    prefix: Prefix = None,
+    dry_run: DryRun = False,
     part_size: PartSize = None,
     vectors: Vectors = False,
     on_error: OnErrorOption = None,
@@ -120,6 +142,9 @@ def annotate(
     the model's hash. Inputs that cannot be read get no row and never stop the others; they are listed with the reason: with an
     output file in OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and
     timings.
+
+    With --format xmp or txt the words go beside the images; with --output as well, they are kept there first, as 'gpuannot export'
+    reads them, and a folder makes that run one that can be resumed.
     """
     from ..annotator import Annotator
     from ..images.inputs import Inputs
@@ -129,15 +154,20 @@ def annotate(
 
     of_folders = {
         "resume": resume, "retry_failed": retry_failed, "extend": extend,
-        "format": part_format and part_format.value, "part_size": part_size, "vectors": vectors,
+        "part_size": part_size, "vectors": vectors,
         "on_error": on_error and on_error.value, "max_failures": max_failures, "threads": threads,
         "workers": workers, "scheduler": scheduler, "dashboard": dashboard,
         "processes": processes, "decode": decode and decode.value,
     }  # fmt: skip
     given = {name: value for name, value in of_folders.items() if value is not None and value is not False}
     folder = to is not None and annotating.is_folder(to)
+    selection = selection_of(threshold, word_thresholds, exclude_words)
+    writing = Writing(format, selection, into, whole_names, hierarchy, overwrite, dry_run, relative_to, prefix)
+    if writing.kind == "rows" and format is not None:
+        given["format"] = format.value
     if given and not folder:
         raise InvalidArgumentError(f"--{next(iter(given)).replace('_', '-')} needs a folder for the output: --output NAME/")
+    annotating.check_writing(writing, to, folder)
     if overwrite and (resume or retry_failed or extend):
         raise InvalidArgumentError("--resume, --retry-failed and --extend go on with a run, --overwrite replaces it: choose one")
     if report is not None:
@@ -145,12 +175,16 @@ def annotate(
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     _, least = annotator.words.check_giving(k, threshold)
+    selection.check(annotator.vocabulary)
     if least is not None and threshold is None:
         notes.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
     if to is not None and folder:
         done, failed, shown = annotating.to_folder(
             annotator, search, k, to, as_json, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
+        if writing.kind == "tags":
+            unwritten, done = annotating.tags_of(to, writing, as_json, progress)
+            shown, failed = [*shown, *unwritten], failed + len(unwritten)
         if report is not None and done:
             report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
             notes.print(f"{plain(report)}: written")
@@ -159,17 +193,23 @@ def annotate(
     sources = list(search)
     with reporting(report, annotator, sources, title=f"Words of {inputs[0]}", overwrite=overwrite) as passing:
         where = "cpu" if to is None else "auto"
-        parts = passing(annotator.stream(sources, k, threshold=threshold, decode=where, progress=progress))
-        if to is None:
-            failures = annotating.to_terminal(annotator, parts, as_json)
+        parts = passing(annotating.selected(annotator, sources, k, least, selection, decode=where, progress=progress))
+        if to is not None:
+            failures = annotating.to_file(annotator, parts, Path(to), writing, as_json)
+        elif writing.kind == "tags":
+            failures = annotating.to_images(annotator, parts, writing, as_json)
         else:
-            failures = annotating.to_file(annotator, parts, Path(to), overwrite, as_json)
+            failures = annotating.to_terminal(annotator, parts, as_json)
+    if to is not None and writing.kind == "tags":
+        failures += annotating.tags_of(to, writing, as_json, progress)[0]
     tell_left_out(search.left_out)
     exit_for(failures, done=len(sources) - len(failures))
 
 
 # In the order in which they are wanted.
-for command in (fit, annotate, evaluate, report, explain, audit, learn, tune, reproduce, demo, info):
+for command in (
+    fit, annotate, export, watch, untag, evaluate, report, explain, audit, learn, tune, reproduce, demo, info,
+):  # fmt: skip
     add_command(app, command)
 app.add_typer(words_app, name="words")
 

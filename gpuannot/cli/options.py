@@ -18,6 +18,18 @@ class Format(StrEnum):
     parquet = "parquet"
     jsonl = "jsonl"
     csv = "csv"
+    xmp = "xmp"
+    txt = "txt"
+    coco = "coco"
+    label_studio = "label-studio"
+    fiftyone = "fiftyone"
+    imagefolder = "imagefolder"
+
+
+class LabelSource(StrEnum):
+    auto = "auto"
+    keywords = "keywords"
+    captions = "captions"
 
 
 class OnError(StrEnum):
@@ -105,6 +117,20 @@ FoldCase = Annotated[
 ]
 MinCount = Annotated[int, typer.Option("--min-count", min=1, help="Leave out words that fewer images carry.")]
 
+Labels = Annotated[
+    LabelSource,
+    typer.Option(
+        help="Where words stand: 'keywords' (XMP, IPTC and sidecars of photos), 'captions' (.txt beside them), or 'auto': a label "
+        "file, subfolders, or else what the photos have."
+    ),
+]
+KeywordPaths = Annotated[
+    bool, typer.Option("--hierarchy", help="Of hierarchical keywords take 'animals|dog' for a word, in place of 'dog'.")
+]
+MachineWords = Annotated[
+    bool, typer.Option("--machine-words", help="Also keywords that gpuannot wrote, and predictions of Label Studio.")
+]
+
 # -- what to annotate --------------------------------------------------------------------------------------------------------------
 
 Sources = Annotated[
@@ -132,7 +158,6 @@ Column = Annotated[
 
 # -- folders of parts --------------------------------------------------------------------------------------------------------------
 
-PartFormat = Annotated[Format | None, typer.Option("--format", help="Folder only: form of the parts (default: parquet).")]
 PartSize = Annotated[int | None, typer.Option(min=1, help="Folder only: inputs of a part (default: 4096).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Folder only: go on where an earlier run stopped, whatever stopped it.")]
 RetryFailed = Annotated[

@@ -6,6 +6,7 @@ Label files:
   "labels": [vocabulary]}``. ``labels`` may be missing.
 * COCO annotations: ``{"images": [{"id", "file_name"}, …], "annotations": [{"image_id", "category_id"}, …], "categories": [{"id",
   "name"}, …]}``. An image's words are the categories of its annotations.
+* Label Studio's export in its format JSON (:mod:`gpuannot.datasets.label_studio`).
 * Tables (``.csv``, ``.tsv``) with a header, and JSON lines (``.jsonl``): a column of image names and one of words, or one of 0 and
   1 for each word (:mod:`gpuannot.datasets.label_tables`). Several words in a cell are separated by ``;``
   (:mod:`gpuannot.datasets.label_text`). Names of columns and what separates them are as for `gpuannot annotate`
@@ -13,7 +14,8 @@ Label files:
 
 Image names are paths relative to the label file's folder or to its subfolder ``images``; ``./a.jpg`` is ``a.jpg``. A name without a
 suffix is also looked for with that of an image. A folder without a label file may hold its images in subfolders
-(:mod:`gpuannot.datasets.class_folders`), whose names are then their words. Words lose outer spaces, and are one word in all Unicode
+(:mod:`gpuannot.datasets.class_folders`), whose names are then their words, or photos with keywords or captions
+(:mod:`gpuannot.datasets.label_photos`). Words lose outer spaces, and are one word in all Unicode
 spellings (:func:`gpuannot.method.labels.spelled`); of those that differ in capitals alone a warning tells.
 """
 
@@ -30,13 +32,14 @@ from pathlib import Path
 
 from scipy import sparse
 
-from ..errors import DataError, counted
+from ..errors import DataError, InvalidArgumentError, counted
 from ..images.batches import ImageFailure
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.inputs import Inputs
 from ..method.labels import label_matrix
 from .class_folders import find_class_folders
 from .label_json import read_json
+from .label_photos import SOURCES, Reading, Source, find_tagged_photos
 from .label_tables import has_words, read_table
 from .label_text import LABEL_SUFFIXES, Sample, once_spelled, read_text, warn_of_capitals
 from .label_words import without_case, without_rare
@@ -58,6 +61,7 @@ class LabelledImages:
         missing: images that the label file names and that are not there; they are in none of the other fields.
         unlabelled: number of images beside the label file that it does not name, or beside the subfolders; they are left out.
         subfolders: whether the words are the names of the images' subfolders.
+        photos: whether they are keywords or captions of the photos.
         rare: words that were left out because too few images carry them.
         left_out: files in those that are no images by their names, by suffix.
     """
@@ -70,6 +74,7 @@ class LabelledImages:
     missing: tuple[ImageFailure, ...] = ()
     unlabelled: int = 0
     subfolders: bool = False
+    photos: bool = False
     rare: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
@@ -110,20 +115,35 @@ def load_benchmark(name: str, root: str | Path, *, images: bool = True) -> tuple
     return train, test
 
 
-def load_labelled_images(source: str | Path, *, fold_case: bool = False, min_count: int = 1) -> LabelledImages:
-    """The images that a label file names, or that lie in subfolders, one for each word.
+def load_labelled_images(
+    source: str | Path,
+    *,
+    fold_case: bool = False,
+    min_count: int = 1,
+    labels: Source = "auto",
+    hierarchy: bool = False,
+    machine_words: bool = False,
+) -> LabelledImages:
+    """The images that a label file names, that lie in subfolders, one for each word, or that carry words themselves.
 
     Args:
-        source: a ``.json``, ``.csv``, ``.tsv`` or ``.jsonl`` label file; or a folder with one that is called ``labels``, or with at
-            least two subfolders of images, whose names are the words.
+        source: a ``.json``, ``.csv``, ``.tsv`` or ``.jsonl`` label file; or a folder with one that is called ``labels`` (or
+            ``metadata.jsonl``), or with at least two subfolders of images, whose names are the words, or of photos with keywords
+            or captions.
         fold_case: words that differ in capitals alone are one, in the spelling that most images carry.
         min_count: words that fewer images carry are left out; their images stay.
+        labels, hierarchy, machine_words: as :class:`~gpuannot.datasets.label_photos.Reading` has them.
 
     Raises:
         DataError: no label file, not in one of the forms, an empty one, or one none of whose images is there.
     """
-    path = _label_file(Path(source))
-    images = _from_class_folders(path) if path.is_dir() else _from_file(path)
+    if labels not in SOURCES:
+        raise InvalidArgumentError(f"labels is {labels!r}; expected one of {', '.join(SOURCES)}")
+    path = _label_file(Path(source)) if labels == "auto" else Path(source)
+    if labels != "auto" and not path.is_dir():
+        raise DataError(f"{path}: {labels} are read from a folder of photos, and this is none")
+    reading = Reading(labels, hierarchy, machine_words)
+    images = _from_folder(path, reading) if path.is_dir() else _from_file(path, machine_words)
     if fold_case:
         images = without_case(images)
     else:
@@ -131,8 +151,8 @@ def load_labelled_images(source: str | Path, *, fold_case: bool = False, min_cou
     return without_rare(images, min_count) if min_count > 1 else images
 
 
-def _from_file(path: Path) -> LabelledImages:
-    samples, vocabulary = _read(path)
+def _from_file(path: Path, machine_words: bool) -> LabelledImages:
+    samples, vocabulary = _read(path, machine_words)
     if not samples:
         raise DataError(f"{path} names no image")
     merged = _merge_duplicates(path, samples)
@@ -162,19 +182,26 @@ def named_images(source: str | Path) -> list[Path]:
     """
     path = _label_file(Path(source))
     if path.is_dir():
-        return list(_from_class_folders(path).paths)
-    names = [_plain_path(name) for name, _ in _read(path)[0]]
+        return list(_from_folder(path, Reading()).paths)
+    names = [_plain_path(name) for name, _ in _read(path, True)[0]]
     return [_locate(path, name) or path.parent / name for name in names]
 
 
-def _from_class_folders(folder: Path) -> LabelledImages:
-    found = find_class_folders(folder)
+def _from_folder(folder: Path, reading: Reading) -> LabelledImages:
+    found = find_class_folders(folder) if reading.labels == "auto" else None
+    if found is None and (tagged := find_tagged_photos(folder, reading)) is not None:
+        labels, words = _label_matrix(folder, list(tagged.images.values()), None)
+        return LabelledImages(
+            folder.name, tuple(tagged.images), tuple(folder / name for name in tagged.images), labels, words,
+            tuple(tagged.failures), tagged.without, photos=True, left_out=tagged.left_out,
+        )  # fmt: skip
     if found is None:
         # What is learnt from test images makes every number measured on them worthless: no message may lead there.
         files = (path for path in folder.iterdir() if path.suffix.lower() in LABEL_SUFFIXES and "test" not in path.stem.lower())
         others = sorted((path.name for path in files), key=lambda name: (not name.lower().startswith("train"), name))
         raise DataError(
-            f"{folder} holds no labels.json or labels.csv, and no two subfolders of images, one for each word; "
+            f"{folder} holds no labels.json or labels.csv, no two subfolders of images, one for each word, and no photos with "
+            "keywords or captions; "
             + (f"if {others[0]} is the label file, name it: {folder / others[0]}" if others else "name the label file")
         )
     labels, words = _label_matrix(folder, list(found.images.values()), found.words)
@@ -239,6 +266,8 @@ def _label_file(source: Path) -> Path:
     if not source.is_dir():
         raise DataError(f"{source}: no such file or folder")
     found = [source / f"labels{suffix}" for suffix in LABEL_SUFFIXES if (source / f"labels{suffix}").is_file()]
+    if not found and (listed := source / "metadata.jsonl").is_file() and has_words(listed):  # an image folder of Hugging Face
+        return listed
     if len(found) > 1:
         raise DataError(f"{source} holds both {found[0].name} and {found[1].name}; name the one to use")
     return found[0] if found else source
@@ -251,8 +280,8 @@ def _read_vocabulary(path: Path) -> list[str]:
     return words
 
 
-def _read(path: Path) -> tuple[list[Sample], list[str] | None]:
-    return read_json(path) if path.suffix.lower() == ".json" else read_table(path)
+def _read(path: Path, machine_words: bool) -> tuple[list[Sample], list[str] | None]:
+    return read_json(path, machine_words) if path.suffix.lower() == ".json" else read_table(path)
 
 
 # -- names of images --------------------------------------------------------------------------------------------------------------

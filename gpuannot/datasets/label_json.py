@@ -1,4 +1,4 @@
-"""Labels in one JSON object: as the field's benchmarks are distributed, and as COCO annotates."""
+"""Labels in one JSON file: as the field's benchmarks are distributed, as COCO annotates, and as Label Studio exports."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, shown
+from .label_studio import is_label_studio, read_label_studio
 from .label_text import Sample, read_text
 
 _EXPECTED = 'expected {"samples": [{"image_name": …, "image_labels": […]}, …]}'
 
 
-def read_json(path: Path) -> tuple[list[Sample], list[str] | None]:
+def read_json(path: Path, machine_words: bool = False) -> tuple[list[Sample], list[str] | None]:
     """Images and words of a label file, and its vocabulary where it has one.
 
+    Args:
+        machine_words: with Label Studio also those of predictions.
+
     Raises:
-        DataError: it cannot be read, or is in neither form.
+        DataError: it cannot be read, or is in none of these forms.
     """
     try:
         content = json.loads(read_text(path))
@@ -24,6 +28,8 @@ def read_json(path: Path) -> tuple[list[Sample], list[str] | None]:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
         return _coco(path, content)
+    if is_label_studio(content):
+        return read_label_studio(path, content, machine_words), None
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
         raise DataError(f"{path}: {_EXPECTED}, found {_outline(content)}")
     samples = []

@@ -20,7 +20,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     Raises:
         Unusable: float pixels, or grey beyond 16 bits.
     """
-    turn = _TURN_OF_ORIENTATION.get(_orientation(image))
+    turn = _TURN_OF_ORIENTATION.get(orientation_of(image))
     flat, profile = _flatten(image)
     return (flat if turn is None else flat.transpose(turn)), profile
 
@@ -37,7 +37,8 @@ def grey_of_16_bits(values: np.ndarray) -> np.ndarray:
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Its EXIF orientation, 1…8; from 5 on width and height change places."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # corrupt metadata must not lose an image whose pixels are sound

@@ -220,17 +220,23 @@ def take_turns_by(lock: AbstractContextManager[Any]) -> None:
 
 @contextmanager
 def _giant() -> Iterator[None]:
-    """Decode an image above Pillow's soft limit: alone, as each may take gigabytes, and without a DecompressionBombWarning.
+    """Decode an image above Pillow's soft limit: alone, as each may take gigabytes, and without a DecompressionBombWarning."""
+    with _one_giant, without_size_warning():
+        yield
 
-    The warning is silenced by one entry put into the process's filters and taken out again: ``warnings.catch_warnings`` swaps the
+
+@contextmanager
+def without_size_warning() -> Iterator[None]:
+    """Open images without a DecompressionBombWarning.
+
+    It is silenced by one entry put into the process's filters and taken out again: ``warnings.catch_warnings`` swaps the
     whole list, and so would undo what another thread set meanwhile.
     """
     entry = ("ignore", None, Image.DecompressionBombWarning, None, 0)
     filters = cast(list[Any], warnings.filters)
-    with _one_giant:
-        filters.insert(0, entry)
-        try:
-            yield
-        finally:
-            if entry in filters:  # not after a warnings.resetwarnings()
-                filters.remove(entry)
+    filters.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in filters:  # not after a warnings.resetwarnings()
+            filters.remove(entry)

@@ -18,12 +18,12 @@ _MAX_REASON = 1000  # characters
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """One image that gave no pixels.
+    """One image that gave no pixels, or whose words could not be written.
 
     Attributes:
         path: names the image.
         stage: where it failed. ``find``: there is no readable file of that name; ``read``: it could not be read; ``decode``: its
-            content is not a usable image.
+            content is not a usable image; ``write``: it has words, but they could not be written where they were to go.
         reason: why, as text that every format takes, of bounded length.
     """
 

@@ -18,7 +18,8 @@ from ..images.batches import ImageFailure
 from ..images.input import Input, describe, utf8
 from ..model.annotations import Annotations
 from .part_folder import PartFolder
-from .writers import FORMATS, FORMULA, read_ledger
+from .writers import FORMATS, read_ledger
+from .writers.csv_rows import FORMULA
 
 _ROWS_AT_A_TIME = 512
 csv.field_size_limit(2**31 - 1)  # of a cell, which may hold a vector
@@ -40,6 +41,7 @@ class AnnotationFiles:
         vocabulary: W words.
         paths: of the T rows.
         model: the model's SHA-256 where the rows name one.
+        confident: whether all rows have confidences.
 
     Raises:
         DataError: no such file, one without these columns, no rows, rows of several models, or a word outside ``vocabulary``.
@@ -52,12 +54,12 @@ class AnnotationFiles:
         self.paths: list[str] = []
         occurring: set[str] = set()
         models: set[str] = set()
-        self._k, self._confident = 0, True
+        self._k, self.confident = 0, True
         for row in self._rows():
             self.paths.append(row["path"])
             occurring.update(row["words"])
             self._k = max(self._k, len(row["words"]))
-            self._confident = self._confident and len(row["confidences"]) == len(row["words"])
+            self.confident = self.confident and len(row["confidences"]) == len(row["words"])
             if row.get("model"):
                 models.add(row["model"])
         if not self.paths:
@@ -84,7 +86,7 @@ class AnnotationFiles:
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             sources = [self._input(row["path"], inputs) for row in some]
             names = [row["path"] for row in some]
-            found = annotations_of(some, names, self._column, self.vocabulary, self._k, confident=self._confident)
+            found = annotations_of(some, names, self._column, self.vocabulary, self._k, confident=self.confident)
             yield replace(found, positions=start + found.positions, failures=failures), sources
             start, failures = start + len(some), ()
 

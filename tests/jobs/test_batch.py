@@ -173,7 +173,8 @@ def test_any_worker_can_do_any_part(fitted: Annotator, mixed: list[str], undistu
 KILLS = """
 import itertools, json, os, signal, sys
 from pathlib import Path
-import gpuannot.jobs.batch, gpuannot.system.atomic_files, gpuannot.jobs.input_list, gpuannot.jobs.writers, gpuannot.jobs.part_folder
+import gpuannot.jobs.batch, gpuannot.system.atomic_files, gpuannot.jobs.input_list
+import gpuannot.jobs.part_folder, gpuannot.jobs.writers.writer
 from gpuannot import Annotator
 
 model, outputs, sources = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -189,7 +190,7 @@ def run(out, kill_at):
         kill()
         publish(temporary, path)
         kill()
-    for module in (gpuannot.system.atomic_files, gpuannot.jobs.writers):
+    for module in (gpuannot.system.atomic_files, gpuannot.jobs.writers.writer):
         module.publish = publish_or_die
     annotator.batch(sources, out, part_size=6, resume=True, progress=False)
 

@@ -79,9 +79,9 @@ def test_fewer_words_for_some_and_confidences(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [[], ["a"], ["a", "b"], ["a;b", "c"], ["a\\", ";", "b\\;c"], ["\\\\", "x"]])
 def test_cells(words: list[str]) -> None:
-    from gpuannot.jobs.writers import _cell
+    from gpuannot.jobs.writers.csv_rows import cell
 
-    assert split_cell(_cell(list(words))) == words
+    assert split_cell(cell(list(words))) == words
 
 
 @pytest.mark.parametrize(
