@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import counted
-from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
 from .exit import errors, notes, tell_left_out
@@ -20,7 +19,7 @@ from .tables import output, plain, printable
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
-    from ..images.batches import ImageFailure
+    from ..images.decode_task import ImageFailure
     from ..images.inputs import Inputs
     from ..model.annotations import Annotations
 
@@ -59,6 +58,8 @@ def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, overwr
     Raises:
         OutputError: another run writes it.
     """
+    from ..jobs.pipeline import write_in_background
+
     failures: list[ImageFailure] = []
     model, confidence = annotator.to_model_file().sha256, annotator.words.has_confidence
     ledger = to.with_name(to.name + ".failures.jsonl")

@@ -65,7 +65,6 @@ def fit(
     JSON lines: columns 'image' and 'words' (or names like them), several words separated by ';'; or a column of 0 and 1 for each
     word. Image names are paths relative to the label file or to its subfolder 'images'.
     """
-    from ..annotator import Annotator
     from ..datasets.label_files import load_labelled_images
     from .settings import config_from_options
 
@@ -80,6 +79,8 @@ def fit(
         raise InvalidArgumentError(
             f"{data}: not one of its {counted(len(images), 'image')} carries a word{rare}, so there is nothing to learn"
         )
+    from ..annotator import Annotator
+
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below

@@ -16,6 +16,7 @@ from .evaluate import evaluate
 from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
 from .explain import explain
 from .fit import fit
+from .opening import open_model
 from .options import (
     AsJson,
     Column,
@@ -119,10 +120,7 @@ def annotate(
     output file in OUTPUT.failures.jsonl, with a folder in its subfolder _failures. A folder also gets _summary.json with counts and
     timings.
     """
-    from ..annotator import Annotator
     from ..images.inputs import Inputs
-    from ..report.build import report_files
-    from ..report.writer import check_report_path
     from . import annotate as annotating
 
     of_folders = {
@@ -139,9 +137,11 @@ def annotate(
     if overwrite and (resume or retry_failed or extend):
         raise InvalidArgumentError("--resume, --retry-failed and --extend go on with a run, --overwrite replaces it: choose one")
     if report is not None:
+        from ..report.writer import check_report_path
+
         check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    annotator = open_model(model, weights, weights_convention, device)
     _, least = annotator.words.check_giving(k, threshold)
     if least is not None and threshold is None:
         notes.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
@@ -150,6 +150,8 @@ def annotate(
             annotator, search, k, to, as_json, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         if report is not None and done:
+            from ..report.build import report_files
+
             report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
             notes.print(f"{plain(report)}: written")
         exit_for(shown, done=done, failed=failed)

@@ -12,6 +12,7 @@ import typer
 from ..errors import InvalidArgumentError, counted
 from .commands import add_command
 from .exit import errors_to_exit_code, exit_for, notes
+from .opening import open_model
 from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Sources, Weights, check_output
 from .tables import plain
 
@@ -34,6 +35,9 @@ To = Annotated[
 @errors_to_exit_code
 def list_words(model: Model, as_json: AsJson = False) -> None:
     """List the words and how many images each was learnt from."""
+    from ..model.header import read_vocabulary
+
+    read_vocabulary(model)  # what is no model is told of before torch is imported
     from ..model.file import ModelFile
 
     file = ModelFile.read(model)
@@ -64,7 +68,7 @@ def add(
     from ..images.inputs import Inputs
 
     to = _output(model, to, overwrite)
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     sources = list(Inputs(images))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -87,7 +91,7 @@ def remove(
     """Remove words, as if no label had named them."""
     to = _output(model, to, overwrite)
     gone = _known(model, words)
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     annotator.remove_words(words)
     _save(annotator, to, f"{counted(len(gone), 'word')} removed")
 
@@ -106,7 +110,7 @@ def rename(
     """Give a word another name."""
     to = _output(model, to, overwrite)
     _known(model, [word])
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     annotator.rename_word(word, name)
     _save(annotator, to, f"{word!r} is now {name!r}")
 
@@ -135,15 +139,9 @@ def merge(
 
     to = _output(model, to, overwrite)
     _known(model, [word, into])
-    annotator = _load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     annotator.merge_words(word, into, list(Inputs(both)) if both else None, progress=progress)
     _save(annotator, to, f"{word!r} merged into {into!r}")
-
-
-def _load(model: Path, weights: str | None, convention: str | None, device: str) -> Annotator:
-    from ..annotator import Annotator
-
-    return Annotator.load(model, weights=weights, weights_convention=convention, device=device)
 
 
 def _output(model: Path, to: Path | None, overwrite: bool) -> Path:

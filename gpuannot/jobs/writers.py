@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import utf8
 from ..model.annotations import Annotations
 from ..system.atomic_files import publish, temporary_name

@@ -19,8 +19,8 @@ from scipy import sparse
 
 from ..errors import DataError, ImageError, InvalidArgumentError
 from ..heads.systems import REGRESSIONS
-from ..images.batches import ImageFailure
 from ..images.containers import Containers
+from ..images.decode_task import ImageFailure
 from ..images.input import Input, Loaded, utf8
 from ..metrics import reliability
 from ..model.annotations import Annotations
