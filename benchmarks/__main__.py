@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.common import keep_if_asked, parser_of, write_if_asked
 from benchmarks.compare import compare, print_comparison, read
-from benchmarks.rows import Row, add_arguments, content, print_rows, setting_of
+from benchmarks.rows import Row, add_arguments, content, print_rows, rate_text, setting_of
 from benchmarks.stages import stages
 
 
@@ -42,7 +42,7 @@ def main() -> None:
         print_rows(found, f"{name} on {setting.device}, {seconds[name]:.0f} s")
     total = time.perf_counter() - start
     print(f"{total:.0f} s in all; limits: copy {setting.limits.copy_bytes_per_second / 1e9:.1f} GB/s, products ", end="")
-    print(", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in setting.limits.flop_per_second.items()))
+    print(", ".join(f"{name} {rate_text(name, rate)}" for name, rate in setting.limits.flop_per_second.items()))
     if old is not None:
         print_comparison(compare(old["rows"], rows))
     more = {"seconds_by_benchmark": seconds, "seconds": round(total, 1), "failed": failed}

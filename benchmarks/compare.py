@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import parser_of
-from benchmarks.rows import Row, case_text, duration
+from benchmarks.rows import Row, case_text, console, duration
 
 _LEAST = 0.05
 
@@ -80,7 +79,7 @@ def print_comparison(changes: list[Change]) -> None:
     for change in changes:
         old, new = duration(change.old["median"]), duration(change.new["median"])
         table.add_row(change.name, old, new, f"{change.ratio:.2f}", change.verdict)
-    Console(width=160).print(table)
+    console().print(table)
 
 
 def main() -> None:

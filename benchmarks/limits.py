@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.common import alternate
+from gpuannot.method import int8
 from gpuannot.system.device import cpu_has_bfloat16
 
 #: Operations of one image: 14.88 GMAC of VGG-16 to conv5_2 at 224 × 224.
@@ -17,7 +20,7 @@ TRUNK_FLOP = 29.8e9
 
 @dataclass(frozen=True)
 class Limits:
-    """Copy bandwidth in bytes/s, read + written, and the rates of large matrix products in FLOP/s, by dtype."""
+    """Copy bandwidth in bytes/s, read + written, and the rates of large matrix products in operations/s, by dtype."""
 
     copy_bytes_per_second: float
     flop_per_second: dict[str, float]
@@ -32,8 +35,8 @@ class Limits:
             found["gflop_per_second"] = work / seconds / 1e9
             if dtype in self.flop_per_second:
                 found["share_of_product"] = work / seconds / self.flop_per_second[dtype]
-        if found:
-            roof = max((moved or 0) / self.copy_bytes_per_second, (work or 0) / self.flop_per_second.get(dtype, np.inf))
+        if found and (work is None or dtype in self.flop_per_second):  # of a rate that was not measured there is no share
+            roof = max((moved or 0) / self.copy_bytes_per_second, work / self.flop_per_second[dtype] if work else 0)
             found["share_of_limit"] = roof / seconds
         return found
 
@@ -57,4 +60,18 @@ def measure_limits(device: torch.device, *, quick: bool = False) -> Limits:
             ways["numpy"] = partial(np.matmul, left.numpy(), right.numpy())
         fastest = min(min(times) for times in alternate(ways, repeats=3 if quick else 5, device=device).values())
         rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / fastest
+    if not gpu and int8.supported():
+        fastest = min(alternate({"oneDNN": _int8_product(size)}, repeats=3 if quick else 5)["oneDNN"])
+        rates["int8"] = 2 * size**3 / fastest
     return Limits(2 * 4 * count / min(copies), rates)
+
+
+def _int8_product(size: int) -> Callable[[], Tensor]:
+    """Bytes (size, size) by int8 weights (size, size), to bytes: as the int8 trunk's convolutions, by the same library."""
+    left = torch.randint(0, 256, (size, size), dtype=torch.uint8)
+    weight = torch.randint(-127, 128, (size, size), dtype=torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(weight, [size, size])
+    scales, zeros = torch.full((size,), 1e-3), torch.zeros(size, dtype=torch.int32)
+    return lambda: torch.ops.onednn.qlinear_pointwise(
+        left, 1.0, 0, packed, scales, zeros, None, 100.0, 0, torch.uint8, "none", [], ""
+    )

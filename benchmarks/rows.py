@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +30,8 @@ Measure: TypeAlias = Callable[["Setting"], Iterator[Row]]
 ROWS_SCHEMA = "gpuannot.benchmark/2"
 #: The variant that the others are compared with.
 OURS = "gpuannot"
+#: What the tables say of a row: its variant, and :func:`cells`.
+HEADINGS = ("", "a second", "median", "IQR", "× gpuannot's time", "of limit", "peak MB", "against float64")
 _SHORTEST_TIMING = 0.02  # seconds; shorter calls are made several times in one timing
 _LONGEST_TIMINGS = 20.0  # seconds of one variant at one size, after which no timing of it begins
 
@@ -138,19 +142,32 @@ def measure_rows(
 
 
 def print_rows(rows: Iterable[Row], title: str) -> None:
-    """A table of rows, grouped by stage and case."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for heading in ("a second", "median", "IQR", "× gpuannot's time", "of limit", "peak MB", "against float64"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    group = None
+    """A table for each stage and case, no wider than the terminal; why peers were not run stands below them, once a reason."""
+    out, rows = console(), list(rows)
+    out.print(title, style="bold")
+    for (stage, case), group in groupby(rows, lambda row: (row["stage"], case_text(row))):
+        measured = [row for row in group if "missing" not in row]
+        columns: list[tuple[str, ...]] = list(zip(HEADINGS, *([row["variant"], *cells(row)] for row in measured), strict=True))
+        columns = [column for column in columns if any(column[1:])]
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column(overflow="fold")  # names take several lines where figures need the room
+        for heading, *_ in columns[1:]:
+            table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+        for texts in zip(*(column[1:] for column in columns), strict=True):
+            table.add_row(*texts)
+        out.print(f"{stage}: {case}")
+        out.print(table)
+    reasons: dict[str, dict[str, None]] = {}
     for row in rows:
-        if (found := (row["stage"], case_text(row))) != group:
-            table.add_section()
-            table.add_row(f"[bold]{row['stage']}[/bold]  {found[1]}")
-            group = found
-        table.add_row("  " + row["variant"], *cells(row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        if "missing" in row:
+            reasons.setdefault(row["missing"], {})[row["variant"]] = None
+    for reason, names in reasons.items():
+        out.print(f"not run: {'; '.join(names)}: {reason}")
+
+
+def console() -> Console:
+    """Where tables are printed: as wide as the terminal, and 160 columns in a file."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
 
 
 def case_text(row: Row) -> str:
@@ -186,6 +203,11 @@ def duration(seconds: float) -> str:
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
+
+
+def rate_text(dtype: str, rate: float) -> str:
+    """The rate of products of a dtype."""
+    return f"{rate / 1e9:,.0f} {'GOP/s' if dtype == 'int8' else 'GFLOP/s'}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

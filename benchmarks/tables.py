@@ -13,11 +13,10 @@ from typing import Any
 
 from benchmarks.common import RESULTS, parser_of
 from benchmarks.compare import read
-from benchmarks.rows import case_text, cells
+from benchmarks.rows import HEADINGS, case_text, cells, rate_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "PERFORMANCE.md"
 _MARKER = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_HEADINGS = ("", "a second", "median", "IQR", "× gpuannot's time", "of limit", "peak MB", "against float64")
 
 
 def table(result: dict[str, Any], stage: str) -> str:
@@ -34,8 +33,8 @@ def table(result: dict[str, Any], stage: str) -> str:
     if not rows:
         known = ", ".join(dict.fromkeys(row["stage"] for row in result["rows"]))
         raise ValueError(f"no stage {stage!r} in the result; it has {known}")
-    several = [heading for heading in range(len(_HEADINGS)) if heading < 3 or any(_cell(row, heading) for row in rows)]
-    lines = [_line(_HEADINGS[heading] for heading in several), _line("---" if not heading else "---:" for heading in several)]
+    several = [heading for heading in range(len(HEADINGS)) if heading < 3 or any(_cell(row, heading) for row in rows)]
+    lines = [_line(HEADINGS[heading] for heading in several), _line("---" if not heading else "---:" for heading in several)]
     group = None
     for row in rows:
         if (case := case_text(row)) != group:
@@ -76,7 +75,7 @@ def _limits(result: dict[str, Any]) -> str:
     limits = result["limits"]
     lines = [_line(["limit of this run", "measured"]), _line(["---", "---:"])]
     lines.append(_line(["copy, read + written", f"{limits['copy_bytes_per_second'] / 1e9:.1f} GB/s"]))
-    lines += [_line([f"{name} matrix product", f"{rate / 1e9:,.0f} GFLOP/s"]) for name, rate in limits["flop_per_second"].items()]
+    lines += [_line([f"{name} matrix product", rate_text(name, rate)]) for name, rate in limits["flop_per_second"].items()]
     return "\n".join(lines) + "\n"
 
 

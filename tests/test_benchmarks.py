@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import benchmarks.__main__ as run_all
 from benchmarks import bench_descriptors, bench_nearest_center, bench_vlad, bench_words, common, plot, tables
@@ -23,8 +24,9 @@ from benchmarks.common import NO_DEVICE, alternate, result, spread, write_result
 from benchmarks.compare import compare, read
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.peers import Missing, compiled, peer
-from benchmarks.rows import OURS, Row, Setting, content, equal_share, measure_rows, relative_error
+from benchmarks.rows import OURS, Row, Setting, content, equal_share, measure_rows, print_rows, relative_error
 from benchmarks.stages import stages
+from gpuannot.method import int8
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema, which the test extra brings")
 
@@ -105,13 +107,15 @@ def test_shares_of_a_limit_by_hand() -> None:
         "gb_per_second": 25, "share_of_copy": 0.25, "gflop_per_second": 500, "share_of_product": 0.5, "share_of_limit": 0.5
     }  # fmt: skip
     assert limits.shares(1.0, 50e9, 0.1e12, "float32")["share_of_limit"] == 0.5  # memory is what limits it
-    assert "share_of_product" not in limits.shares(1.0, None, 1e9, "float16") and limits.shares(1.0, None, None, "float32") == {}
+    assert limits.shares(1.0, 50e9, 1e9, "int8").keys() == {"gb_per_second", "share_of_copy", "gflop_per_second"}  # not measured
+    assert limits.shares(1.0, None, None, "float32") == {}
 
 
 def test_limits_of_this_machine() -> None:
     limits = measure_limits(CPU, quick=True)
     assert limits.copy_bytes_per_second > 1e8
-    assert set(limits.flop_per_second) >= {"float32", "float64"} and min(limits.flop_per_second.values()) > 1e8
+    expected = {"float32", "float64"} | ({"int8"} if int8.supported() else set())
+    assert set(limits.flop_per_second) >= expected and min(limits.flop_per_second.values()) > 1e8
 
 
 def test_rows_of_variants_and_of_a_missing_one() -> None:
@@ -274,6 +278,23 @@ RESULT = valid(
         {"stage": "vlad", "case": {"images": 10}, "variant": "a|b", "device": "cpu", "missing": "not usable here"},
     ]
 )
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_terminal_shows_every_figure(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "not usable here: No module named 'cyvlfeat'; pip install cyvlfeat (it compiles against libvlfeat-dev) " + "x" * width
+    absent = [{"stage": "vlad", "case": {"images": 10}, "variant": name, "device": "cpu", "missing": reason} for name in "ab"]
+    name = "torch addmm + argmin, one-hot product, compiled"
+    found = {"measure": "relative error", "value": 5.1e-8, "bound": 1e-5, "agrees": True}
+    full = {"share_of_limit": 0.19, "seconds_to_gpuannot": 1.25, "peak_bytes": 1234e6, "agreement": found}
+    monkeypatch.setattr("benchmarks.rows.console", lambda: Console(width=width, highlight=False, markup=False))
+    print_rows([row() | full, absent[0], row(variant=name, median=0.00628) | full, absent[1]], "vlad")
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= width and "…" not in printed
+    words = printed.split()
+    for figure in ("10", "1,592", "1", "6.28", "ms", "4%", "1.25", "19%", "1,234", "5.1e-08", *name.split()):
+        assert figure in words, figure
+    assert " ".join(words).count("not run: a; b: not usable here") == 1 and words.count("'cyvlfeat';") == 1
 
 
 def test_charts(tmp_path: Path) -> None:

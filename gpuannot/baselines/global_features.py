@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ..config import AnnotatorConfig
 from ..errors import DataError, ImageError, InvalidArgumentError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.inputs import Images, as_sequence, none_readable
 from ..method.trunk import layer_names
 from ..method.weights import load_fully_connected

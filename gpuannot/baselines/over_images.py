@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..annotator import Labels
 from ..errors import DataError, ImageError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.inputs import Images, as_sequence, none_readable, source_name, warn_of_failures
 from ..method.labels import label_matrix
 from ..model.annotations import Annotations

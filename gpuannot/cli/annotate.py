@@ -21,7 +21,7 @@ from .tables import output, plain, printable
 
 if TYPE_CHECKING:
     from ..annotator import Annotator
-    from ..images.batches import ImageFailure
+    from ..images.decode_task import ImageFailure
     from ..images.inputs import Inputs
     from ..jobs.writers import Selection
     from ..model.annotations import Annotations
@@ -116,6 +116,8 @@ def to_file(annotator: Annotator, parts: Iterable[Annotations], to: Path, writin
     Raises:
         OutputError: another run writes it.
     """
+    from ..jobs.pipeline import write_in_background
+
     failures: list[ImageFailure] = []
     model, confidence = annotator.to_model_file().sha256, annotator.words.has_confidence
     ledger = to.with_name(to.name + ".failures.jsonl")

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import counted
 from .exit import errors, errors_to_exit_code, exit_for
+from .opening import open_model
 from .options import (
     AsJson,
     Convention,
@@ -55,7 +56,6 @@ def evaluate(
     standard error (bootstrap over the images), N+ the number of words given correctly at least once. With confidences, a table
     says how many of the words of about each confidence were right, and the mean gap, the expected calibration error.
     """
-    from ..annotator import Annotator
     from ..datasets.label_files import load_labelled_images
     from ..datasets.label_words import without_case
     from ..experiments.bootstrap import resample
@@ -64,14 +64,15 @@ def evaluate(
     from ..metrics import reliability
     from ..model.annotations import Annotations
     from ..model.header import check_is_file
-    from ..report.writer import check_report_path
 
     if report is not None:
+        from ..report.writer import check_report_path
+
         check_report_path(report, overwrite)
     check_is_file(model)
     images = load_labelled_images(data, fold_case=fold_case, labels=labels.value, hierarchy=hierarchy, machine_words=machine_words)
     check_carried(images, data, "score")
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    annotator = open_model(model, weights, weights_convention, device)
     if fold_case:
         images = without_case(images, annotator.vocabulary)
     with reporting(report, annotator, images.paths, labelled=images, title=f"Evaluation on {data}", overwrite=overwrite) as passing:

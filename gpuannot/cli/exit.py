@@ -23,7 +23,7 @@ from ..system.version import __version__
 from .tables import plain, printable
 
 if TYPE_CHECKING:
-    from ..images.batches import ImageFailure
+    from ..images.decode_task import ImageFailure
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 #: What is good to know and nothing to worry about; ``--quiet`` leaves it out.

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import InvalidArgumentError, counted
 from .exit import errors_to_exit_code, exit_for, notes
+from .opening import open_model
 from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights, check_folder_of
 from .tables import plain
 
@@ -40,15 +41,15 @@ def explain(
     explanations.json has the numbers: for each image its words, scores, the bias and every patch's contribution, which add up to
     the score.
     """
-    from ..annotator import Annotator
     from ..images.containers import read
     from ..images.inputs import Inputs
-    from ..report.explained import write_explanations
 
     if to.exists() and not overwrite:
         raise InvalidArgumentError(f"{to} exists; choose another folder with --output, or write into it with --overwrite")
     check_folder_of(to)
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    annotator = open_model(model, weights, weights_convention, device)
+    from ..report.explained import write_explanations
+
     sources = list(Inputs(inputs, glob=glob or (), exclude=exclude or ()))
     by_name = {source.name: source for source in sources}
     with warnings.catch_warnings():

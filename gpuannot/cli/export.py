@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError, InvalidArgumentError, counted
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..jobs.writers import AnnotationWriter, failure_lines
 from ..system.atomic_files import write_whole, writing_alone
 from ..system.progress import progress_bar

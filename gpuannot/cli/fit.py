@@ -80,7 +80,6 @@ def fit(
     Studio exports as JSON. CSV, TSV and JSON lines: columns 'image' and 'words' (or names like them), several words separated by
     ';'; or a column of 0 and 1 for each word. Image names are paths relative to the label file or to its subfolder 'images'.
     """
-    from ..annotator import Annotator
     from ..config import REGRESSIONS
     from ..datasets.label_files import load_labelled_images
     from .settings import config_from_options
@@ -96,6 +95,8 @@ def fit(
         data, fold_case=fold_case, min_count=min_count, labels=labels.value, hierarchy=hierarchy, machine_words=machine_words
     )
     check_carried(images, data, "learn", min_count)
+    from ..annotator import Annotator
+
     annotator = Annotator(config, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below

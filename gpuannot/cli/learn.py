@@ -12,9 +12,10 @@ from rich.table import Table
 
 from ..errors import counted
 from .exit import errors_to_exit_code, exit_for
+from .opening import open_model
 from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Weights
 from .tables import output, plain
-from .words import To, load, model_to_write, save
+from .words import To, model_to_write, save
 
 if TYPE_CHECKING:
     from ..model.corrections import Changes
@@ -46,7 +47,7 @@ def learn(
 
     to = model_to_write(model, to, overwrite)
     found = load_corrections(corrections)
-    annotator = load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     counts = dict(zip(annotator.vocabulary, annotator.bank_.counts.tolist(), strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below

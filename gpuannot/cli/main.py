@@ -19,6 +19,7 @@ from .explain import explain
 from .export import export, untag
 from .fit import fit
 from .learn import learn
+from .opening import open_model
 from .options import (
     AsJson,
     Column,
@@ -146,10 +147,7 @@ def annotate(
     With --format xmp or txt the words go beside the images; with --output as well, they are kept there first, as 'gpuannot export'
     reads them, and a folder makes that run one that can be resumed.
     """
-    from ..annotator import Annotator
     from ..images.inputs import Inputs
-    from ..report.build import report_files
-    from ..report.writer import check_report_path
     from . import annotate as annotating
 
     of_folders = {
@@ -171,9 +169,11 @@ def annotate(
     if overwrite and (resume or retry_failed or extend):
         raise InvalidArgumentError("--resume, --retry-failed and --extend go on with a run, --overwrite replaces it: choose one")
     if report is not None:
+        from ..report.writer import check_report_path
+
         check_report_path(report, overwrite)
     search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
-    annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
+    annotator = open_model(model, weights, weights_convention, device)
     _, least = annotator.words.check_giving(k, threshold)
     selection.check(annotator.vocabulary)
     if least is not None and threshold is None:
@@ -186,6 +186,8 @@ def annotate(
             unwritten, done = annotating.tags_of(to, writing, as_json, progress)
             shown, failed = [*shown, *unwritten], failed + len(unwritten)
         if report is not None and done:
+            from ..report.build import report_files
+
             report_files(to, report, annotator=annotator, title=f"Words of {inputs[0]}", overwrite=overwrite, progress=progress)
             notes.print(f"{plain(report)}: written")
         exit_for(shown, done=done, failed=failed)

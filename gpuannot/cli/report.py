@@ -12,6 +12,7 @@ import typer
 from ..errors import InvalidArgumentError, counted
 from .commands import command_line
 from .exit import errors_to_exit_code, exit_for, notes, tell_left_out
+from .opening import open_model
 from .options import Column, Convention, Device, Exclude, FoldCase, Glob, K, Overwrite, Progress, Threshold, Weights
 from .tables import plain
 
@@ -93,12 +94,11 @@ def report(
         raise InvalidArgumentError("--labels goes with annotations; with a model give the label file itself in place of the images")
     if not data:
         raise InvalidArgumentError(f"images to annotate with {source} are missing: {command_line('report', source, 'IMAGES')}")
-    from ..annotator import Annotator
     from ..datasets.label_words import without_case
     from ..images.inputs import Inputs
 
     found = labelled_or_inputs(data, Inputs(data, glob=glob or (), exclude=exclude or (), column=column), fold_case)
-    annotator = Annotator.load(source, weights=weights, weights_convention=weights_convention, device=device)
+    annotator = open_model(source, weights, weights_convention, device)
     if isinstance(found, Inputs):
         images: Any = list(found)
     else:

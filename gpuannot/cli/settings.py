@@ -29,8 +29,6 @@ def config_from_options(
         InvalidArgumentError: both a preset and a file, a setting that is unknown, or a value that is not one of its kind.
         DataError: the file cannot be used.
     """
-    from ..experiments.tune import read_config
-
     if preset is not None and file is not None:
         raise InvalidArgumentError("--preset and --config both say where to start from; give one of them")
     changes: dict[str, Any] = {} if objective is None else {"objective": objective}
@@ -47,7 +45,11 @@ def config_from_options(
         changes["weights"] = weights
     if convention is not None:
         changes["weights_convention"] = convention
-    return dataclasses.replace(read_config(file) if file is not None else AnnotatorConfig.preset(preset or "paper"), **changes)
+    if file is None:
+        return dataclasses.replace(AnnotatorConfig.preset(preset or "paper"), **changes)
+    from ..experiments.tune import read_config
+
+    return dataclasses.replace(read_config(file), **changes)
 
 
 def search_space(options: Sequence[str] | None) -> dict[str, list[Any]] | None:

@@ -20,7 +20,7 @@ from .tables import plain, printable
 from .writing import ExcludeWords, FormatOption, Hierarchy, Into, WholeNames, WordThresholds, Writing, selection_of
 
 if TYPE_CHECKING:
-    from ..images.batches import ImageFailure
+    from ..images.decode_task import ImageFailure
 
 
 @errors_to_exit_code

@@ -12,6 +12,7 @@ import typer
 from ..errors import InvalidArgumentError, counted
 from .commands import add_command
 from .exit import errors_to_exit_code, exit_for, notes
+from .opening import open_model
 from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Sources, Weights, check_model_output
 from .tables import plain
 
@@ -34,6 +35,9 @@ To = Annotated[
 @errors_to_exit_code
 def list_words(model: Model, as_json: AsJson = False) -> None:
     """List the words and how many images each was learnt from."""
+    from ..model.header import read_vocabulary
+
+    read_vocabulary(model)  # what is no model is told of before torch is imported
     from ..model.file import ModelFile
 
     file = ModelFile.read(model)
@@ -67,7 +71,7 @@ def add(
     to = model_to_write(model, to, overwrite)
     if not is_word(word):
         raise InvalidArgumentError(f"the new word is {word!r}, expected one with a letter or sign to see")
-    annotator = load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     sources = list(Inputs(images))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
@@ -90,7 +94,7 @@ def remove(
     """Remove words, as if no label had named them."""
     to = model_to_write(model, to, overwrite)
     gone = _known(model, words)
-    annotator = load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     annotator.remove_words(words)
     save(annotator, to, f"{counted(len(gone), 'word')} removed")
 
@@ -109,7 +113,7 @@ def rename(
     """Give a word another name."""
     to = model_to_write(model, to, overwrite)
     _known(model, [word])
-    annotator = load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     annotator.rename_word(word, name)
     save(annotator, to, f"{word!r} is now {name!r}")
 
@@ -138,16 +142,9 @@ def merge(
 
     to = model_to_write(model, to, overwrite)
     _known(model, [word, into])
-    annotator = load(model, weights, weights_convention, device)
+    annotator = open_model(model, weights, weights_convention, device)
     annotator.merge_words(word, into, list(Inputs(both)) if both else None, progress=progress)
     save(annotator, to, f"{word!r} merged into {into!r}")
-
-
-def load(model: Path, weights: str | None, convention: str | None, device: str) -> Annotator:
-    """A model that is to change."""
-    from ..annotator import Annotator
-
-    return Annotator.load(model, weights=weights, weights_convention=convention, device=device)
 
 
 def model_to_write(model: Path, to: Path | None, overwrite: bool) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
-from ..images.batches import ImageFailure
 from ..images.decode import IMAGE_SUFFIXES
+from ..images.decode_task import ImageFailure
 from ..images.inputs import Inputs
 from ..method.labels import spelled
 from .label_text import LABEL_SUFFIXES

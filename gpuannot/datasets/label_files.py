@@ -33,8 +33,8 @@ from pathlib import Path
 from scipy import sparse
 
 from ..errors import DataError, InvalidArgumentError, counted
-from ..images.batches import ImageFailure
 from ..images.decode import IMAGE_SUFFIXES
+from ..images.decode_task import ImageFailure
 from ..images.inputs import Inputs
 from ..method.labels import label_matrix
 from .class_folders import find_class_folders

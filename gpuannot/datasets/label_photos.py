@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from ..errors import DataError, counted, shown
-from ..images.batches import ImageFailure
 from ..images.decode import IMAGE_SUFFIXES
+from ..images.decode_task import ImageFailure
 from ..images.inputs import Inputs
 from ..images.keywords import embedded_keywords
 from ..images.refusal import Unusable

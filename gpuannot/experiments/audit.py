@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..annotator import Annotator
+from ..config import REGRESSIONS
 from ..datasets.label_files import LabelledImages
 from ..errors import DataError, counted
-from ..heads.systems import REGRESSIONS
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..model.audit import FEW, Audit, audit, kept_vectors, learn_vectors, regression_of
 from ..model.encoder import to_host
 from ..model.fit import learn_codebook, learn_transform, reading, statistics_positions

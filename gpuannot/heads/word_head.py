@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.special import expit
 from torch import Tensor
 
 from ..config import REGRESSIONS, AnnotatorConfig
@@ -248,6 +247,8 @@ class WordHead:
                 return
             curve = self.logistic = curve._replace(prior=-self.chosen.balance * curve.odds)
         if images and curve is not None:
+            from scipy.special import expit  # a tenth of a second, which annotating does not need
+
             level = curve.level * np.exp(values - self._balance * frequency) if curve.level else 0.0
             confidence = expit(curve.odds * values + curve.prior * frequency + curve.constant + level)
             carried = truth.sum(dim=1).cpu().numpy().astype(np.int64)

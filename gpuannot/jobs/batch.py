@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidArgumentError, TooManyFailuresError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.gpu import choose_decoder
 from ..images.inputs import Inputs
 from ..model.word_model import WordModel

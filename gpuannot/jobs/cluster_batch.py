@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import ClusterError, ModelFileError, OutputError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import is_url
 from ..model.persistence import restore
 from ..model.word_model import WordModel

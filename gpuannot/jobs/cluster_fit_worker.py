@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import ClusterError, DataError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..model.encoder import Encoder, Learnt
 from ..model.store import FeatureStore, new_store
 from ..model.word_model import WordModel

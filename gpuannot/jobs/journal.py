@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import DataError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import utf8
 from ..system.atomic_files import write_whole, writing_alone
 from .readers import rows_of

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OutputError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import Input
 from ..system.atomic_files import exclusive, remove_temporary_files, temporary_name, write_whole
 from .input_list import InputList, in_parts

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from types import TracebackType
 
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..model.annotations import Annotations
 from ..system.atomic_files import write_whole
 from .part_folder import PartFolder

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import Input, describe, utf8
 from ..model.annotations import Annotations
 from .part_folder import PartFolder

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from watchfiles import watch
 
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import Input, utf8
 from ..images.inputs import Inputs
 from ..model.annotations import Annotations

@@ -335,7 +335,7 @@ def checked_layers(stored: StoredWeights, shapes: Mapping[str, tuple[int, ...]])
         tensor = tensor.float()
         if tuple(tensor.shape) != shape:
             raise WeightsError(f"{stored.origin}: {key} has shape {tuple(tensor.shape)}, {title} has {shape}")
-        if not torch.isfinite(tensor).all():
+        if not torch.isfinite(torch.stack(tensor.aminmax())).all():  # a NaN is both
             raise WeightsError(f"{stored.origin}: {key} holds non-finite values")
         layers[key] = tensor.contiguous()
     if stored.preprocessing.bgr_weights:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceError, InvalidArgumentError
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -13,11 +13,11 @@ from scipy import sparse
 from scipy.special import expit
 from scipy.stats import rankdata
 
+from ..config import REGRESSIONS
 from ..heads.calibration import fit_logistic, random_numbers
 from ..heads.kept_images import KeptImages
 from ..heads.left_out import left_out_predictions
 from ..heads.products import product
-from ..heads.systems import REGRESSIONS
 from ..system.partitions import PARTITION
 from .encoder import Learnt
 from .word_model import WordModel

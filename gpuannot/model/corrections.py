@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError, InvalidArgumentError, counted
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.inputs import as_sequence, none_readable
 from .word_model import WordModel
 

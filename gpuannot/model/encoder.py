@@ -19,7 +19,7 @@ from torch import Tensor
 from ..config import AnnotatorConfig
 from ..errors import InvalidArgumentError, NotFittedError
 from ..heads.projection import JointProjection, projection_sample, takes_parts
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.inputs import Images, as_sequence, warn_of_failures
 from ..method.codebook import LayerCodebooks, sample_positions
 from ..method.descriptors import DeviceLayerTransforms, LayerTransforms

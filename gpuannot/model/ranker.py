@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
 from torch import Tensor
 
 from ..heads.kernel_ranking import DeviceKernelRanking, KernelRanking
@@ -91,6 +90,8 @@ class WordRanker:
             return torch.sigmoid(offset + slope * on_device - level * distance)
         slope, offset, level = curves[:, index]
         score = np.log(np.maximum(-distance, _LEAST)) if self._head.of_logarithms else -distance
+        from scipy.special import expit  # a tenth of a second, which a model without confidences does not need
+
         return expit(offset + slope * score - level * distance)
 
     def weak_below(self, bank: WordBank) -> float | None:

@@ -10,8 +10,11 @@ from scipy import sparse
 
 from ..system.threads import even_block, for_blocks
 
-# Scores that a thread holds at once: few enough for the cache, and enough for the calls to cost little beside the work.
-_SCORES = 1 << 20
+# Scores that a thread holds at once: few enough for its cache, and enough for the calls to cost little beside the work.
+_SCORES = 1 << 19
+# Up to so many multiplications OpenBLAS makes a product without copying the factors first, which is faster (its small matrix path)
+# as long as there are some rows.
+_SMALL, _ROWS = 10**6, 16
 # Images that a thread aggregates at once.
 _IMAGES = 64
 
@@ -35,10 +38,17 @@ def nearest_center(
     prepared = _prepare(centers, np.result_type(descriptors, centers))
     index = np.empty(len(descriptors), dtype=np.int32)
 
-    def assign(start: int, stop: int) -> None:
-        index[start:stop] = _nearest(descriptors[start:stop], prepared)
+    block = max(_ROWS, _SCORES // len(centers))
+    rows = _SMALL // centers.size if _ROWS * centers.size <= _SMALL else block
 
-    for_blocks(assign, len(descriptors), even_block(len(descriptors), _SCORES // len(centers)))
+    def assign(start: int, stop: int) -> None:
+        whole = stop - (stop - start) % rows
+        for first, last, size in ((start, whole, rows), (whole, stop, stop - whole)):
+            if last > first:
+                products = descriptors[first:last].reshape(-1, size, descriptors.shape[1])
+                index[first:last] = _nearest(products, prepared).ravel()
+
+    for_blocks(assign, len(descriptors), rows * max(1, block // rows))
     return index
 
 
@@ -56,14 +66,14 @@ def _prepare(centers: NDArray[np.floating], dtype: np.dtype) -> _Prepared:
 
 
 def _nearest(descriptors: NDArray[np.floating], prepared: _Prepared) -> NDArray[np.int32]:
-    """:func:`nearest_center` of few descriptors (B, n)."""
+    """:func:`nearest_center` of few descriptors (B, P, n), in a product for each P of them, which BLAS rounds as it would alone."""
     with np.errstate(invalid="ignore", over="ignore"):
         scores = descriptors @ prepared.negative
         scores += prepared.half_norms
         total = scores.sum()
-    index = prepared.canonical[scores.argmin(axis=1)]
+    index = prepared.canonical[scores.argmin(axis=-1)]
     if not np.isfinite(total):  # as it is wherever a score is not
-        index[~np.isfinite(scores).all(axis=1)] = -1
+        index[~np.isfinite(scores).all(axis=-1)] = -1
     return index
 
 
@@ -123,7 +133,8 @@ def _sum(
     column = np.concatenate([[0], np.cumsum(valid)])
     indicator = sparse.csc_array((np.ones(len(row), dtype), row, column), shape=(images * m, images * patches))
     sums = (indicator @ descriptors.reshape(-1, n)).reshape(images, m, n)
-    np.subtract(sums, counts[:, :, None].astype(dtype) * centers, out=residuals)
+    np.multiply(counts[:, :, None].astype(dtype), centers, out=residuals)
+    np.subtract(sums, residuals, out=residuals)
     return counts
 
 
@@ -156,9 +167,13 @@ def vlad(
     residuals = np.empty((batch, len(centers), n), dtype=descriptors.dtype)
     counts = np.empty((batch, len(centers)), dtype=np.int64)
 
+    # All of an image or an even share of it, so that what else is in the batch changes no bit.
+    shares = (size for size in range(patches, _ROWS - 1, -1) if patches % size == 0 and size * centers.size <= _SMALL)
+    rows = next(shares, max(1, patches))
+
     def encode(start: int, stop: int) -> None:  # one after the other in one thread, whose cache still holds the descriptors
         part = descriptors[start:stop]
-        index = _nearest(part.reshape(-1, n), prepared).reshape(part.shape[:2])
+        index = _nearest(part.reshape(-1, rows, n), prepared).reshape(part.shape[:2])
         counts[start:stop] = _sum(part, index, centers, residuals[start:stop])
 
     for_blocks(encode, batch, even_block(batch, _SCORES // max(1, len(centers) * patches)))

@@ -14,7 +14,7 @@ from scipy import sparse
 from ..datasets.label_files import LabelledImages
 from ..datasets.label_words import without_case
 from ..errors import DataError, counted
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import utf8
 from ..jobs.readers import AnnotationFiles
 from ..method.labels import label_matrix

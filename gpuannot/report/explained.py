@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..images.batches import ImageFailure
+from ..images.decode_task import ImageFailure
 from ..images.input import utf8
 from ..model.explain import PALETTE, Explanation
 from ..system.atomic_files import write_whole

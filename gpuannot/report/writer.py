@@ -19,8 +19,8 @@ from scipy import sparse
 
 from ..config import REGRESSIONS
 from ..errors import DataError, ImageError, InvalidArgumentError
-from ..images.batches import ImageFailure
 from ..images.containers import Containers
+from ..images.decode_task import ImageFailure
 from ..images.input import Input, Loaded, utf8
 from ..images.inputs import none_readable
 from ..metrics import reliability

@@ -184,6 +184,38 @@ def test_a_word_that_is_misspelled_is_told_of_without_torch(model: Path, scenes:
     assert result.stderr == f"error: the vocabulary lacks '{word.upper()}x'; did you mean {word!r}?\n"
 
 
+def test_help_and_errors_come_without_torch(tmp_path: Path) -> None:
+    """In one process, so that the first that imports torch is named; it takes longer to import than all of these to run."""
+    image, none, data = tmp_path / "a.jpg", tmp_path / "none.safetensors", tmp_path / "train.json"
+    image.write_bytes(b"no image")
+    data.write_text("[]")
+    wrong = {
+        "no such model file": [["annotate", none, image], ["explain", none, image], ["words", "list", none],
+                               ["words", "add", none, "sky", image, "-o", tmp_path / "new.safetensors"]],
+        "is not a whole safetensors file": [["annotate", image, image, "-o", tmp_path / "words.csv"]],
+        "needs a folder for the output": [["annotate", none, image, "--resume"]],
+        "choose one of": [["fit", data, "-o", none, "--preset", "wurst"]],
+        "No such option": [["fit", data, "--output", none, "--frob"]],
+        "no such": [["evaluate", none, tmp_path / "nowhere.json"], ["fit", tmp_path / "nowhere.json", "-o", none]],
+        "train.json": [["fit", data, "-o", none]],
+    }  # fmt: skip
+    helps = [[*name, "--help"] for name in COMMANDS]
+    cases = [(text, [str(word) for word in words]) for text, group in wrong.items() for words in group]
+    cases += [*(("Usage", words) for words in [*helps, [], ["frob"]]), ("gpuannot", ["--version"])]
+    program = f"""
+import contextlib, io, sys
+from gpuannot.cli.main import app
+for text, words in {cases!r}:
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit):
+        app(words)
+    assert text in shown.getvalue(), (words, shown.getvalue())
+    assert not {{"torch", "sklearn"}} & set(sys.modules), words
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 # ---- help
 
 

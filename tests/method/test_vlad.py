@@ -275,6 +275,21 @@ def test_no_images_and_no_descriptors(batch: int, patches: int, chosen: tuple[bo
     assert vectors.shape == (batch, 12) and vectors.dtype == np.float32 and not vectors.any()
 
 
+@pytest.mark.parametrize(("patches", "n", "m"), [(196, 64, 64), (196, 128, 64), (97, 64, 256), (49, 300, 300)])
+def test_an_images_bits_do_not_depend_on_batch_or_cores(patches: int, n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(5)
+    descriptors = generator.standard_normal((23, patches, n), dtype=np.float32)
+    centers = generator.standard_normal((m, n), dtype=np.float32)
+    # Halfway between two centres, where the last bit of a score decides.
+    descriptors[:, ::3] = (centers[generator.integers(m, size=(23, patches))] + centers[0])[:, ::3] / 2
+    monkeypatch.setattr(reference, "_SCORES", 3 * patches * m)  # several blocks
+    found = reference.vlad(descriptors, centers)
+    alone = np.concatenate([reference.vlad(descriptors[number : number + 1], centers) for number in range(23)])
+    np.testing.assert_array_equal(found, alone)
+    monkeypatch.setattr("gpuannot.system.threads.cpus", lambda: 1)
+    np.testing.assert_array_equal(reference.vlad(descriptors[5:], centers), found[5:])
+
+
 def test_images_do_not_mix() -> None:
     rng = np.random.default_rng(0)
     descriptors, centers = whole_numbers(rng, 7, 11, 4), whole_numbers(rng, 5, 4)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
-from ...images.batches import ImageFailure
+from ...images.decode_task import ImageFailure
 from ...model.annotations import Annotations
 from .rows import rows
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from ...errors import DataError
-from ...images.batches import ImageFailure
+from ...images.decode_task import ImageFailure
 from ...images.input import is_url, utf8
 from ...model.annotations import Annotations
 from .rows import rows

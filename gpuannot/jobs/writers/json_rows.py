@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import IO
 
-from ...images.batches import ImageFailure
+from ...images.decode_task import ImageFailure
 from ...model.annotations import Annotations
 from .rows import rows
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ...images.batches import ImageFailure
+from ...images.decode_task import ImageFailure
 from ...images.input import utf8
 
 

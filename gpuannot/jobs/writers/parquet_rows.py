@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...images.batches import ImageFailure
+from ...images.decode_task import ImageFailure
 from ...images.input import utf8
 from ...model.annotations import Annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ...images.batches import ImageFailure
+from ...images.decode_task import ImageFailure
 from ...model.annotations import Annotations
 
 

@@ -16,8 +16,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from ...images.batches import ImageFailure
 from ...images.decode import IMAGE_SUFFIXES
+from ...images.decode_task import ImageFailure
 from ...images.input import is_url, utf8
 from ...images.inputs import Inputs
 from ...images.refusal import Unusable

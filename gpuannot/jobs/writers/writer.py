@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ...errors import DataError
-from ...images.batches import ImageFailure
+from ...images.decode_task import ImageFailure
 from ...model.annotations import Annotations
 from ...system.atomic_files import publish, temporary_name
 from .csv_rows import CsvRows
