@@ -18,7 +18,7 @@ from ..system.atomic_files import replacing
 from ..system.threads import cpus
 from . import counts
 from .page import render
-from .previews import TextBlocks, preview, preview_side
+from .previews import TextBlocks, preview, preview_form
 from .writer import check_report_path, model_facts, page_facts, plain_facts
 
 #: Images that a page shows for review, the most doubtful ones.
@@ -62,8 +62,8 @@ def write_audit(
     carried = counts.as_lists(images.labels[shown])
     given = _words(audit, carried, shown)
     with TextBlocks() as previews, ThreadPoolExecutor(cpus(), thread_name_prefix="gpuannot-preview") as pool:
-        side = preview_side(len(shown))
-        for made in pool.map(lambda image: preview(images.paths[image], str(images.paths[image]), side), shown):
+        form = preview_form(len(shown))
+        for made in pool.map(lambda image: preview(images.paths[image], str(images.paths[image]), form), shown):
             previews.append(None if isinstance(made, ImageError) else made[0])
         data = {
             "schema": "gpuannot.audit-page/1",
