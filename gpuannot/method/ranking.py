@@ -136,7 +136,7 @@ class DeviceRanking:
             from ..kernels import rank_candidates
 
             metric = "cosine" if self.cosine else "l2"
-            return rank_candidates(rows, self.word_vectors, self.known, candidates, k, score=metric)
+            return rank_candidates(rows.contiguous(), self.word_vectors, self.known, candidates, k, score=metric)
         # Ascending numbers, so that the stable sort below leaves ties in the order of the vocabulary.
         candidates = candidates.sort(dim=1).values
         squared = (rows[:, None, :] - self.word_vectors[candidates]).square().sum(dim=2, dtype=torch.float64)
@@ -236,7 +236,7 @@ class DeviceLinearRanking:
         if _by_kernel(rows, take):
             from ..kernels import rank_candidates
 
-            return rank_candidates(rows, self.weights, self.known, candidates, k, score="linear", bias=self.bias)
+            return rank_candidates(rows.contiguous(), self.weights, self.known, candidates, k, score="linear", bias=self.bias)
         candidates = candidates.sort(dim=1).values
         exact = (rows[:, None, :].double() * self.weights[candidates]).sum(dim=2) + self.bias[candidates]
         exact, order = exact.sort(dim=1, descending=True, stable=True)

@@ -11,7 +11,6 @@ import torch
 
 from gpuannot import kernels
 from gpuannot.heads.projection import JointProjection
-from gpuannot.method.descriptors import DeviceTransform
 from gpuannot.method.ranking import DeviceRanking
 from gpuannot.model.capture import CapturedAnnotation
 
@@ -25,12 +24,12 @@ class Mutation(NamedTuple):
 
 
 def _cpu_tensor(patch: pytest.MonkeyPatch) -> None:
-    def left(self: DeviceTransform, *arguments: Any) -> None:
-        made(self, *arguments)
-        self.offset = self.offset.cpu()
+    def left(self: DeviceRanking, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        self.word_vectors = self.word_vectors.cpu()
 
-    made = DeviceTransform.__init__
-    patch.setattr(DeviceTransform, "__init__", left)
+    made = DeviceRanking.__init__
+    patch.setattr(DeviceRanking, "__init__", left)
 
 
 def _item(patch: pytest.MonkeyPatch) -> None:
@@ -62,8 +61,8 @@ def _stream(patch: pytest.MonkeyPatch) -> None:
 
 def _transposed(patch: pytest.MonkeyPatch) -> None:
     def turned(self: JointProjection, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, matrix = on(self, device)
-        return mean, matrix.T.reshape(matrix.shape)
+        offset, matrix = on(self, device)
+        return offset, matrix.T.reshape(matrix.shape)
 
     on = JointProjection._on
     patch.setattr(JointProjection, "_on", turned)
