@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..images.inputs import none_readable
 from ..method.descriptors import LayerTransforms
 from ..method.words import WordBank
-from ..system.memory import give_back
+from ..system.memory import large_arrays_apart
 from ..system.partitions import by_partition, tree_sum
 from ..system.progress import progress_bar
 from .encoder import Encoder, to_host
@@ -58,6 +58,7 @@ def fit(model: WordModel, vocabulary: Sequence[str], steps: FitSteps) -> None:
     Raises:
         ValueError: fewer descriptors than centres, or fewer varying channels than components.
     """
+    large_arrays_apart()
     learn_transform(model.encoder, steps, model.forget_all)
     fit_from_descriptors(model, vocabulary, steps)
 
@@ -65,9 +66,7 @@ def fit(model: WordModel, vocabulary: Sequence[str], steps: FitSteps) -> None:
 def fit_from_descriptors(model: WordModel, vocabulary: Sequence[str], steps: FitSteps) -> None:
     """:func:`fit` where normalisation and PCA have been learnt."""
     learn_codebook(model.encoder, steps)
-    sums = steps.word_sums()
-    give_back()
-    model.learn(vocabulary, sums)
+    model.learn(vocabulary, steps.word_sums())
 
 
 def learn_transform(encoder: Encoder, steps: FitSteps, begun: Callable[[], object] | None = None) -> None:
@@ -82,16 +81,13 @@ def learn_transform(encoder: Encoder, steps: FitSteps, begun: Callable[[], objec
     if begun is not None:
         begun()
     encoder.finish_transform(sums, steps.feature_sample() if encoder.extractor.on_gpu else None)
-    give_back()
 
 
 def learn_codebook(encoder: Encoder, steps: FitSteps) -> None:
     """Learn the visual words, and where there is one the projection."""
     encoder.fit_codebook(steps.descriptor_sample)
-    give_back()
     if encoder.config.projection:
         encoder.fit_projection(steps.vector_sample())
-        give_back()
 
 
 class InProcess:
@@ -197,7 +193,6 @@ class InProcess:
         for block in blocks:
             rows[taken : taken + len(block)] = block.to(rows.device)
             taken += len(block)
-        give_back()
         return rows
 
 
@@ -225,6 +220,7 @@ def reading(
     Raises:
         DataError: not one of the images to learn from can be read, or the disk is full.
     """
+    large_arrays_apart()
     extractor = model.encoder.extractor
     with extractor.new_store(len(learn_from)) as features:
         with progress_bar("trunk", len(learn_from), progress) as bar:

@@ -49,10 +49,11 @@ class WordRanker:
         return self._ranking
 
     def derive(self, bank: WordBank) -> None:
-        """Make ranking and curves, as long as the head has the solved system that they come from."""
+        """Make ranking and curves while the head has the solved system that they come from, and let go of that."""
         if len(bank.known):
             self.ranking(bank)
             self.curves(bank)
+        self._head.release()
 
     def rank(self, bank: WordBank, vectors: Vectors, k: int) -> tuple[Vectors, Vectors]:
         """Nearest words of image vectors (T, D), where those are: index (T, k) int64 into the vocabulary, distance (T, k)."""

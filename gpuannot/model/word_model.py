@@ -216,10 +216,8 @@ class WordModel:
         """Take the words from the sums over all images; None leaves every word without an image."""
         bank = new_bank(self.config, tuple(vocabulary), self.encoder.dimension, self.device) if sums is None else sums
         self.bank_ = bank.to(self.device).flush()
-        self.changed()
-        self.head.settle(self.bank_)
+        self.changed().head.settle(self.bank_)
         self.ranker.derive(self.bank_)
-        self.head.release()
 
     # -- ranking ------------------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
+from gpuannot import AnnotatorConfig
 from gpuannot.heads import moments as module
 from gpuannot.heads.moments import MAX_DIMENSION, Moments
+from gpuannot.heads.projection import JointProjection
+from gpuannot.heads.word_head import WordHead, new_bank
+from gpuannot.method.ranking import LinearRanking
 
 
 def data(count: int = 40, dimension: int = 7, seed: int = 0) -> NDArray:
@@ -98,6 +105,33 @@ def test_packed_and_back(dimension: int) -> None:
     again.unpack(exact)
     assert_moments_of(again, vectors)
     assert again.packed().tobytes() == exact.tobytes()
+
+
+def test_what_the_rounding_of_a_file_changes() -> None:
+    """Images that come and go after the sums have been in a file give the scores that they give without, to the last digits."""
+    rng = np.random.default_rng(0)
+    labels = sparse.csr_array((rng.random((400, 12)) < 0.1).astype(np.float32))
+    unit = rng.standard_normal((400, 48)) * np.linspace(3, 0.3, 48) + labels @ rng.standard_normal((12, 48))
+    projection = JointProjection(48, 16)
+    projection.matrix_ = np.eye(48, dtype=np.float32)
+    vectors = projection.expand(torch.from_numpy(unit / np.linalg.norm(unit, axis=1, keepdims=True)).float()).numpy()
+    config = AnnotatorConfig.preset("best", projection=48, quadratic=16)
+    bank, head = new_bank(config, tuple("abcdefghijkl"), vectors.shape[1], "cpu"), WordHead(config)
+    bank.partial_fit(vectors[:300], labels[:300], np.arange(300)).flush()
+    head.settle(bank)
+    head.release()
+    read = deepcopy(bank)
+    moments = read.extra(Moments)
+    assert moments is not None
+    moments.unpack(moments.packed())
+    scores = []
+    for each in (bank, read):
+        each.partial_fit(vectors[300:], labels[300:])
+        each.forget(vectors[50:150], labels[50:150])
+        ranking = deepcopy(head).ranking(each)
+        assert isinstance(ranking, LinearRanking)
+        scores.append(vectors @ ranking.weights.T + ranking.bias)
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
 
 
 def test_input_is_left_as_it_was_and_not_kept() -> None:
