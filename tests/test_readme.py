@@ -135,7 +135,7 @@ def test_the_speed_is_that_measured() -> None:
 
 
 def test_planted_errors_are_found_as_measured() -> None:
-    """Precision and recall of an audit over plantings; and what the text says of the labels that it lists."""
+    """Precision and recall of an audit over plantings, and its seconds."""
     page, result = (ROOT / "docs" / "audit.md").read_text(), results("audit-planted")
     assert f"The {result['images']:,} training images of Corel5k with {result['labels']:,} labels" in page
     runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -154,11 +154,8 @@ def test_planted_errors_are_found_as_measured() -> None:
             assert time == f"{seconds[head, ranking]:.1f} s"
     for head in ("ridge", "kernel"):
         assert 6.5 < seconds[head, "5 refits, margin"] / seconds[head, "leave-one-out, closed form"] < 10.5  # a seventh to a tenth
-        listed = runs.pop((head, "all that the audit lists", "wrong"))
-        assert 0.74 < statistics.mean(row["recall"] for row in listed) < 0.77  # three in four
-        assert 0.32 < statistics.mean(row["precision"] for row in listed) < 0.36  # a third
-        assert 0.1 < statistics.mean(row["listed"] for row in listed) / result["labels"] < 0.12  # a ninth
-        del runs[head, "all that the audit lists", "missing"]
+        for kind in ("wrong", "missing"):
+            del runs[head, "all that the audit lists", kind]
     assert not runs
 
 
