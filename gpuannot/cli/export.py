@@ -15,9 +15,9 @@ from ..images.batches import ImageFailure
 from ..jobs.writers import AnnotationWriter, failure_lines
 from ..system.atomic_files import write_whole, writing_alone
 from ..system.progress import progress_bar
-from .exit import errors_to_exit_code, exit_for, notes
+from .exit import errors, errors_to_exit_code, exit_for, notes
 from .options import AsJson, Overwrite, Progress
-from .tables import plain
+from .tables import plain, some
 from .writing import (
     DryRun,
     ExcludeWords,
@@ -77,7 +77,10 @@ def export(
     if writing.kind == "rows" and to is not None and format is not None and to.suffix != f".{format.value}":
         raise InvalidArgumentError(f"--format {format.value} and -o {to} do not fit; the suffix alone says it")
     source = AnnotationFiles(words)
-    selection.check(source.vocabulary)
+    absent = [word for word in (*selection.of_words, *selection.exclude) if word not in source.vocabulary]
+    selection.check((*source.vocabulary, *absent))  # a run knows the words that it has given, not those of the model
+    if absent:
+        errors.print(f"[yellow]warning:[/] no image was given {plain(some(absent))}")
     if to is None:
         failures, done = export_tags(source, writing, as_json, progress)
     else:
