@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError, InvalidArgumentError, counted
-from ..images.batches import ImageFailure
-from ..jobs.writers import AnnotationWriter, failure_lines
 from ..system.atomic_files import write_whole, writing_alone
 from ..system.progress import progress_bar
 from .exit import errors, errors_to_exit_code, exit_for, notes
@@ -34,6 +32,7 @@ from .writing import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from ..images.batches import ImageFailure
     from ..jobs.readers import AnnotationFiles
     from ..jobs.writers import TagWriter
     from ..model.annotations import Annotations
@@ -114,6 +113,8 @@ def tell_tags(writer: TagWriter, writing: Writing, as_json: bool) -> None:
 def _to_file(
     source: AnnotationFiles, writing: Writing, to: Path, as_json: bool, progress: bool | None
 ) -> tuple[list[ImageFailure], int]:
+    from ..jobs.writers import AnnotationWriter
+
     options = {"model_sha256": source.model or "", "overwrite": writing.overwrite, "confidence": source.confident}
     with AnnotationWriter(to, **options, **writing.document_options()) as writer, writing_alone(to):  # type: ignore[arg-type]
         for part in _parts(source, writing, progress):
@@ -134,6 +135,8 @@ def _parts(source: AnnotationFiles, writing: Writing, progress: bool | None) -> 
 
 
 def _note_failures(ledger: Path, failures: Sequence[ImageFailure]) -> None:
+    from ..jobs.writers import failure_lines
+
     if failures:
         write_whole(ledger, failure_lines(failures).encode())
         notes.print(f"{plain(ledger)}: the failures and their reasons")
@@ -151,6 +154,7 @@ def untag(
 
     What others wrote stays. A sidecar in which nothing else is left is removed.
     """
+    from ..images.batches import ImageFailure
     from ..jobs.writers.tags import remove_tags
 
     if not folder.is_dir():
