@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError, InvalidArgumentError, counted
-from ..images.decode_task import ImageFailure
-from ..jobs.writers import AnnotationWriter, failure_lines
 from ..system.atomic_files import write_whole, writing_alone
 from ..system.progress import progress_bar
-from .exit import errors_to_exit_code, exit_for, notes
+from .exit import errors, errors_to_exit_code, exit_for, notes
 from .options import AsJson, Overwrite, Progress
-from .tables import plain
+from .tables import plain, some
 from .writing import (
     DryRun,
     ExcludeWords,
@@ -34,6 +32,7 @@ from .writing import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from ..images.decode_task import ImageFailure
     from ..jobs.readers import AnnotationFiles
     from ..jobs.writers import TagWriter
     from ..model.annotations import Annotations
@@ -77,7 +76,10 @@ def export(
     if writing.kind == "rows" and to is not None and format is not None and to.suffix != f".{format.value}":
         raise InvalidArgumentError(f"--format {format.value} and -o {to} do not fit; the suffix alone says it")
     source = AnnotationFiles(words)
-    selection.check(source.vocabulary)
+    absent = [word for word in (*selection.of_words, *selection.exclude) if word not in source.vocabulary]
+    selection.check((*source.vocabulary, *absent))  # a run knows the words that it has given, not those of the model
+    if absent:
+        errors.print(f"[yellow]warning:[/] no image was given {plain(some(absent))}")
     if to is None:
         failures, done = export_tags(source, writing, as_json, progress)
     else:
@@ -111,6 +113,8 @@ def tell_tags(writer: TagWriter, writing: Writing, as_json: bool) -> None:
 def _to_file(
     source: AnnotationFiles, writing: Writing, to: Path, as_json: bool, progress: bool | None
 ) -> tuple[list[ImageFailure], int]:
+    from ..jobs.writers import AnnotationWriter
+
     options = {"model_sha256": source.model or "", "overwrite": writing.overwrite, "confidence": source.confident}
     with AnnotationWriter(to, **options, **writing.document_options()) as writer, writing_alone(to):  # type: ignore[arg-type]
         for part in _parts(source, writing, progress):
@@ -131,6 +135,8 @@ def _parts(source: AnnotationFiles, writing: Writing, progress: bool | None) -> 
 
 
 def _note_failures(ledger: Path, failures: Sequence[ImageFailure]) -> None:
+    from ..jobs.writers import failure_lines
+
     if failures:
         write_whole(ledger, failure_lines(failures).encode())
         notes.print(f"{plain(ledger)}: the failures and their reasons")
@@ -148,6 +154,7 @@ def untag(
 
     What others wrote stays. A sidecar in which nothing else is left is removed.
     """
+    from ..images.decode_task import ImageFailure
     from ..jobs.writers.tags import remove_tags
 
     if not folder.is_dir():

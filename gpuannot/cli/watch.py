@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError, InvalidArgumentError, counted
-from ..jobs.writers import Selection
 from .exit import errors, errors_to_exit_code, notes
 from .options import Convention, Device, Exclude, Glob, K, Model, Threshold, Weights
 from .tables import plain, printable
@@ -63,6 +62,7 @@ def watch(
     from ..annotator import Annotator
     from ..jobs.journal import Journal
     from ..jobs.watch import watch_folder
+    from ..jobs.writers import Selection
 
     writing = Writing(format, selection_of(threshold, word_thresholds, exclude_words), into, whole_names, hierarchy, overwrite)
     if writing.kind == "document" or (format is not None and writing.kind == "rows" and format.value != "jsonl"):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InvalidArgumentError
-from ..jobs.writers import DOCUMENTS, TAGS, Naming, Selection, TagWriter
-from ..jobs.writers.tag_file import Change
 from .options import Format
 from .tables import printable
+
+if TYPE_CHECKING:
+    from ..jobs.writers import Selection, TagWriter
+    from ..jobs.writers.tag_file import Change
 
 FormatOption = Annotated[
     Format | None,
@@ -70,6 +72,8 @@ class Writing:
     prefix: str | None = None
 
     def __post_init__(self) -> None:
+        from ..jobs.writers import TAGS
+
         allowed = {
             "--into": (self.into, TAGS),
             "--whole-names": (self.whole_names, TAGS),
@@ -84,10 +88,14 @@ class Writing:
 
     @property
     def kind(self) -> str:
+        from ..jobs.writers import DOCUMENTS, TAGS
+
         return "tags" if self.format in TAGS else "document" if self.format in DOCUMENTS else "rows"
 
     def document_options(self) -> dict[str, Any]:
         """What makes an :class:`~gpuannot.jobs.writers.AnnotationWriter` write this format."""
+        from ..jobs.writers import Naming
+
         if self.kind != "document":
             return {}
         assert self.format is not None
@@ -95,6 +103,8 @@ class Writing:
 
     def tag_writer(self, model_sha256: str) -> TagWriter:
         """What writes tags; with ``--dry-run`` it prints what it would do."""
+        from ..jobs.writers import TagWriter
+
         assert self.format is not None
         return TagWriter(
             self.format.value,
@@ -114,6 +124,8 @@ def selection_of(threshold: float | None, word_thresholds: Sequence[str] | None,
     Raises:
         InvalidArgumentError: no word, or no number.
     """
+    from ..jobs.writers import Selection
+
     of_words: dict[str, float] = {}
     for option in word_thresholds or ():
         word, _, value = option.rpartition("=")

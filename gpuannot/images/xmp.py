@@ -80,13 +80,12 @@ class Keywords:
             hierarchy: take ``animals|dog`` for a word, in place of ``dog``.
             machine: also those that gpuannot wrote.
         """
-        levels = {level for path in self.paths for level in path.split(LEVELS)}
-        if hierarchy:
-            found = [*(word for word in self.flat if word not in levels), *self.paths]
-        else:
-            found = [*self.flat, *map(leaf, self.paths)]
         left_out = frozenset() if machine else self.machine
-        return [word for word in dict.fromkeys(found) if word and word not in left_out]
+        flat, paths = ([word for word in words if word not in left_out] for words in (self.flat, self.paths))
+        if hierarchy:
+            levels = {level for path in paths for level in path.split(LEVELS)}
+            flat = [word for word in flat if word not in levels]
+        return [word for word in dict.fromkeys([*flat, *(paths if hierarchy else map(leaf, paths))]) if word]
 
 
 class Packet:

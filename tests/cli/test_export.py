@@ -91,6 +91,7 @@ def test_a_run_is_exported_and_goes_on_after_a_stop(model: Path, photos: Path) -
     for row, every in zip(likely, rows, strict=True):
         sure = [word for word, confidence in zip(every["words"], every["confidences"], strict=True) if confidence >= 0.6]
         assert row["words"] == (sure or every["words"][:1])
+    assert "no image was given skyy" in run("export", "words", "--format", "txt", "--dry-run", "--exclude-words", "skyy").stderr
     word = rows[0]["words"][0]
     strict = [
         json.loads(line) for line in _exported("-o", "strict.jsonl", "--word-threshold", f"{word}=1").read_text().splitlines()

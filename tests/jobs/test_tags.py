@@ -170,6 +170,8 @@ def test_bars_are_levels_where_they_are_said_to_be(tmp_path: Path) -> None:
     assert packet.keywords().flat == ("cat", "dog") and packet.keywords().paths == ("animals|cat", "animals|dog")
     assert keywords(file, machine=True, hierarchy=True) == ["animals|cat", "animals|dog"] and keywords(file) == ["cat"]
     assert keywords(file, hierarchy=True) == ["animals|cat"]
+    both = Packet(file.read_bytes().replace(b"animals|cat", b"pets|dog")).keywords()
+    assert both.words() == ["cat", "dog"] and both.words(hierarchy=True) == ["cat", "pets|dog"]  # somebody says it too
     write(image, words=["animals|dog"])  # and now a keyword with a bar in it
     packet = Packet(file.read_bytes())
     assert packet.keywords().flat == ("cat", "animals|dog") and packet.keywords().paths == ("animals|cat",)
