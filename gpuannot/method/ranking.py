@@ -13,6 +13,7 @@ from ..config import METRICS
 from ..errors import InvalidArgumentError
 from ..reference import ranking as _reference
 from ..system.precision import exact_float32
+from . import pairs
 
 
 class WordRanking:
@@ -53,7 +54,7 @@ class WordRanking:
         prepared = self._prepare(vectors.astype(np.float32, copy=False))
         if self._extra:
             prepared = np.hstack([prepared, np.zeros((len(prepared), 1), dtype=np.float32)])
-        index, distance = _reference.nearest_words(prepared, self.word_vectors, k, self._half_norms)
+        index, distance = _reference.nearest_words(prepared, self.word_vectors, k, self._half_norms, exact=pairs.squared_distances)
         if self.metric == "cosine":
             # ‖x − v‖² = ‖x‖² + 1 − 2·cos, where ‖x‖ is 1, or 0 for an image vector of zeros.
             squared_norm = np.square(prepared, dtype=np.float64).sum(axis=1, keepdims=True)
@@ -178,7 +179,8 @@ class LinearRanking:
         Raises:
             ValueError: k outside 1…W, or non-finite vectors.
         """
-        index, score = _reference.best_words(vectors.astype(np.float32, copy=False), self.weights, self.bias, k)
+        rows = vectors.astype(np.float32, copy=False)
+        index, score = _reference.best_words(rows, self.weights, self.bias, k, exact=pairs.products)
         return index, -score.astype(np.float32)
 
     def on(self, device: torch.device, known: NDArray[np.intp]) -> DeviceLinearRanking:

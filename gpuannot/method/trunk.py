@@ -78,7 +78,7 @@ def runs_int8(dtype: str, device: torch.device) -> bool:
 class Trunk(nn.Module):
     """VGG-16 from the input bytes to one layer, or to several of the same stride in one pass.
 
-    The modules carry torchvision's names (``features.0`` … ``features.30``).
+    The modules carry torchvision's names (``features.0`` … ``features.30``); in int8 there are none.
 
     Args:
         weights: a :class:`~gpuannot.method.weights.TrunkWeights`, or None for the embedded ones.
@@ -136,6 +136,8 @@ class Trunk(nn.Module):
         self.layer_channels, self.stride = tuple(tap.channels for tap in taps), taps[-1].stride
         self.channels = sum(self.layer_channels)
         self._taps = tuple(tap.modules for tap in taps)
+        if in_int8:
+            self.features = nn.Sequential()  # which would only hold memory
         self.features.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         mean, std = (
             torch.tensor(values, dtype=torch.float32) for values in (weights.preprocessing.mean, weights.preprocessing.std)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidArgumentError
-from ..system.threads import for_blocks
+from ..system.threads import even_block, for_blocks
 
-# Images that a thread ranks at once.
-_IMAGES = 256
+# Images that a thread ranks at once: enough for a product at its full rate.
+_IMAGES = 512
+# Scores that a thread holds at once, at most.
+_SCORES = 1 << 25
 # Pairs of image and word compared at once: 24 of 4,096 values in float64 stay in a core's second-level cache.
 _PAIRS = 24
 # Sets of words in whose minima the k-th smallest score is bounded.
 _SETS = 64
+
+_OfPairs: TypeAlias = Callable[
+    [NDArray[np.floating], NDArray[np.floating], NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]
+]
 
 
 def nearest_words(
@@ -23,6 +30,8 @@ def nearest_words(
     word_vectors: NDArray[np.floating],
     k: int,
     half_norms: NDArray[np.floating] | None = None,
+    *,
+    exact: _OfPairs | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k word vectors nearest to each image in L2, nearest first, ties to the lowest word index.
 
@@ -33,6 +42,7 @@ def nearest_words(
         vectors: (T, D).
         word_vectors: (W, D).
         half_norms: (W,), :func:`half_norms_of` the word vectors, where many calls share them; None computes them.
+        exact: another way to :func:`squared_distances`.
 
     Returns:
         index (T, k) int64 and distance (T, k) float64.
@@ -46,14 +56,10 @@ def nearest_words(
         raise InvalidArgumentError("the word vectors hold NaN or infinite values")
     norm_bound = float(np.sqrt(2 * halves.max()))
 
-    def squared_distance(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
-        images -= word_vectors[words]  # exact for float32 input, and the same for equal word vectors
-        return np.einsum("ij,ij->i", images, images)
-
     def rounding(norms: NDArray[np.floating]) -> NDArray[np.floating]:
         return norm_bound * (norms + norm_bound / 2)
 
-    index, squared = _lowest(vectors, word_vectors, halves, k, rounding, squared_distance)
+    index, squared = _lowest(vectors, word_vectors, halves, k, rounding, exact or squared_distances)
     return index, np.sqrt(squared)
 
 
@@ -62,6 +68,8 @@ def best_words(
     weights: NDArray[np.floating],
     bias: NDArray[np.floating],
     k: int,
+    *,
+    exact: _OfPairs | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k words of the highest score x·v + b for each image, highest first, ties to the lowest word index.
 
@@ -71,6 +79,7 @@ def best_words(
         vectors: (T, D).
         weights: (W, D).
         bias: (W,).
+        exact: another way to :func:`products`.
 
     Returns:
         index (T, k) int64 and score (T, k) float64.
@@ -84,15 +93,54 @@ def best_words(
     norm_bound = float(np.sqrt(np.einsum("ij,ij->i", weights, weights).max()))
     bias_bound = float(np.abs(bias).max())
 
-    def negative_score(images: NDArray[np.float64], words: NDArray[np.intp]) -> NDArray[np.float64]:
-        images *= weights[words]
-        return -(images.sum(axis=1) + bias[words])
+    def negative_scores(
+        rows: NDArray[np.floating], weights: NDArray[np.floating], image: NDArray[np.intp], word: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        return -((exact or products)(rows, weights, image, word) + bias[word])
 
     def rounding(norms: NDArray[np.floating]) -> NDArray[np.floating]:
         return norm_bound * norms + bias_bound
 
-    index, negative = _lowest(vectors, weights, -bias, k, rounding, negative_score)
+    index, negative = _lowest(vectors, weights, -bias, k, rounding, negative_scores)
     return index, -negative
+
+
+def squared_distances(
+    vectors: NDArray[np.floating], word_vectors: NDArray[np.floating], image: NDArray[np.intp], word: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """‖x − v‖² (pairs,) in float64 of image vectors (T, D) and word vectors (W, D), of which pairs are given by their numbers."""
+
+    def squared(images: NDArray[np.float64], words: NDArray[np.floating]) -> NDArray[np.float64]:
+        images -= words  # exact for float32 input, and the same for equal word vectors
+        return np.einsum("ij,ij->i", images, images)
+
+    return _of_pairs(squared, vectors, word_vectors, image, word)
+
+
+def products(
+    vectors: NDArray[np.floating], weights: NDArray[np.floating], image: NDArray[np.intp], word: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """x·v (pairs,) in float64, arguments as for :func:`squared_distances`."""
+
+    def product(images: NDArray[np.float64], words: NDArray[np.floating]) -> NDArray[np.float64]:
+        images *= words
+        return images.sum(axis=1)
+
+    return _of_pairs(product, vectors, weights, image, word)
+
+
+def _of_pairs(
+    of: Callable[[NDArray[np.float64], NDArray[np.floating]], NDArray[np.float64]],
+    vectors: NDArray[np.floating],
+    word_vectors: NDArray[np.floating],
+    image: NDArray[np.intp],
+    word: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    values = np.empty(len(image))
+    for first in range(0, len(image), _PAIRS):
+        pairs = slice(first, first + _PAIRS)
+        values[pairs] = of(vectors[image[pairs]].astype(np.float64), word_vectors[word[pairs]])
+    return values
 
 
 def half_norms_of(word_vectors: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -111,13 +159,13 @@ def _lowest(
     base: NDArray[np.floating],  # (W,)
     k: int,
     rounding: Callable[[NDArray[np.floating]], NDArray[np.floating]],
-    exact: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
+    exact: _OfPairs,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Each image's k words of lowest ``exact`` value, in order, and the values, which base − x·v is near.
 
     Args:
         rounding: of the norms of images (B,), how large the terms of base − x·v are at most.
-        exact: of images (pairs, D), which it may overwrite, and words (pairs,).
+        exact: of image vectors, word vectors, and the numbers of pairs, ascending by image.
     """
     index = np.empty((len(vectors), k), dtype=np.int64)
     value = np.empty((len(vectors), k))
@@ -131,15 +179,12 @@ def _lowest(
         scores = rows @ word_vectors.T
         np.subtract(base, scores, out=scores)
         image, word = np.divmod(np.flatnonzero(_candidates(scores, k, _relative_rounding(rows) * rounding(norms))), len(base))
-        values = np.empty(len(image))
-        for first in range(0, len(image), _PAIRS):
-            pairs = slice(first, first + _PAIRS)
-            values[pairs] = exact(rows[image[pairs]].astype(np.float64), word[pairs])
+        values = exact(rows, word_vectors, image, word)
         order = np.lexsort((word, values, image))  # ties to the lowest index
         chosen = order[np.searchsorted(image, np.arange(stop - start))[:, None] + np.arange(k)]
         index[start:stop], value[start:stop] = word[chosen], values[chosen]
 
-    for_blocks(rank, len(vectors), _IMAGES)
+    for_blocks(rank, len(vectors), even_block(len(vectors), min(_IMAGES, max(64, _SCORES // len(base)))))
     return index, value
 
 

@@ -118,6 +118,7 @@ def test_an_image_has_the_same_bits_in_any_batch_and_on_any_threads(weights: Tru
 def test_what_it_says_of_itself(weights: TrunkWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     trunk = Trunk(weights, dtype="int8")
     assert (trunk.arithmetic, trunk.dtype) == ("int8", torch.bfloat16)
+    assert not list(trunk.parameters())  # of floats, which nothing would read
     monkeypatch.setattr(int8, "supported", lambda: False)
     other, auto = Trunk(weights, dtype="int8"), Trunk(weights)
     images = pictures(2, 48, 48)

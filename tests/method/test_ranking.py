@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from gpuannot.method import pairs
 from gpuannot.method.ranking import DeviceRanking, WordRanking
 from gpuannot.reference import ranking as reference
 from gpuannot.reference.ranking import nearest_words
@@ -280,3 +281,23 @@ def test_ranking_in_blocks_is_ranking_at_once(rng: np.random.Generator, monkeypa
     assert torch.equal(ranking.nearest(vectors, 4)[0], whole[0])
     with pytest.raises(ValueError, match="k = 21"):
         ranking.nearest(vectors, 21)
+
+
+@pytest.mark.parametrize("dimension", [1, 7, 4096])
+def test_pairs_are_those_of_the_reference_and_do_not_depend_on_each_other(rng: np.random.Generator, dimension: int) -> None:
+    vectors, words = (rng.standard_normal((rows, dimension), dtype=np.float32) for rows in (9, 30))
+    words[3], words[20] = vectors[4], words[8]  # at a distance of zero, and equal to another
+    words[5] = vectors[0] * np.float32(1 + 1e-4)  # near enough for ‖x‖² + ‖v‖² − 2·x·v to have few digits
+    chosen = rng.random((9, 30)) < 0.4
+    chosen[2], chosen[4, 3], chosen[0, 5], chosen[:, 8], chosen[:, 20] = False, True, True, True, True
+    image, word = np.nonzero(chosen)
+    for fast, plain in ((pairs.products, reference.products), (pairs.squared_distances, reference.squared_distances)):
+        found, exact = fast(vectors, words, image, word), plain(vectors, words, image, word)
+        scale = np.square(vectors[image], dtype=np.float64).sum(axis=1) + np.square(words[word], dtype=np.float64).sum(axis=1)
+        assert np.abs(found - exact).max() <= 1e-14 * scale.max()
+        np.testing.assert_array_equal(found[word == 8], found[word == 20])
+        some = rng.random(len(image)) < 0.3
+        np.testing.assert_array_equal(fast(vectors, words, image[some], word[some]), found[some])
+    assert found[(image == 4) & (word == 3)] == 0
+    np.testing.assert_allclose(found, exact, rtol=1e-12)
+    assert len(fast(vectors, words, image[:0], word[:0])) == 0
