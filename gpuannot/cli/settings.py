@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +46,7 @@ def config_from_options(
         changes["weights"] = weights
     if convention is not None:
         changes["weights_convention"] = convention
-    return dataclasses.replace(read_config(file) if file is not None else AnnotatorConfig.preset(preset or "paper"), **changes)
+    return (read_config(file) if file is not None else AnnotatorConfig.preset(preset or "paper")).changed(**changes)
 
 
 def search_space(options: Sequence[str] | None) -> dict[str, list[Any]] | None:
