@@ -318,9 +318,8 @@ def _from_tensors(name: str, tensors: dict[str, Tensor], options: dict[str, Any]
         # timm's own path for pretrained networks: it renames keys of older files, interpolates positions, drops a classifier.
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
-            return _create(
-                name, pretrained=True, pretrained_cfg_overlay={"state_dict": state}, pretrained_strict=False, **options
-            )  # fmt: skip
+            # Another number of classes has it leave out a classifier, and not insist on the rest.
+            return _create(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state, "num_classes": -1}, **options)
 
     if not tensors:
         raise WeightsError(f"{source} holds no tensors")
