@@ -48,6 +48,7 @@ from .options import (
 from .report import ReportTo, report, reporting
 from .reproduce import reproduce
 from .tables import output, plain
+from .trunks import trunks
 from .tune import tune
 from .words import app as words_app
 
@@ -167,7 +168,7 @@ def annotate(
 
 
 # In the order in which they are wanted.
-for command in (fit, annotate, evaluate, report, explain, tune, reproduce, demo, info):
+for command in (fit, annotate, evaluate, report, explain, tune, reproduce, demo, info, trunks):
     add_command(app, command)
 app.add_typer(words_app, name="words")
 

@@ -87,6 +87,11 @@ class Skeleton:
     fixed_size: bool
     features_only: bool
 
+    def options(self, size: int) -> dict[str, Any]:
+        """How it is built for images of size × size."""
+        resized = self.fixed_size and size != self.preprocessing.input_size
+        return {"features_only": self.features_only, **({"img_size": size} if resized else {})}
+
     def split(self, layer: str) -> tuple[str, ...]:
         """The layers that a setting names, by timm's names, in the order of the network.
 
@@ -121,7 +126,8 @@ def skeleton(name: str) -> Skeleton:
         network = _create(check_name(name))
         if features_only := not hasattr(network, "forward_intermediates"):
             network = _create(name, features_only=True)
-    stages = _stages(network)
+    info = getattr(network, "feature_info", ())
+    stages: list[Any] = list(getattr(info, "info", info))
     if not stages:
         raise InvalidArgumentError(f"timm names no layers of {name}, so none can be taken")
     strides = [stage["reduction"] for stage in stages]
@@ -152,9 +158,7 @@ def load(name: str, weights: str, size: int) -> LoadedTimm:
         ValueError: no such network.
     """
     about = skeleton(name)
-    options: dict[str, Any] = {"features_only": about.features_only}
-    if about.fixed_size and size != about.preprocessing.input_size:
-        options["img_size"] = size
+    options = about.options(size)
     if weights == "pretrained":
         network, missing = _pretrained(name, options), frozenset[str]()
     else:
@@ -190,6 +194,31 @@ class LoadedTimm:
         return TimmTrunk(self, layer, size, dtype=dtype, device=device)
 
 
+def without_weights(name: str, layer: str, image: Tensor) -> tuple[nn.Module, torch.Size]:
+    """The network up to a layer on the current default device, and the shape (1, C, H', W') of an image's features."""
+    about = skeleton(name)
+    network = _create(name, **about.options(image.shape[-1])).eval()
+    stages = [about.layers.index(one) for one in about.split(layer)]
+    found = _run(_pruned(network, stages), stages, image, "NCHW")
+    return network, torch.Size((1, sum(part.shape[1] for part in found), *found[0].shape[2:]))
+
+
+def _pruned(network: Any, stages: list[int]) -> Any:
+    """The network without what comes after these stages, as far as timm can tell."""
+    if hasattr(network, "prune_intermediate_layers"):
+        network.prune_intermediate_layers(stages, prune_norm=True, prune_head=True)
+    return network
+
+
+def _run(network: Any, stages: list[int], pixels: Tensor, form: str) -> list[Tensor]:
+    """What comes out of stages: (B, C, H', W') each, or with the form ``NLC`` (B, P, C)."""
+    if hasattr(network, "forward_intermediates"):
+        return network.forward_intermediates(pixels, indices=stages, stop_early=True, intermediates_only=True, output_fmt=form)
+    found = network(pixels)
+    last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    return [found[stage].permute(0, 3, 1, 2) if last else found[stage] for stage in stages]
+
+
 class TimmTrunk(LocalTrunk):
     """A network of timm up to a block or stage. Class and register tokens are left out.
 
@@ -211,10 +240,8 @@ class TimmTrunk(LocalTrunk):
         layers = about.split(layer or about.default)
         kind = resolve_dtype(dtype, torch.device(device))
         super().__init__(f"timm:{loaded.name}", loaded.sha256, about.preprocessing, "+".join(layers), dtype=kind, device=device)
-        network: Any = copy.deepcopy(loaded.network)
         self._stages = [about.layers.index(name) for name in layers]
-        if hasattr(network, "prune_intermediate_layers"):
-            network.prune_intermediate_layers(self._stages, prune_norm=True, prune_head=True)
+        network = _pruned(copy.deepcopy(loaded.network), self._stages)
         if lacking := sorted(loaded.missing & set(network.state_dict())):
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
             raise WeightsError(f"{loaded.source} lacks {lacking[0]}{more} of {loaded.name}: is it a file of this network?")
@@ -227,12 +254,7 @@ class TimmTrunk(LocalTrunk):
 
     def maps(self, pixels: Tensor) -> Sequence[Tensor]:
         """(B, H', W', C') of each layer."""
-        if not hasattr(self.network, "forward_intermediates"):
-            found = self.network(pixels)
-            return [self._channels_last(found[stage]) for stage in self._stages]
-        found = self.network.forward_intermediates(
-            pixels, indices=self._stages, stop_early=True, intermediates_only=True, output_fmt="NLC" if self._tokens else "NCHW"
-        )
+        found = _run(self.network, self._stages, pixels, "NLC" if self._tokens else "NCHW")
         if not self._tokens:
             return [part.permute(0, 2, 3, 1) for part in found]
         grid = self.network.patch_embed.dynamic_feat_size(tuple(pixels.shape[2:]))
@@ -250,9 +272,6 @@ class TimmTrunk(LocalTrunk):
             return all(torch.equal(one, other) for one, other in zip(self.maps(blank), expected, strict=True))
         except (AssertionError, RuntimeError, TypeError):  # a network that gives maps alone
             return False
-
-    def _channels_last(self, part: Tensor) -> Tensor:
-        return part if getattr(self.network, "output_fmt", "NCHW") == "NHWC" else part.permute(0, 2, 3, 1)
 
 
 def cache_folders() -> tuple[str, ...]:
@@ -281,11 +300,6 @@ def version() -> str | None:
 def _create(name: str, *, features_only: bool = False, **options: Any) -> Any:
     options |= {"features_only": True} if features_only else {"num_classes": 0}
     return library().create_model(name, **options)
-
-
-def _stages(network: Any) -> list[Mapping[str, Any]]:
-    found = getattr(network, "feature_info", None) or ()
-    return list(getattr(found, "info", found))
 
 
 def _pretrained(name: str, options: dict[str, Any]) -> nn.Module:
@@ -321,8 +335,6 @@ def _from_tensors(name: str, tensors: dict[str, Tensor], options: dict[str, Any]
             # Another number of classes has it leave out a classifier, and not insist on the rest.
             return _create(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state, "num_classes": -1}, **options)
 
-    if not tensors:
-        raise WeightsError(f"{source} holds no tensors")
     try:
         network = filled(dict(tensors))
         own = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}

@@ -83,6 +83,19 @@ def load(name: str, weights: str) -> LoadedTorchvision:
     return LoadedTorchvision(name, network.eval().requires_grad_(False), stated, weights)
 
 
+def without_weights(name: str, layer: str, image: Tensor) -> tuple[nn.Module, torch.Size]:
+    """The network up to a layer on the current default device, and the shape (1, C, H', W') of an image's features."""
+    loaded = LoadedTorchvision(name, library().get_model(name, weights=None).eval(), preprocessing(name), "")
+    extractor = loaded.extractor(layer)
+    found = [as_map(name, one, part, *_tokens(name)) for one, part in extractor(image).items()]
+    return extractor, torch.Size((1, sum(part.shape[3] for part in found), *found[0].shape[1:3]))
+
+
+def _tokens(name: str) -> tuple[int, None, bool]:
+    """Class tokens before the patches, no stated grid, and whether maps are channels-last."""
+    return int(name.startswith("vit_")), None, name.startswith("swin")
+
+
 @dataclass(frozen=True)
 class LoadedTorchvision:
     """A network with its weights in float32 on the CPU."""
@@ -97,18 +110,23 @@ class LoadedTorchvision:
         """SHA-256 over name, preprocessing and all weights."""
         return module_sha256(f"torchvision:{self.name}", self.preprocessing, self.network)
 
-    def build(self, layer: str | None, size: int, dtype: str, device: torch.device) -> TorchvisionTrunk:
+    def build(self, layer: str, size: int, dtype: str, device: torch.device) -> TorchvisionTrunk:
         """The trunk up to ``layer``, a node of torchvision's feature extraction."""
+        return TorchvisionTrunk(self, self.extractor(layer), layer, size, dtype=dtype, device=device)
+
+    def extractor(self, layer: str) -> nn.Module:
+        """Images → features by the layer's name.
+
+        Raises:
+            ValueError: a layer that torchvision does not name.
+        """
         from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-        if layer is None:
-            raise InvalidArgumentError(f"torchvision:{self.name} needs a layer, such as layer3 of resnet50")
         nodes = get_graph_node_names(self.network)[1]
         for one in layer.split("+"):
             if not any(node == one or node.startswith(f"{one}.") for node in nodes):
                 raise InvalidArgumentError(f"{self.name} has no layer {one!r}; torchvision names {', '.join(nodes)}")
-        extractor = create_feature_extractor(self.network, {one: one for one in layer.split("+")})
-        return TorchvisionTrunk(self, extractor, layer, size, dtype=dtype, device=device)
+        return create_feature_extractor(self.network, {one: one for one in layer.split("+")})
 
 
 class TorchvisionTrunk(LocalTrunk):
@@ -129,7 +147,7 @@ class TorchvisionTrunk(LocalTrunk):
         name, kind = f"torchvision:{loaded.name}", resolve_dtype(dtype, device)
         super().__init__(name, loaded.sha256, loaded.preprocessing, layer, dtype=kind, device=device)
         self.network = copy.deepcopy(extractor).to(device=device, dtype=kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tokens = int(loaded.name.startswith("vit_")), None, loaded.name.startswith("swin")
+        self._tokens = _tokens(loaded.name)
         self.measure(size)
 
     def maps(self, pixels: Tensor) -> Sequence[Tensor]:
