@@ -19,9 +19,7 @@ from .tables import output, plain
 def trunks(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME]…", help="Such as 'timm:vit_small*', 'timm:resnet50@layer2' or 'torchvision:resnet50@layer3'."
-        ),
+        typer.Argument(help="Such as 'timm:vit_small*', 'timm:resnet50@layer2' or 'torchvision:resnet50@layer3'."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

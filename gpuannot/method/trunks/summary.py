@@ -13,6 +13,7 @@ from ...errors import InvalidArgumentError
 from ..trunk_layers import build_layers
 from ..weights import load_weights
 from . import resolve, split_name
+from .vgg16 import split_layers
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ def _network(config: AnnotatorConfig, image: torch.Tensor) -> tuple[nn.Module, t
     """The network up to the layer, on the meta device, and the shape (1, C, H', W') of its features."""
     source, name = split_name(config.trunk)
     if source == "vgg16":
-        features = build_layers(load_weights(), config.layer, config.relu)[0].to("meta")
-        return features, features(image).shape
+        layers = split_layers(config.layer)
+        features, ends = build_layers(load_weights(), layers[-1], config.relu)
+        features = features.to("meta")
+        return features, torch.Size((1, sum(ends[one].channels for one in layers), *features(image).shape[2:]))
     if source == "timm":
         from .timm_models import without_weights
 
