@@ -19,6 +19,16 @@ except (ImportError, RuntimeError) as error:  # a torchvision built for another 
 else:
     WHY_NOT = None
 
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchvision  # noqa: F401
+except (ImportError, RuntimeError) as error:
+    _NO_TORCHVISION: str | None = f"torchvision cannot be imported: {error}"
+else:
+    _NO_TORCHVISION = None
+
+needs_torchvision = pytest.mark.skipif(_NO_TORCHVISION is not None, reason=str(_NO_TORCHVISION))
 needs_timm = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 _VIT = {"depth": 4, "embed_dim": 48, "num_heads": 3}
@@ -39,7 +49,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int, str, int, int]] = {
 
 
 def register() -> None:
-    """Let timm know the small ones by name, as a user's own are."""
+    """Let timm know the small ones by name, as a user's own are, and ``plain_resnet``, which has no ``forward_intermediates``."""
     for name, (entry, smaller, *_) in NETWORKS.items():
         if smaller and not timm.is_model(name):
 
@@ -48,6 +58,20 @@ def register() -> None:
 
             make.__name__, make.__module__ = name, __name__
             timm.models.register_model(make)
+    if timm.is_model("plain_resnet"):
+        return
+
+    class PlainResNet(timm.models.resnet.ResNet):
+        @property
+        def forward_intermediates(self) -> Any:
+            raise AttributeError
+
+    def plain_resnet(pretrained: bool = False, **options: Any) -> Any:
+        network = {"block": timm.models.resnet.BasicBlock, "layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "stem_width": 8}
+        return timm.models.build_model_with_cfg(PlainResNet, "resnet18", pretrained, **network, **options)
+
+    plain_resnet.__module__ = __name__
+    timm.models.register_model(plain_resnet)
 
 
 def write_weights(name: str, folder: Path, seed: int = 0, **options: Any) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from trunk_models import NETWORKS, needs_timm, register, write_weights
+from trunk_models import NETWORKS, needs_timm, needs_torchvision, register, write_weights
 
 from gpuannot import Annotator, AnnotatorConfig
 from gpuannot.errors import DeviceError, GpuannotError, InvalidArgumentError, ModelFileError, WeightsError
@@ -108,6 +108,49 @@ def test_layers_by_name_number_and_together(tmp_path: Path, rng: np.random.Gener
     ):
         with pytest.raises(InvalidArgumentError, match=said):
             of(layer)
+
+
+@needs_timm
+@pytest.mark.usefixtures("networks")
+def test_a_network_without_intermediates(tmp_path: Path, rng: np.random.Generator) -> None:
+    import timm
+    from safetensors.torch import load_file
+
+    path = write_weights("plain_resnet", tmp_path)
+    encoder = Annotator(trunk="timm:plain_resnet", weights=path, input_size=64, trunk_dtype="float32", device="cpu").encoder
+    assert encoder.weights.about.features_only and encoder.trunk.layer == "layer3"  # type: ignore[attr-defined]
+    network = timm.create_model("plain_resnet", num_classes=7).eval()
+    network.load_state_dict(load_file(path))
+    batch = torch.from_numpy(rng.integers(0, 256, (2, 3, 64, 64), dtype=np.uint8))
+    torch.testing.assert_close(encoder.trunk(batch), hooked(network, "layer3", batch, 24), rtol=1e-4, atol=1e-4)
+
+
+@needs_torchvision
+@pytest.mark.parametrize(
+    ("name", "layer", "side", "channels"), [("resnet18", "layer3", 4, 256), ("mobilenet_v3_small", "features.8", 4, 48)]
+)
+def test_networks_of_torchvision(name: str, layer: str, side: int, channels: int, tmp_path: Path, images: np.ndarray) -> None:
+    import torchvision
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torchvision.models.get_model(name, weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    settings = {**SMALL, "trunk": f"torchvision:{name}@{layer}", "weights": tmp_path / "weights.pth", "input_size": 64}
+    annotator = Annotator(**settings).fit(images, WORDS)
+    batch = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8))
+    network.pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    expected = hooked(network, layer, batch, channels)
+    found = annotator.encoder.trunk(batch)
+    assert found.shape == (2, side * side, channels)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    annotator.save(tmp_path / "model.safetensors")
+    again = Annotator.load(tmp_path / "model.safetensors", device="cpu")
+    assert np.array_equal(again.annotate(images, 2).distance, annotator.annotate(images, 2).distance)
+    with pytest.raises(InvalidArgumentError, match=f"{name} has no layer 'layer9'; torchvision names "):
+        _ = Annotator(**{**settings, "trunk": f"torchvision:{name}@layer9"}).encoder.trunk
+    with pytest.raises(InvalidArgumentError, match=r"torchvision has no network 'resnet81'; is one of .*resnet18"):
+        Annotator(trunk="torchvision:resnet81@layer3", device="cpu")
 
 
 @needs_timm
