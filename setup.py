@@ -31,6 +31,7 @@ setup(
         "gpuannot.jobs.writers",
         "gpuannot.kernels",
         "gpuannot.method",
+        "gpuannot.method.trunks",
         "gpuannot.model",
         "gpuannot.reference",
         "gpuannot.report",
@@ -71,6 +72,8 @@ setup(
         "cuda12": ["torch>=2.6,<2.11", "torchvision", "cupy-cuda12x>=13.6", "cuml-cu12>=25.10,<26.4"],
         # What the benchmarks compare with, and their charts. cyvlfeat, which compiles against libvlfeat-dev, is a peer where it is.
         "bench": ["faiss-cpu>=1.8", "fastkmeans>=0.5", "matplotlib>=3.8", "opencv-python-headless>=4.9", "simplejpeg>=1.7"],
+        # Trunks of timm, which needs the torchvision that was built for the installed torch.
+        "timm": ["timm>=1.0.9", "torchvision"],
         "baselines": ["scikit-image>=0.22", "PyWavelets>=1.5"],
         # HEIC and JPEG XL; Pillow itself reads AVIF from this version on.
         "formats": ["pillow>=11.3", "pillow-heif>=1.0", "pillow-jxl-plugin>=1.3"],

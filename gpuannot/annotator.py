@@ -33,7 +33,7 @@ from .model.persistence import restore
 from .model.word_model import Labels, WordModel
 
 if TYPE_CHECKING:
-    from .method.weights import TrunkWeights
+    from .method.trunks.protocol import LoadedTrunk, LocalFeatures
     from .model.capture import CapturedAnnotation
     from .model.explain import Explanation
     from .model.file import ModelFile
@@ -64,7 +64,7 @@ class Annotator:
         config: an :class:`AnnotatorConfig`; None is the preset ``paper``.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         loaded: the trunk's weights, where they are loaded already; None loads what the config names at first use.
-        changes: fields of the config to change: ``Annotator(n_centers=32, metric="cosine")``.
+        changes: fields of the config to change: ``Annotator(n_centers=32, metric="cosine")``; ``trunk`` can be one of your own.
 
     Attributes:
         words: :class:`~gpuannot.model.word_model.WordModel`, what is known of words.
@@ -75,7 +75,7 @@ class Annotator:
         config: AnnotatorConfig | None = None,
         *,
         device: str | torch.device = "auto",
-        loaded: TrunkWeights | None = None,
+        loaded: LoadedTrunk | None = None,
         **changes: Any,
     ) -> None:
         self.words = WordModel(Encoder(config, device=device, loaded=loaded, **changes))
@@ -328,19 +328,19 @@ class Annotator:
         *,
         weights: str | Path | None = None,
         weights_convention: str | None = None,
+        trunk: LocalFeatures | None = None,
         device: str | torch.device = "auto",
     ) -> Self:
         """Read an annotator from its file.
 
         Args:
-            weights: where the trunk's weights are now, if not where they were at ``fit``. They must be the same weights.
-            weights_convention: as in :class:`AnnotatorConfig`. device: as in the constructor.
+            weights, weights_convention: where the trunk's weights are now. trunk: one given to the fit. device: where to run.
 
         Raises:
-            ModelFileError: a missing, cut, edited or foreign file, another schema, or other trunk weights than at ``fit``.
+            ModelFileError: a missing, cut, edited or foreign file, another schema, or another trunk than at ``fit``.
             WeightsError: the weights cannot be read.
         """
-        return cls.of(restore(path, weights, weights_convention, device))
+        return cls.of(restore(path, weights, weights_convention, device, trunk))
 
     @classmethod
     def of(cls, words: WordModel) -> Self:

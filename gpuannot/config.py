@@ -24,6 +24,10 @@ OBJECTIVES = ("images", "words")
 _REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}
 
 
+_OF_TRUNK: Any = None  # left to the trunk: VGG-16's are these, others say theirs where they are resolved
+_OF_VGG16: dict[str, Any] = {"weights": "embedded", "layer": "conv5_2", "input_size": 224, "interpolation": "bicubic"}
+
+
 @dataclass(frozen=True)
 class Constraint:
     """The values that a setting takes.
@@ -132,13 +136,14 @@ def _is_number(value: Any) -> bool:
 # What each setting may be: the check of a config, the reading of ``--set`` and ``--vary`` and the ranges that ``gpuannot info``
 # and the documentation show come from here. They are checked in this order, so a setting that bounds another comes before it.
 CONSTRAINTS: dict[str, Constraint] = {
-    "weights": text("embedded, a file, torchvision or torchvision:NAME"),
+    "trunk": text("vgg16, timm:NAME or torchvision:NAME, and @LAYER behind it"),
+    "weights": or_chosen(text("embedded, a file, torchvision or torchvision:NAME; for other trunks pretrained or a file")),
     "weights_convention": one_of(CONVENTIONS, optional=True),
-    "layer": text("a layer of VGG-16, or several joined by +"),
+    "layer": or_chosen(text("a layer of the trunk, or several joined by +")),
     "relu": flag(),
     "trunk_dtype": one_of(TRUNK_DTYPES),
-    "input_size": whole(1, 4096),
-    "interpolation": one_of(INTERPOLATIONS),
+    "input_size": or_chosen(whole(1, 4096)),
+    "interpolation": or_chosen(one_of(INTERPOLATIONS)),
     "n_components": whole(1),
     "n_centers": whole(1),
     "codebook_sample": whole(1),
@@ -172,22 +177,26 @@ class AnnotatorConfig:
     the setting whose Corel5k numbers match the paper's row (see ``gpuannot reproduce``).
     """
 
-    weights: str = "embedded"
-    """Trunk weights: ``embedded``, a file, ``torchvision`` or ``torchvision:NAME``."""
+    trunk: str = "vgg16"
+    """The network: ``vgg16``, ``timm:NAME`` or ``torchvision:NAME``; ``timm:NAME@LAYER`` names the layer too. Where ``weights``,
+    ``layer``, ``input_size`` and ``interpolation`` are None they become the trunk's own."""
+    weights: str = _OF_TRUNK
+    """Trunk weights: of ``vgg16`` ``embedded``, a file, ``torchvision`` or ``torchvision:NAME``; of others ``pretrained``, from
+    their library's cache or by its download, or a file."""
     weights_convention: str | None = None
     """``caffe`` or ``torchvision``, for a weights file whose metadata does not say."""
-    layer: str = "conv5_2"
-    """Layer of VGG-16 whose local features are used, or several of one stride joined by ``+``: ``pool4+conv5_1``. Each layer
-    gets its own PCA, visual words and VLAD vector, which are put behind each other."""
+    layer: str = _OF_TRUNK
+    """Layer whose local features are used, ``conv5_2`` of VGG-16, or several of one stride joined by ``+``: ``pool4+conv5_1``. Each
+    layer gets its own PCA, visual words and VLAD vector, which are put behind each other."""
     relu: bool = True
     """Take a convolution layer's output after its ReLU."""
     trunk_dtype: str = "auto"
     """``auto`` (bfloat16 where the device multiplies it in hardware), ``float32``, ``bfloat16``, ``float16`` (CUDA) or ``int8``: on
     CPUs that multiply it in hardware up to twice as fast, with features 3% away; elsewhere as ``auto``."""
-    input_size: int = 224
-    """Images are warped to input_size × input_size pixels."""
-    interpolation: str = "bicubic"
-    """How images are warped: ``bicubic`` or ``bilinear``, with antialias."""
+    input_size: int = _OF_TRUNK
+    """Images are warped to input_size × input_size pixels, 224 for VGG-16."""
+    interpolation: str = _OF_TRUNK
+    """How images are warped: ``bicubic`` (VGG-16's) or ``bilinear``, with antialias."""
     n_components: int = 64
     """n, the dimensions kept by PCA, of each layer."""
     n_centers: int = 64
@@ -244,15 +253,28 @@ class AnnotatorConfig:
     def __post_init__(self) -> None:
         if isinstance(self.weights, os.PathLike):  # a model file states it as text
             object.__setattr__(self, "weights", os.fspath(self.weights))
+        self._complete()
         for name, constraint in CONSTRAINTS.items():
             constraint.check(name, getattr(self, name), self)
         if self.head == "kernel" and (self.quadratic or not (self.l2 or self.projection)):
             raise InvalidArgumentError("head 'kernel' takes image vectors of unit length: set l2 or projection, and quadratic = 0")
 
+    def _complete(self) -> None:
+        """Put in what the trunk decides, as far as its name tells."""
+        CONSTRAINTS["trunk"].check("trunk", self.trunk, self)
+        trunk, at, layer = self.trunk.partition("@")
+        if at and self.layer not in (None, layer):
+            raise InvalidArgumentError(f"trunk {self.trunk!r} names one layer, and layer = {self.layer!r} another")
+        object.__setattr__(self, "trunk", trunk)
+        own = _OF_VGG16 if trunk == "vgg16" else {"weights": "pretrained"}
+        for name, value in {**own, **({"layer": layer} if at else {})}.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
     @property
     def layer_count(self) -> int:
         """L, how many layers ``layer`` names."""
-        return self.layer.count("+") + 1
+        return (self.layer or "").count("+") + 1
 
     @property
     def vlad_dimension(self) -> int:
@@ -269,7 +291,18 @@ class AnnotatorConfig:
         """
         if name not in PRESETS:
             raise InvalidArgumentError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-        return dataclasses.replace(cls(**PRESETS[name]), **changes)
+        return cls(**PRESETS[name]).changed(**changes)
+
+    def changed(self, **changes: Any) -> AnnotatorConfig:
+        """These settings with others in their place; another ``trunk`` brings its own weights, layer, input size and interpolation.
+
+        Raises:
+            InvalidArgumentError: a value out of range.
+            TypeError: no such field.
+        """
+        if changes.get("trunk", self.trunk) != self.trunk:
+            changes = {**dict.fromkeys((*_OF_VGG16, "weights_convention")), "relu": True, **changes}
+        return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AnnotatorConfig:

@@ -15,7 +15,7 @@ from small import load_weights_once
 
 from gpuannot.datasets import label_files as datasets
 from gpuannot.datasets.scenes import write_scenes
-from gpuannot.model import extractor
+from gpuannot.method import trunks
 
 
 def pytest_configure() -> None:
@@ -71,7 +71,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def weights_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For commands and experiments, which make their encoders themselves, so that a test cannot give these ``loaded``."""
-    monkeypatch.setattr(extractor, "load_weights", load_weights_once)
+    monkeypatch.setattr(trunks, "load_weights", load_weights_once)
 
 
 @pytest.fixture

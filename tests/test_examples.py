@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import runpy
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from gpuannot import Annotator
 from gpuannot.datasets.label_files import LabelledImages
@@ -85,6 +87,19 @@ def test_add_words(call: Callable[..., list[str]], model: Path, drawn_scenes: Pa
     assert after.bank_.counts[sky] == before.bank_.counts[sky] + 1 and after.bank_.counts[-1] == 2
     both = after.encoder.encode(scenes[:2])[1].astype("float64").sum(axis=0)
     assert after.bank_.sums[-1] == pytest.approx(both, rel=1e-12)
+
+
+def test_own_trunk(call: Callable[..., list[str]], drawn_scenes: Path, scenes: LabelledImages) -> None:
+    printed = call("own_trunk.py", drawn_scenes)
+    assert printed[::2] == ["module:edges, 8 channels at (8, 8)", "module:own-network, 16 channels at (8, 8)"]
+    assert all(set(line.strip().split(", ")) <= set(scenes.vocabulary) for line in printed[1::2])
+
+    edges = runpy.run_path(str(EXAMPLES / "own_trunk.py"))["Edges"]()
+    ramp = torch.arange(64, dtype=torch.uint8).expand(1, 3, 64, 64).contiguous()  # 1 brighter with each pixel to the right
+    expected = torch.tensor([math.cos(number * math.pi / 4) / 255 for number in range(8)]).clamp(min=0)
+    torch.testing.assert_close(edges(ramp), expected.expand(1, 64, 8), rtol=1e-4, atol=1e-7)
+    upright = ramp.transpose(2, 3).contiguous()
+    assert torch.allclose(edges(upright), edges(ramp).roll(2, dims=2), atol=1e-7)
 
 
 def test_dask_cluster(tmp_path: Path, drawn_scenes: Path) -> None:

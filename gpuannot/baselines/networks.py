@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InvalidArgumentError, WeightsError
-from ..method.trunk import POOLS_AFTER
-from ..method.weights import CONVOLUTIONS, NETWORKS, PREPROCESSING, Preprocessing, checked_layers, read_weights
+from ..method.weights import CONVOLUTIONS, NETWORKS, POOLS_AFTER, PREPROCESSING, Preprocessing, checked_layers, read_weights
 
 # Output channels, kernel, stride, padding, whether a 3×3 pooling of stride 2 follows.
 _ALEXNET = ((64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False), (256, 3, 1, 1, False), (256, 3, 1, 1, True))

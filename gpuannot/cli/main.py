@@ -51,6 +51,7 @@ from .options import (
 from .report import ReportTo, report, reporting
 from .reproduce import reproduce
 from .tables import output, plain
+from .trunks import trunks
 from .tune import tune
 from .watch import watch
 from .words import app as words_app
@@ -210,7 +211,7 @@ def annotate(
 
 # In the order in which they are wanted.
 for command in (
-    fit, annotate, export, watch, untag, evaluate, report, explain, audit, learn, tune, reproduce, demo, info,
+    fit, annotate, export, watch, untag, evaluate, report, explain, audit, learn, tune, reproduce, demo, info, trunks,
 ):  # fmt: skip
     add_command(app, command)
 app.add_typer(words_app, name="words")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,10 +45,10 @@ def config_from_options(
     if convention is not None:
         changes["weights_convention"] = convention
     if file is None:
-        return dataclasses.replace(AnnotatorConfig.preset(preset or "paper"), **changes)
+        return AnnotatorConfig.preset(preset or "paper").changed(**changes)
     from ..experiments.tune import read_config
 
-    return dataclasses.replace(read_config(file), **changes)
+    return read_config(file).changed(**changes)
 
 
 def search_space(options: Sequence[str] | None) -> dict[str, list[Any]] | None:

@@ -88,6 +88,7 @@ def reproduce(
     config = config or AnnotatorConfig(objective="words")
     train, test = load_benchmark(name, data)
     first = Encoder(config, device=device)
+    config = first.config
     started = time.perf_counter()
     with (
         cached_features(first, train, cache, progress) as train_store,

@@ -48,7 +48,7 @@ DEFAULT_SPACE: dict[str, tuple[Any, ...]] = {
 #: Settings that only the words depend on: the image vectors of a split serve all their values.
 WORD_SETTINGS = ("metric", "head", "objective", "regularisation", "balance", "calibration")
 #: Settings that ask for other features of the trunk.
-TRUNK_SETTINGS = ("weights", "weights_convention", "layer", "relu", "trunk_dtype", "input_size", "interpolation")
+TRUNK_SETTINGS = ("trunk", "weights", "weights_convention", "layer", "relu", "trunk_dtype", "input_size", "interpolation")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The paper, a file an equation. Imports system, reference and kernels.
 
 ======================  =====================================================================================
-:mod:`.trunk`           features: conv5_2 of VGG-16, P = 196 local features of 512 channels; :mod:`.weights` reads its weights
+:mod:`.trunk`           features: conv5_2 of VGG-16, P = 196 local features of 512 channels; :mod:`.weights` reads its weights;
+                        :mod:`.trunks` has other networks
 :mod:`.descriptors`     Gaussian normalisation and PCA to n dimensions
 :mod:`.codebook`        K-means: m visual words C_1 … C_m
 :mod:`.vlad`            (1) F_v = [Σ(f_i − C_1), …, Σ(f_i − C_m)]

@@ -66,16 +66,18 @@ class Preprocessing:
     """The map from RGB bytes to the trunk's input: ``(pixel - mean) / std`` per channel, in units of 0…255.
 
     Attributes:
-        convention: ``caffe`` or ``torchvision``.
-        mean: of R, G and B.
-        std: likewise.
+        convention: ``caffe`` or ``torchvision``; of other trunks where it is from.
+        mean, std: of R, G and B.
         bgr_weights: the first layer of the weights *as stored* expects its input channels in the order blue, green, red.
+        input_size, interpolation: of the images that the network was made for.
     """
 
     convention: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    bgr_weights: bool
+    bgr_weights: bool = False
+    input_size: int = 224
+    interpolation: str = "bicubic"
 
 
 PREPROCESSING: dict[str, Preprocessing] = {
@@ -91,8 +93,7 @@ class TrunkWeights:
     """The 13 convolution layers in float32, first layer in RGB order, and the preprocessing they were trained with.
 
     Attributes:
-        tensors: ``features.N.weight`` (out, in, 3, 3) and ``features.N.bias`` (out,), CPU float32.
-        source: as given to :func:`load_weights`.
+        tensors: ``features.N.weight`` (out, in, 3, 3) and ``features.N.bias`` (out,), CPU float32. source: as it was asked for.
     """
 
     tensors: Mapping[str, Tensor]
@@ -147,8 +148,7 @@ class StoredWeights:
 
     Attributes:
         source: as it was asked for.
-        origin: names it in errors.
-        network: ``vgg16`` or ``alexnet``.
+        origin: names it in errors. network: ``vgg16`` or ``alexnet``.
     """
 
     tensors: Mapping[str, Tensor]
@@ -196,7 +196,7 @@ def load_fully_connected(source: str | Path) -> tuple[tuple[Tensor, Tensor], ...
     if name == "torchvision" or name.startswith("torchvision:"):
         tensors = _downloaded(_torchvision_entry(name, "vgg16"))
     else:
-        tensors, _ = _read_file(Path(source))
+        tensors, _ = read_file(Path(source))
     layers: list[tuple[Tensor, Tensor]] = []
     for title, module in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
         weight, bias = tensors.get(f"{module}.weight"), tensors.get(f"{module}.bias")
@@ -216,15 +216,15 @@ def load_fully_connected(source: str | Path) -> tuple[tuple[Tensor, Tensor], ...
     return tuple(layers)
 
 
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata."""
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a ``.safetensors`` file or a state dict; WeightsError where it is missing or unreadable."""
     if not path.is_file():
         raise WeightsError(f'{path}: no such file of trunk weights; give a .safetensors or .pth file, "embedded" or "torchvision"')
     return _read_state_dict(path) if path.suffix in (".pth", ".pt") else _read_safetensors(path)
 
 
 def _from_file(path: Path, convention: str | None, source: str, network: str) -> StoredWeights:
-    tensors, metadata = _read_file(path)
+    tensors, metadata = read_file(path)
     stated = _convention_of(metadata, path)
     if stated is None and convention is None:
         raise WeightsError(

@@ -94,12 +94,11 @@ def _facts(model: WordModel) -> list[tuple[str, str]]:
     order = np.argsort(-bank.counts, kind="stable")[:_WORDS]
     some = ", ".join(f"{bank.vocabulary[number]} {bank.counts[number]}" for number in order)
     more = f" … and {len(bank.vocabulary) - _WORDS} more" if len(bank.vocabulary) > _WORDS else ""
+    trunk = "" if model.config.trunk == "vgg16" else f" of {model.config.trunk}"
+    size = model.config.input_size
     facts = [
         ("words", f"{len(bank.vocabulary)}, with images of each: {some}{more}"),
-        (
-            "vectors",
-            f"{model.encoder.dimension} values of {model.config.layer} at {model.config.input_size} × {model.config.input_size}",
-        ),
+        ("vectors", f"{model.encoder.dimension} values of {model.config.layer}{trunk} at {size} × {size}"),
     ]
     threshold = model.ranker.weak_below(bank)
     if threshold is None:

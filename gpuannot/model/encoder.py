@@ -6,7 +6,6 @@ images → trunk (conv5_2) → Gaussian normalisation + PCA → nearest visual w
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -23,9 +22,9 @@ from ..images.decode_task import ImageFailure
 from ..images.inputs import Images, as_sequence, warn_of_failures
 from ..method.codebook import LayerCodebooks, sample_positions
 from ..method.descriptors import DeviceLayerTransforms, LayerTransforms
-from ..method.trunk import Trunk
+from ..method.trunks import GivenTrunk
+from ..method.trunks.protocol import LoadedTrunk, LocalFeatures
 from ..method.vlad import LayerVlad, Vlad
-from ..method.weights import TrunkWeights
 from ..system.progress import progress_bar
 from ..system.threads import one_blas_thread
 from .extractor import FeatureExtractor
@@ -71,12 +70,11 @@ class Encoder:
         config: an :class:`~gpuannot.AnnotatorConfig`; None is the preset ``paper``.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         loaded: the trunk's weights, where they are loaded already; None loads what the config names at first use.
-        changes: fields of the config to change: ``Encoder(n_centers=32)``.
+        changes: fields of the config to change: ``Encoder(n_centers=32)``; ``trunk`` can be a trunk of your own.
 
     Attributes:
         extractor: :class:`~gpuannot.model.extractor.FeatureExtractor`, from images to local features.
-        transform_: :class:`~gpuannot.method.descriptors.LayerTransforms`.
-        codebook_: :class:`~gpuannot.method.codebook.LayerCodebooks`.
+        transform_, codebook_: ``LayerTransforms`` and ``LayerCodebooks``, of :mod:`gpuannot.method`.
         projection_: :class:`~gpuannot.heads.projection.JointProjection`, where ``config.projection`` is not 0.
     """
 
@@ -89,11 +87,13 @@ class Encoder:
         config: AnnotatorConfig | None = None,
         *,
         device: str | torch.device = "auto",
-        loaded: TrunkWeights | None = None,
+        loaded: LoadedTrunk | None = None,
         **changes: Any,
     ) -> None:
-        self.config = dataclasses.replace(config or AnnotatorConfig(), **changes)
-        self.extractor = FeatureExtractor(self.config, device, loaded=loaded)
+        if not isinstance(changes.get("trunk", ""), str):
+            loaded = GivenTrunk(changes.pop("trunk"))
+        self.extractor = FeatureExtractor((config or AnnotatorConfig()).changed(**changes), device, loaded=loaded)
+        self.config = self.extractor.config
         self._vlad = LayerVlad(Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2))
         self._stages: _DeviceStages | None = None
 
@@ -103,12 +103,12 @@ class Encoder:
         return self.extractor.device
 
     @property
-    def trunk(self) -> Trunk:
+    def trunk(self) -> LocalFeatures:
         """The network up to its last layer that is used, built at first use."""
         return self.extractor.trunk
 
     @property
-    def weights(self) -> TrunkWeights:
+    def weights(self) -> LoadedTrunk:
         """The trunk's weights, loaded at first use."""
         return self.extractor.weights
 
@@ -311,14 +311,14 @@ class Encoder:
             weights: (k, D).
         """
         descriptors = self.transform_.transform(features.float().cpu().numpy())
-        side = self.config.input_size // self.trunk.stride
+        grid = self.trunk.grid(self.config.input_size, self.config.input_size)
         if not self.config.projection:
             vector, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, weights)
-            return PatchContributions(vector, patches, np.zeros(len(weights)), (side, side))
+            return PatchContributions(vector, patches, np.zeros(len(weights)), grid)
         encoded = self._vlad.encode(descriptors[None], self.codebook_.centers)[0]
         vector, pulled, constant = self.projection_.pull_back(encoded, weights)
         _, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, pulled)
-        return PatchContributions(vector, patches, constant, (side, side))
+        return PatchContributions(vector, patches, constant, grid)
 
     def device_stages(self) -> _DeviceStages:
         """The learnt stages on the GPU, put there once."""
@@ -337,7 +337,7 @@ class Encoder:
             learnt: what it is to have learnt of normalisation, PCA and what follows; None of nothing.
             changes: fields of the config to change, none that the trunk depends on.
         """
-        other = Encoder(self.config, device=self.device, **changes)
+        other = Encoder(self.config, device=self.device, loaded=self.extractor.loaded, **changes)
         other.extractor.share(self.extractor)
         for stage, value in (learnt or Learnt())._asdict().items():
             if value is not None:

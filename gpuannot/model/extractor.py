@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..config import AnnotatorConfig
 from ..images.batches import ImageBatches, ImageFailure
-from ..method.trunk import Trunk, split_layers
-from ..method.weights import TrunkWeights, load_weights
+from ..method import trunks
+from ..method.trunks.protocol import LoadedTrunk, LocalFeatures
 from ..system.device import out_of_memory, resolve_device
 from .store import WritableStore, new_store
 
@@ -25,21 +25,22 @@ class FeatureExtractor:
     """Reads images and runs them through the trunk.
 
     Args:
-        config: layers, input size and weights.
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        loaded: the weights that the config names, where they are loaded already; None loads them at first use.
+        config: trunk, layers, input size and weights.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``. With a trunk that is given: its own.
+        loaded: the weights that the config names, where they are loaded already, or a trunk; None loads them at first use.
 
     Attributes:
+        config: with what it leaves to the trunk.
         failures: images of the last call that could not be read; callers start a new list.
     """
 
-    def __init__(self, config: AnnotatorConfig, device: str | torch.device = "auto", *, loaded: TrunkWeights | None = None) -> None:
-        self.config = config
-        self.device = resolve_device(device)
+    def __init__(self, config: AnnotatorConfig, device: str | torch.device = "auto", *, loaded: LoadedTrunk | None = None) -> None:
+        given = loaded if isinstance(loaded, trunks.GivenTrunk) else None
+        self.config = trunks.resolve(config, given)
+        self.device = given.device(device) if given is not None else resolve_device(device)
         self.failures: list[ImageFailure] = []
-        split_layers(config.layer)
         self._weights = loaded
-        self._trunk: Trunk | None = None
+        self._trunk: LocalFeatures | None = None
         self._room: int | None = None  # images that the GPU has memory for, once it had none for a batch
 
     @property
@@ -48,24 +49,22 @@ class FeatureExtractor:
         return self.device.type == "cuda"
 
     @property
-    def loaded(self) -> TrunkWeights | None:
+    def loaded(self) -> LoadedTrunk | None:
         """The trunk's weights, if they are loaded already."""
         return self._weights
 
     @property
-    def weights(self) -> TrunkWeights:
+    def weights(self) -> LoadedTrunk:
         """The trunk's weights, loaded at first use."""
         if self._weights is None:
-            self._weights = load_weights(self.config.weights, self.config.weights_convention)
+            self._weights = trunks.load(self.config)
         return self._weights
 
     @property
-    def trunk(self) -> Trunk:
+    def trunk(self) -> LocalFeatures:
         """The trunk, built at first use."""
         if self._trunk is None:
-            self._trunk = Trunk(
-                self.weights, self.config.layer, relu=self.config.relu, dtype=self.config.trunk_dtype, device=self.device
-            )
+            self._trunk = trunks.build(self.weights, self.config, self.device)
         return self._trunk
 
     def share(self, other: FeatureExtractor) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..config import AnnotatorConfig
-from ..errors import DeviceError, InvalidArgumentError, ModelFileError
+from ..errors import DeviceError, InvalidArgumentError, ModelFileError, WeightsError
 from ..heads.calibration import Logistic
 from ..heads.choosing import Chosen
 from ..heads.cooccurrence import Cooccurrence
@@ -20,7 +20,8 @@ from ..heads.kept_images import KeptImages
 from ..heads.kernel_ranking import KernelRanking
 from ..heads.moments import Moments
 from ..method.ranking import LinearRanking, WordRanking
-from ..method.trunk import split_layers
+from ..method.trunks import GivenTrunk, load, resolve
+from ..method.trunks.protocol import LocalFeatures
 from ..method.words import WordBank
 from ..system.version import __version__
 from .checks import check_settings, resizing
@@ -61,27 +62,47 @@ def restore(
     weights: str | Path | None = None,
     weights_convention: str | None = None,
     device: str | torch.device = "auto",
+    trunk: LocalFeatures | None = None,
 ) -> WordModel:
     """What :meth:`gpuannot.Annotator.load` reads, which says what the arguments mean."""
     file = ModelFile.read(path)
     try:
         config = AnnotatorConfig.from_dict(file.metadata["config"])
-        split_layers(config.layer)
+        _check_trunk(path, config, trunk)
     except (KeyError, TypeError, ValueError) as error:
         version = file.metadata.get("gpuannot_version", __version__)
         written = "" if version == __version__ else f"; gpuannot {version} wrote it"
         raise ModelFileError(f"{path}: its settings cannot be used ({error}{written})") from error
     if weights is not None:
         config = dataclasses.replace(config, weights=str(weights), weights_convention=weights_convention)
-    model = WordModel(Encoder(config, device=device))
+    model = WordModel(Encoder(config, device=device, loaded=None if trunk is None else GivenTrunk(trunk)))
     if model.encoder.weights.sha256 != file.metadata.get("trunk_sha256"):
+        if trunk is not None:
+            raise ModelFileError(f"{path} was fitted with {config.trunk} of other weights than the trunk that was given")
+        of = "" if config.trunk == "vgg16" else f" of {config.trunk}"
         raise ModelFileError(
-            f"{path} was fitted with other trunk weights than {config.weights!r}; give the right ones (weights=…, or --weights)"
+            f"{path} was fitted with other trunk weights{of} than {config.weights!r}; give the right ones (weights=…, or --weights)"
         )
     check_settings(path, file.tensors, file.metadata, config, model.encoder.weights.preprocessing)
     _restore_encoder(path, model.encoder, dict(file.tensors))
     _restore_words(model, file)
     return model
+
+
+def _check_trunk(path: str | Path, config: AnnotatorConfig, trunk: LocalFeatures | None) -> None:
+    """Raise unless the trunk that a file's settings name, and no other, is here."""
+    given = None if trunk is None else GivenTrunk(trunk)
+    if given is not None and (given.source, given.trunk.layer) != (config.trunk, config.layer):
+        raise ModelFileError(
+            f"{path} was fitted with the trunk {config.trunk}, layer {config.layer}; the one given is {given.source}, layer "
+            f"{given.trunk.layer}"
+        )
+    try:
+        resolve(config, given)
+        if given is None and config.trunk.startswith("module:"):
+            load(config)  # says what to do
+    except WeightsError as error:
+        raise WeightsError(f"{path} needs the trunk {config.trunk}, layer {config.layer}: {error}") from error
 
 
 def _of_encoder(encoder: Encoder) -> dict[str, NDArray[Any]]:

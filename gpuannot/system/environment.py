@@ -21,7 +21,7 @@ from .version import __version__
 #: Packages whose versions decide results or speed.
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-learn", "safetensors", "pillow", "pyarrow", "torchvision",
-    "cupy-cuda13x", "cupy-cuda12x", "cuml-cu13", "cuml-cu12", "dask",
+    "cupy-cuda13x", "cupy-cuda12x", "cuml-cu13", "cuml-cu12", "dask", "timm",
 )  # fmt: skip
 
 
@@ -99,6 +99,8 @@ def missing() -> dict[str, str]:
         ):
             if importlib.util.find_spec(module) is None:
                 advice[module] = f"needed for {use}; install gpuannot[cuda{generation}]"
+    if importlib.util.find_spec("timm") is None:
+        advice["timm"] = "needed for trunks timm:NAME (gpuannot trunks); install gpuannot[timm]"
     if not cpu_has_bfloat16():
         advice["bfloat16"] = "this processor has no bfloat16 instructions, so the trunk runs in float32 on it, 2 to 3 times slower"
     if not cpu_has_int8():

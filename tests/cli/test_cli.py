@@ -22,6 +22,7 @@ import pytest
 import typer
 from hostile_images import FAILS, write_hostile_images
 from PIL import Image
+from trunk_models import WHY_NOT
 from typer.testing import CliRunner
 
 from gpuannot import Annotator, AnnotatorConfig, __version__
@@ -30,7 +31,7 @@ from gpuannot.errors import DataError, InvalidArgumentError
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = [f"--set={setting}" for setting in ("layer=pool2", "input_size=32", "n_components=8", "n_centers=4")]
-COMMANDS = ("fit", "annotate", "evaluate", "audit", "learn", "reproduce", "tune", "demo", "info")
+COMMANDS = ("fit", "annotate", "evaluate", "audit", "learn", "reproduce", "tune", "demo", "info", "trunks")
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +179,22 @@ def test_evaluate(model: Path, drawn_scenes: Path, tmp_path: Path) -> None:
     result = run("evaluate", model, label_file, "--json")
     assert json.loads(result.stdout)["words"] == scores["words"] + 1
     assert "1 word is unknown to the model" in result.stderr
+
+
+def test_trunks() -> None:
+    (vgg,) = json.loads(run("trunks", "vgg16@pool4+conv5_1", "--json").stdout)
+    assert (vgg["layer"], vgg["patches"], vgg["channels"]) == ("pool4+conv5_1", 196, 1024)
+    (vgg,) = json.loads(run("trunks", "vgg16", "--json").stdout)
+    of_positions = [(3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56), (256, 256, 56),
+                    (256, 512, 28), (512, 512, 28), (512, 512, 28), (512, 512, 14), (512, 512, 14)]  # fmt: skip
+    assert vgg["gflop"] == pytest.approx(sum(2 * 9 * i * o * side**2 for i, o, side in of_positions) / 1e9)
+    assert vgg["parameters"] == sum(9 * i * o + o for i, o, _ in of_positions)
+    result = run("trunks", "timm:resnet50")
+    if WHY_NOT is None:
+        assert result.exit_code == 0 and "layer3" in result.stdout and "196 × 1024" in result.stdout
+    else:
+        assert result.exit_code == 2 and "timm" in result.stderr and "Traceback" not in result.stderr
+    assert "conv5_2" in run("trunks").stdout
 
 
 def test_info() -> None:

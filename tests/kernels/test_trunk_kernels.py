@@ -16,8 +16,8 @@ from gpuannot import kernels
 from gpuannot.errors import DeviceError
 from gpuannot.kernels.plan import Launch
 from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
-from gpuannot.method import trunk as method_trunk
 from gpuannot.method import trunk_layers
+from gpuannot.method.trunks import vgg16 as method_trunk
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler (g++, or the one named in CXX)")
 
@@ -99,23 +99,23 @@ def test_a_trunk_with_kernels_gives_what_one_without_gives(
     if not fused:
         monkeypatch.setattr(method_trunk, "fuse_layers", lambda *arguments: None)
     images = torch.randint(0, 256, (2, 3, 18, 23), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    plain = method_trunk.Trunk(layer=layer, dtype="float32")
-    pooling = method_trunk.Trunk(layer=layer, dtype="float32", kernel_pooling=True)
+    plain = method_trunk.Vgg16(layer=layer, dtype="float32")
+    pooling = method_trunk.Vgg16(layer=layer, dtype="float32", kernel_pooling=True)
     assert torch.equal(pooling(images), plain(images))
     assert [plan.kernel for plan in launched] == ["max_pool"]
     for channels in (4, 8):
-        both = method_trunk.Trunk(layer=layer, dtype="float32", kernel_pooling=True, pixel_channels=channels)
+        both = method_trunk.Vgg16(layer=layer, dtype="float32", kernel_pooling=True, pixel_channels=channels)
         torch.testing.assert_close(both(images), plain(images), rtol=1e-4, atol=1e-3)
     assert [plan.kernel for plan in launched[1:]] == ["normalise_pixels", "max_pool"] * 2
 
 
 def test_a_trunk_has_kernels_on_cuda_only() -> None:
     with pytest.raises(DeviceError, match="kernel_pooling and pixel_channels 4 are CUDA kernels, the trunk is on cpu"):
-        method_trunk.Trunk(layer="conv1_1", pixel_channels=4)
+        method_trunk.Vgg16(layer="conv1_1", pixel_channels=4)
     with pytest.raises(DeviceError, match="the trunk is on cpu"):
-        method_trunk.Trunk(layer="conv1_1", kernel_pooling=True)
+        method_trunk.Vgg16(layer="conv1_1", kernel_pooling=True)
     with pytest.raises(ValueError, match="pixel_channels is 5; choose 3, 4 or 8"):
-        method_trunk.Trunk(layer="conv1_1", pixel_channels=5)
+        method_trunk.Vgg16(layer="conv1_1", pixel_channels=5)
 
 
 def test_stores_are_of_16_bytes_where_a_row_allows() -> None:

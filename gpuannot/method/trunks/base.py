@@ -1,0 +1,211 @@
+"""What all trunks share: the check of a batch, its normalisation, arithmetic by device, and how other networks than VGG-16 are run.
+
+A network of others is run through its library's own operators. On a CPU it takes one image at a time, so that an image has the same
+bits whatever it is batched with: oneDNN and BLAS choose algorithms by the batch. On CUDA it takes the batch whole, with cuDNN's
+deterministic algorithms and without TF32: the same batch gives the same bits, another batch size need not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import DeviceError, InvalidArgumentError
+from ...system.device import cpu_has_bfloat16
+from .. import int8
+from ..weights import Preprocessing
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The features' type for ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"int8"`` on ``device``.
+
+    ``"int8"`` gives bfloat16 on processors that multiply int8 in hardware, and is ``"auto"`` elsewhere.
+    """
+    if runs_int8(dtype, device):
+        return torch.bfloat16
+    if dtype in ("auto", "int8"):
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    if dtype not in _DTYPES:
+        raise InvalidArgumentError(f"trunk dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}, int8")
+    if dtype == "float16" and device.type == "cpu":
+        raise DeviceError("float16 on a CPU is slower and less exact than float32; choose auto, bfloat16 or float32")
+    return _DTYPES[dtype]
+
+
+def runs_int8(dtype: str, device: torch.device) -> bool:
+    """Whether a trunk of ``dtype`` multiplies int8 on ``device``."""
+    return dtype == "int8" and device.type == "cpu" and int8.supported()
+
+
+def check_images(images: Tensor, device: torch.device) -> None:
+    """Raise unless ``images`` are (B, 3, H, W) uint8 on ``device``.
+
+    Raises:
+        TypeError: not a uint8 tensor.
+        ValueError: another shape, or another device.
+    """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be a torch.uint8 tensor of RGB bytes 0…255, got {found}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
+    if images.device != device:
+        raise ValueError(f"images are on {images.device}, the trunk is on {device}; move one of them")
+
+
+class LocalTrunk(nn.Module):
+    """A trunk over any network: a subclass says in :meth:`maps` how pixels become local features, and has the rest from here.
+
+    Its constructor ends with :meth:`measure`, which runs one blank image to learn channels and patch grid.
+
+    Args:
+        name: of the network, as settings and model files state it: ``timm:resnet50``.
+        identity: 64 hexadecimal digits, SHA-256 of the weights and what else decides the features.
+        preprocessing: mean and std of R, G and B in 0…255, input size and interpolation.
+        layer: names of the layers, joined by ``+``.
+        dtype: of the features. device: where it runs.
+        arithmetic: what is multiplied, if not ``dtype``.
+
+    Attributes:
+        layers: names of the layers whose features are given. layer: the same, joined by ``+``.
+        layer_channels: channels of each layer; ``channels`` is their sum, C.
+        stride: pixels from one patch to the next.
+        weights_sha256: ``identity``.
+    """
+
+    layers: tuple[str, ...]
+    layer_channels: tuple[int, ...]
+    channels: int
+    stride: int
+    relu = True
+    pixel_scale: Tensor
+    pixel_offset: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        identity: str,
+        preprocessing: Preprocessing,
+        layer: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        arithmetic: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.identity, self.preprocessing = name, identity, preprocessing
+        self.layer, self.layers = layer, tuple(layer.split("+"))
+        self.device, self.dtype = torch.device(device), dtype
+        self.arithmetic = arithmetic or str(dtype).removeprefix("torch.")
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (preprocessing.mean, preprocessing.std))
+        self.register_buffer("pixel_scale", (1 / std).view(1, 3, 1, 1).to(self.device), persistent=False)
+        self.register_buffer("pixel_offset", (-mean / std).view(1, 3, 1, 1).to(self.device), persistent=False)
+
+    @property
+    def weights_sha256(self) -> str:
+        """``identity``."""
+        return self.identity
+
+    def maps(self, pixels: Tensor) -> Sequence[Tensor]:
+        """(B, H', W', C') of each layer; pixels are (B, 3, H, W), normalised, in the trunk's dtype, channels last."""
+        raise NotImplementedError(f"{type(self).__name__} must define maps(pixels)")
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        """Local features of a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8, RGB, on the trunk's device.
+
+        Returns:
+            (B, P, C) in the trunk's dtype: row p is position (p // W', p % W').
+
+        Raises:
+            TypeError: not a uint8 tensor.
+            ValueError: another shape, a size that the network does not take, or another device.
+        """
+        check_images(images, self.device)
+        if self.device.type != "cpu":
+            parts = self.layer_features(images)
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        height, width = self.grid(*images.shape[2:])
+        features = torch.empty((len(images), height, width, self.channels), dtype=self.dtype)
+        for number in range(len(images)):
+            features[number] = torch.cat(list(self.maps(self.normalised(images[number : number + 1]))), dim=-1)[0]
+        return features.flatten(1, 2)
+
+    @torch.inference_mode()
+    def layer_features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`forward`, but (B, P, C) of each layer, which are not joined; on CUDA."""
+        check_images(images, self.device)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return tuple(part.flatten(1, 2) for part in self.maps(self.normalised(images)))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(H', W') of a height × width image.
+
+        Raises:
+            ValueError: a size that the network does not take.
+        """
+        if (height, width) not in self._grids:
+            self._grids[height, width] = self._measured(height, width)[0]
+        return self._grids[height, width]
+
+    def positions(self, height: int, width: int) -> int:
+        """P, the number of local features of a height × width image."""
+        rows, columns = self.grid(height, width)
+        return rows * columns
+
+    def measure(self, size: int) -> None:
+        """Learn channels, patch grid and stride from one blank image of size × size pixels.
+
+        Raises:
+            ValueError: a size that the network does not take, or layers of different grids.
+        """
+        self._grids[size, size], self.layer_channels = self._measured(size, size)
+        self.channels = sum(self.layer_channels)
+        self.stride = max(1, size // self._grids[size, size][0])
+
+    @torch.inference_mode()
+    def _measured(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, ...]]:
+        blank = torch.zeros((1, 3, height, width), dtype=torch.uint8, device=self.device)
+        try:
+            parts = self.maps(self.normalised(blank))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise InvalidArgumentError(f"{self.name} cannot run images of {height}×{width} up to {self.layer} ({error})") from error
+        grids = {name: tuple(part.shape[1:3]) for name, part in zip(self.layers, parts, strict=True)}
+        if len(set(grids.values())) > 1:
+            shown = ", ".join(f"{name} {rows}×{columns}" for name, (rows, columns) in grids.items())
+            raise InvalidArgumentError(f"layers of one patch grid can be taken together, these have different ones: {shown}")
+        return (parts[0].shape[1], parts[0].shape[2]), tuple(part.shape[3] for part in parts)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in the trunk's dtype, channels last, of bytes (B, 3, H, W)."""
+        pixels = images.contiguous(memory_format=torch.channels_last).float()
+        normalised = torch.addcmul(self.pixel_offset, pixels, self.pixel_scale).to(self.dtype)
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def from_module(module: nn.Module, layer: str, preprocessing: Preprocessing, **options: Any) -> LocalTrunk:
+        """A trunk over a torch module: :class:`~gpuannot.method.trunks.module.ModuleTrunk` says what the arguments mean."""
+        from .module import ModuleTrunk
+
+        return ModuleTrunk(module, layer, preprocessing, **options)
+
+
+def module_sha256(name: str, preprocessing: Preprocessing, module: nn.Module) -> str:
+    """SHA-256 over a network's name, preprocessing and all its parameters and buffers."""
+    digest = hashlib.sha256(repr((name, preprocessing.mean, preprocessing.std)).encode())
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
