@@ -11,7 +11,7 @@ that is asked for and the CPU has instructions for it, in int8.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import InvalidArgumentError
 from .. import int8
@@ -52,7 +52,7 @@ def split_layers(layer: str) -> tuple[str, ...]:
 class Vgg16(LocalTrunk):
     """VGG-16 from the input bytes to one layer, or to several of the same stride in one pass.
 
-    The modules carry torchvision's names (``features.0`` … ``features.30``).
+    The modules carry torchvision's names (``features.0`` … ``features.30``); in int8 there are none.
 
     Args:
         weights: a :class:`~gpuannot.method.weights.TrunkWeights`, or None for the embedded ones.
