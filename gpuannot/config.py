@@ -16,13 +16,11 @@ TRUNK_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 INTERPOLATIONS = ("bicubic", "bilinear")
 METRICS = ("l2", "cosine")
 HEADS = ("mean", "demixed", "ridge", "kernel")
-#: Heads whose scores are regressions of the labels.
-REGRESSIONS = ("ridge", "kernel")
+REGRESSIONS = ("ridge", "kernel")  # heads whose scores are regressions of the labels
 CALIBRATIONS = ("none", "odds")
 OBJECTIVES = ("images", "words")
 # Values that files of earlier versions may state.
 _REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}
-
 
 _OF_TRUNK: Any = None  # left to the trunk: VGG-16's are these, others say theirs where they are resolved
 _OF_VGG16: dict[str, Any] = {"weights": "embedded", "layer": "conv5_2", "input_size": 224, "interpolation": "bicubic"}
