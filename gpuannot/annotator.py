@@ -78,7 +78,7 @@ class Annotator:
         loaded: LoadedTrunk | None = None,
         **changes: Any,
     ) -> None:
-        self.words = WordModel(Encoder(config, device=device, loaded=loaded, **changes))
+        self.words = WordModel(Encoder(config, device=device, loaded=loaded, new=True, **changes))
         self._device = device
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def info(as_json: AsJson = False) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
     cpu = found["processor"]
-    arithmetic = "bfloat16" if cpu["bfloat16"] else "float32 (this processor has no bfloat16 instructions)"
-    table.add_row("processor", f"{cpu['model']}, {cpu['cores']} cores; the trunk runs in {arithmetic}")
+    arithmetic = "int8" if cpu["int8"] else "bfloat16" if cpu["bfloat16"] else "float32"
+    table.add_row("processor", f"{cpu['model']}, {cpu['cores']} cores; a fit on it runs the trunk in {arithmetic}")
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']} GB)" for gpu in found["gpus"])
     table.add_row("GPUs", gpus or "none that torch can use")
     for name, advice in found["missing"].items():

@@ -87,7 +87,7 @@ def reproduce(
         check_report_path(report, overwrite)
     config = config or AnnotatorConfig(objective="words")
     train, test = load_benchmark(name, data)
-    first = Encoder(config, device=device)
+    first = Encoder(config, device=device, new=True)
     config = first.config
     started = time.perf_counter()
     with (

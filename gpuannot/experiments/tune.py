@@ -178,7 +178,7 @@ def tune(
         DataError: a test split, or images that cannot be read. ValueError: a setting that is unknown or asks for other features of
             the trunk, a value out of range, no split, or a hold-out that leaves nothing to learn from.
     """
-    config = config or AnnotatorConfig.preset("best")
+    config = Encoder(config or AnnotatorConfig.preset("best"), device=device, new=True).config
     refuse_test_images(images)
     grid = _checked(config, DEFAULT_SPACE if space is None else space)
     if splits < 1:

@@ -53,8 +53,7 @@ class PatchContributions(NamedTuple):
     Attributes:
         vector: (D,) float64.
         patches: (k, H'·W') float64, row by row over the image.
-        constant: (k,) float64, what no patch has a part in.
-        grid: (H', W').
+        constant: (k,) float64, what no patch has a part in. grid: (H', W').
     """
 
     vector: NDArray[np.float64]
@@ -70,6 +69,7 @@ class Encoder:
         config: an :class:`~gpuannot.AnnotatorConfig`; None is the preset ``paper``.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         loaded: the trunk's weights, where they are loaded already; None loads what the config names at first use.
+        new: a fit begins with it, which settles ``trunk_dtype = "auto"`` (:func:`gpuannot.method.trunks.settle`).
         changes: fields of the config to change: ``Encoder(n_centers=32)``; ``trunk`` can be a trunk of your own.
 
     Attributes:
@@ -88,11 +88,12 @@ class Encoder:
         *,
         device: str | torch.device = "auto",
         loaded: LoadedTrunk | None = None,
+        new: bool = False,
         **changes: Any,
     ) -> None:
         if not isinstance(changes.get("trunk", ""), str):
             loaded = GivenTrunk(changes.pop("trunk"))
-        self.extractor = FeatureExtractor((config or AnnotatorConfig()).changed(**changes), device, loaded=loaded)
+        self.extractor = FeatureExtractor((config or AnnotatorConfig()).changed(**changes), device, loaded=loaded, new=new)
         self.config = self.extractor.config
         self._vlad = LayerVlad(Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2))
         self._stages: _DeviceStages | None = None
@@ -339,9 +340,8 @@ class Encoder:
         """
         other = Encoder(self.config, device=self.device, loaded=self.extractor.loaded, **changes)
         other.extractor.share(self.extractor)
-        for stage, value in (learnt or Learnt())._asdict().items():
-            if value is not None:
-                setattr(other, f"{stage}_", value)
+        known = (learnt or Learnt())._asdict().items()
+        vars(other).update({f"{stage}_": value for stage, value in known if value is not None})
         return other
 
 

@@ -28,16 +28,26 @@ class FeatureExtractor:
         config: trunk, layers, input size and weights.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``. With a trunk that is given: its own.
         loaded: the weights that the config names, where they are loaded already, or a trunk; None loads them at first use.
+        new: a fit begins with it, see :func:`~gpuannot.method.trunks.settle`.
 
     Attributes:
         config: with what it leaves to the trunk.
         failures: images of the last call that could not be read; callers start a new list.
     """
 
-    def __init__(self, config: AnnotatorConfig, device: str | torch.device = "auto", *, loaded: LoadedTrunk | None = None) -> None:
+    def __init__(
+        self,
+        config: AnnotatorConfig,
+        device: str | torch.device = "auto",
+        *,
+        loaded: LoadedTrunk | None = None,
+        new: bool = False,
+    ) -> None:
         given = loaded if isinstance(loaded, trunks.GivenTrunk) else None
         self.config = trunks.resolve(config, given)
         self.device = given.device(device) if given is not None else resolve_device(device)
+        if new and given is None:
+            self.config = trunks.settle(self.config, self.device)
         self.failures: list[ImageFailure] = []
         self._weights = loaded
         self._trunk: LocalFeatures | None = None

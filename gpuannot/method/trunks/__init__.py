@@ -24,6 +24,7 @@ from ...config import AnnotatorConfig
 from ...errors import DeviceError, InvalidArgumentError, WeightsError
 from ...system.device import resolve_device
 from ..weights import Preprocessing, TrunkWeights, load_weights
+from .base import runs_int8
 from .protocol import LoadedTrunk, LocalFeatures
 from .vgg16 import Vgg16, split_layers
 
@@ -117,6 +118,16 @@ def resolve(config: AnnotatorConfig, given: GivenTrunk | None = None) -> Annotat
         config, layer=layer, input_size=config.input_size or stated.input_size,
         interpolation=config.interpolation or stated.interpolation,
     )  # fmt: skip
+
+
+def settle(config: AnnotatorConfig, device: torch.device) -> AnnotatorConfig:
+    """Resolved settings as a fit begins with them: ``trunk_dtype = "auto"`` is int8 where that is fastest, and the model states it.
+
+    So a model keeps its arithmetic: one that states ``auto``, from a GPU or of an earlier version, never runs in int8.
+    """
+    if config.trunk == "vgg16" and config.trunk_dtype == "auto" and runs_int8("int8", device):
+        return dataclasses.replace(config, trunk_dtype="int8")
+    return config
 
 
 def load(config: AnnotatorConfig) -> LoadedTrunk:
