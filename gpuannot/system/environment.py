@@ -102,13 +102,9 @@ def missing() -> dict[str, str]:
     if importlib.util.find_spec("timm") is None:
         advice["timm"] = "needed for trunks timm:NAME (gpuannot trunks); install gpuannot[timm]"
     if not cpu_has_bfloat16():
-        advice["bfloat16"] = (
-            "this processor has no bfloat16 instructions: what is not int8 runs in float32 on it, 2 to 3 times slower"
-        )
+        advice["bfloat16"] = "this processor has no bfloat16 instructions: what is not int8 runs in float32, 2 to 3 times slower"
     if not cpu_has_int8():
-        advice["int8"] = (
-            "this processor has no int8 instructions: the trunk runs in bfloat16 or float32 on it, half as fast or less"
-        )
+        advice["int8"] = "this processor has no int8 instructions: the trunk runs in bfloat16 or float32, half as fast or less"
     return advice
 
 
