@@ -33,7 +33,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) unit_products(
     double squares = 0.0;
     for (int j = threadIdx.x; j < dims; j += THREADS) {
         float p = 0.0f;
+#pragma unroll 1  // unrolled, addresses spill around the call of the square root below
         for (int r = 0; r < row_parts; r++)
+#pragma unroll 1
             for (int c = 0; c < column_parts; c++) p += product[((r * images + image) * column_parts + c) * dims + j];
         p += offset[j];
         out[j] = p;
