@@ -44,7 +44,7 @@ def to_model_file(model: WordModel, *, sums: bool = True) -> ModelFile:
         metadata={
             "gpuannot_version": __version__,
             "vocabulary": list(model.vocabulary),
-            "config": model.config.to_dict(),
+            "config": _stated(model.config),
             "preprocessing": {
                 "resize": resizing(model.config),
                 "mean": preprocessing.mean,
@@ -103,6 +103,11 @@ def _check_trunk(path: str | Path, config: AnnotatorConfig, trunk: LocalFeatures
             load(config)  # says what to do
     except WeightsError as error:
         raise WeightsError(f"{path} needs the trunk {config.trunk}, layer {config.layer}: {error}") from error
+
+
+def _stated(config: AnnotatorConfig) -> dict[str, Any]:
+    """The settings without the paper's trunk: files of before other trunks were known do not state it, and have the same hash."""
+    return {name: value for name, value in config.to_dict().items() if (name, value) != ("trunk", "vgg16")}
 
 
 def _of_encoder(encoder: Encoder) -> dict[str, NDArray[Any]]:

@@ -117,7 +117,7 @@ def test_a_network_without_intermediates(tmp_path: Path, rng: np.random.Generato
     from safetensors.torch import load_file
 
     path = write_weights("plain_resnet", tmp_path)
-    encoder = Annotator(trunk="timm:plain_resnet", weights=path, input_size=64, trunk_dtype="float32", device="cpu").encoder
+    encoder = Annotator(trunk="timm:plain_resnet", weights=path, input_size=64, **SMALL).encoder
     assert encoder.weights.about.features_only and encoder.trunk.layer == "layer3"  # type: ignore[attr-defined]
     network = timm.create_model("plain_resnet", num_classes=7).eval()
     network.load_state_dict(load_file(path))
@@ -158,6 +158,7 @@ def test_networks_of_torchvision(name: str, layer: str, side: int, channels: int
 def test_what_timm_cannot_give(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
+    small: dict[str, Any] = {"device": "cpu", "input_size": 64, "n_components": 4}
     with pytest.raises(InvalidArgumentError, match=r"has no network 'resnet81'; is one of .*resnet18"):
         Annotator(trunk="timm:resnet81", device="cpu")
     with pytest.raises(InvalidArgumentError, match=r"has no weights 'mine' of resnet18; it has resnet18\.a1_in1k"):
@@ -165,11 +166,11 @@ def test_what_timm_cannot_give(tmp_path: Path) -> None:
     whole, cut, name = write_weights("convnext_small_test", tmp_path), tmp_path / "cut.safetensors", "convnext_small_test"
     save_file({key: value for key, value in load_file(whole).items() if key != "stages.1.blocks.0.mlp.fc1.weight"}, cut)
     with pytest.raises(WeightsError, match=rf"cut\.safetensors lacks stages\.1\.blocks\.0\.mlp\.fc1\.weight of {name}"):
-        _ = Annotator(trunk=f"timm:{name}", weights=cut, device="cpu", input_size=64).encoder.trunk
-    early = Annotator(trunk=f"timm:{name}@stages.0", weights=cut, device="cpu", input_size=64)
+        _ = Annotator(trunk=f"timm:{name}", weights=cut, **small).encoder.trunk
+    early = Annotator(trunk=f"timm:{name}@stages.0", weights=cut, **small)
     assert early.encoder.trunk.channels == 8, "what the file lacks comes after this layer"
     with pytest.raises(WeightsError, match=r"small_test-0\.safetensors (lacks|does not fit)"):
-        _ = Annotator(trunk="timm:vit_small_test", weights=whole, device="cpu", input_size=64).encoder.trunk
+        _ = Annotator(trunk="timm:vit_small_test", weights=whole, **small).encoder.trunk
     program = "from gpuannot import Annotator\nAnnotator(trunk='timm:mobilenetv3_small_050.lamb_in1k', device='cpu').encoder.trunk"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch")}
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=offline).stderr.splitlines()[-1]
@@ -303,5 +304,7 @@ def test_dimensions_from_few_patches_to_many(channels: int, side: int, images: n
     assert annotator.encoder.encode(images)[1].shape == (5, 640)
     assert annotator.explain(images[:1], ["red"])[0].grid == (side, side)
     if channels == 384:
-        with pytest.raises(InvalidArgumentError, match=r"n_components.*384"):
+        with pytest.raises(
+            InvalidArgumentError, match="n_components is 385, and the layer 1 of module:Sequential has 384 channels; set"
+        ):
             Annotator(trunk=trunk, **{**SMALL, "n_components": 385}).fit(images, WORDS)

@@ -163,5 +163,13 @@ def build(loaded: LoadedTrunk, config: AnnotatorConfig, device: torch.device) ->
     if isinstance(loaded, TrunkWeights):
         return Vgg16(loaded, config.layer, relu=config.relu, dtype=config.trunk_dtype, device=device)
     if isinstance(loaded, GivenTrunk):
-        return loaded.trunk
-    return loaded.build(config.layer, config.input_size, config.trunk_dtype, device)  # type: ignore[attr-defined]
+        trunk = loaded.trunk
+    else:
+        trunk = loaded.build(config.layer, config.input_size, config.trunk_dtype, device)  # type: ignore[attr-defined]
+    for layer, channels in zip(trunk.layers, trunk.layer_channels, strict=True):
+        if config.n_components > channels:  # PCA would find it after all images have been through the trunk
+            raise InvalidArgumentError(
+                f"n_components is {config.n_components}, and the layer {layer} of {trunk.name} has {channels} channels; set "
+                f"n_components to at most {channels}, or take another layer"
+            )
+    return trunk
