@@ -7,14 +7,9 @@ RANK_CHANGES = {
     "what are no numbers tie": ("return unknown || score == other ?", "return score == other ?"),
     "rows without their stride": ("image * row_stride", "image * dims"),
     "the last dimensions left out": ("k0 < dims; k0 += LANES) sum", "k0 + LANES <= dims; k0 += LANES) sum"),
-    "candidates of the first image": ("candidates += image * candidate_count;", ""),
     "as many candidates as warps": ("i += blockDim.x / LANES", "i += candidate_count"),
-    "no bias": ("sum + bias[candidates[i]]", "sum"),
-    "the word's own number": ("index[rank] = known[word];", "index[rank] = word;"),
     "ranks past k are written": ("if (rank >= k) continue;", ""),
     "a vector of zeros has neighbours": ("blank ? rank : word", "word"),
-    "cosine of a longer vector": ("squared_norm + 1.0 - score", "2.0 - 2.0 * score"),
-    "squares are given": ("sqrt(score)", "score"),
 }
 
 AFFINE_CHANGES = {
@@ -24,25 +19,18 @@ AFFINE_CHANGES = {
     "components unbounded": ("load_fragment(component < components_left, ", "load_fragment(true, "),
     "channels unbounded": ("load_if<Fragment>(inside && k < dims", "load_if<Fragment>(inside"),
     "low parts are the high ones": ("matrix + part * part_stride", "matrix"),
-    "high parts alone": ("constexpr int PARTS = 2;", "constexpr int PARTS = 1;"),
     "first components in every tile": ("layer.matrix + static_cast<long long>(component0) * channels", "layer.matrix"),
-    "offsets of the first layer": ("offset += blockIdx.y * components;", ""),
     "every layer in the place of the first": ("out += blockIdx.y * components;", ""),
     "layers exchanged": ("{features1, row_stride1, channels1, matrix1}", "{features2, row_stride2, channels2, matrix2}"),
     "operands of two rows swapped": ("upper.value[pair], lower.value[pair], upper", "lower.value[pair], upper.value[pair], upper"),
-    "no offset": (" + offset[component]", ""),
     "writes components unbounded": ("if (component < components) row", "row"),
     "writes rows unbounded": ("if (8 * r >= rows_left) continue;", ""),
-    "rows of the output without their stride": ("(first + 8 * r) * out_stride", "(first + 8 * r) * components"),
 }
 
 LAYER_CHANGES = {
     "descriptors of the first layer": ("image_stride + layer * dims", "image_stride"),
     "centres of the first layer": ("centers += layer * length;", ""),
-    "half norms of the first layer": ("half_norms += layer * center_count;", ""),
     "every layer in the place of the first": ("* gridDim.y + layer;", "* gridDim.y;"),
-    "parts cut, not rounded": ("bits + 0x7fffu + (bits >> 16 & 1)", "bits"),
-    "half away from even": ("(bits >> 16 & 1)", "1"),
     "low part of the whole value": ("bfloat16_bits(x - __uint_as_float", "bfloat16_bits(x - 0 * __uint_as_float"),
     "low parts a vector behind the high": ("out + apart + i", "out + count + i"),
 }
@@ -50,10 +38,7 @@ LAYER_CHANGES = {
 UNIT_CHANGES = {
     "no barrier before the norm": ("squares;\n    __syncthreads();", "squares;"),
     "no barrier before products": ("* scale);\n    __syncthreads();", "* scale);"),
-    "the norm of a warp's": ("i < WARPS; i++) squares", "i < 1; i++) squares"),
-    "no offset": ("p += offset[j];", ""),
     "parts of rows left out": ("r < row_parts", "r < 1"),
-    "parts of columns left out": ("c < column_parts", "c < 1"),
     "parts of the matrix mistaken for images": (
         "(r * images + image) * column_parts + c",
         "(r * column_parts + c) * images + image",
@@ -62,5 +47,4 @@ UNIT_CHANGES = {
     "dimensions past the threads left out": ("j < dims; j += THREADS) out", "j < THREADS; j += THREADS) out"),
     "rows of products a place behind": ("* (i - 1) / 2 - i", "* (i - 1) / 2"),
     "products past the quadratic": ("j < quadratic; j += 32", "j < quadratic + 1; j += 32"),
-    "every product once": ("i == j ? same : other", "same"),
 }
