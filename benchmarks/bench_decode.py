@@ -105,6 +105,7 @@ def decoders() -> Iterator[tuple[str, Callable[[], Decoder]]]:
         return lambda content: warp(decode(torch.frombuffer(bytearray(content), dtype=torch.uint8)).permute(1, 2, 0).numpy())
 
     yield "gpuannot (Pillow)", lambda: lambda content: decode_image(content, SIZE)
+    yield "gpuannot, bicubic_reduced", lambda: partial(decode_image, size=SIZE, interpolation="bicubic_reduced")
     yield "Pillow, draft mode", draft
     yield "simplejpeg, Pillow's warp", simplejpeg
     yield "simplejpeg at a fraction, Pillow's warp", lambda: simplejpeg(min_height=SIZE, min_width=SIZE)

@@ -1,7 +1,8 @@
 """Files, encoded bytes and arrays → decoded uint8 images, on the CPU with Pillow; a bad image raises `ImageError`.
 
-Pillow decodes at full size. Decoders that win much (draft mode, a fraction of the size, another warp) give other pixels than the
-trunk's preprocessing says, and those that give the same pixels win little: ``benchmarks/bench_decode.py`` shows both.
+Pillow decodes at full size, unless it is told otherwise. Decoders that win much (draft mode, a fraction of the size, another warp)
+give other pixels than the trunk's preprocessing says, and those that give the same pixels win little:
+``benchmarks/bench_decode.py`` shows both.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ _SUFFIXES = (
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .tif .tiff .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif .hif .jxl"
 )
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
-INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic_reduced": Image.Resampling.BICUBIC,
+}
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses to decode
 MAX_BYTES = 2**31  # of an encoded image: no format needs more for MAX_PIXELS; a film or a disk image would fill the memory
 
@@ -66,7 +71,8 @@ def decode_image(
         size: S warps to S×S, (height, width) to that, None keeps the size.
         name: stands for the image in errors.
         interpolation: of the warp, Pillow's ``bicubic`` or ``bilinear``, whose support grows with the scale: shrinking is
-            antialiased.
+            antialiased. ``bicubic_reduced`` is bicubic after a JPEG file was decoded at a half, a quarter or an eighth of its size,
+            as long as both sides keep twice the larger side of ``size``.
 
     Raises:
         ImageError: whatever is wrong with the source: no readable file, no image, cut or broken data, more than `MAX_PIXELS` pixels
@@ -97,12 +103,13 @@ def _width_height(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _pixels(source: ImageSource, target: tuple[int, int] | None, interpolation: str) -> np.ndarray:
     """`decode_image` for a checked target (width, height); raises `Unusable`."""
+    least = 2 * max(target) if target is not None and interpolation == "bicubic_reduced" else None
     try:
         if isinstance(source, (str, os.PathLike)):
             with _open_path(source) as file:
-                image, profile = _decoded(open_image(file, MAX_BYTES))
+                image, profile = _decoded(open_image(file, MAX_BYTES, least))
         elif isinstance(source, (bytes, bytearray, memoryview)):
-            image, profile = _decoded(open_image(io.BytesIO(source), MAX_BYTES))
+            image, profile = _decoded(open_image(io.BytesIO(source), MAX_BYTES, least))
         elif isinstance(source, Image.Image):
             image, profile = _decoded(of_pillow(source))
         else:

@@ -48,8 +48,12 @@ class Opened(NamedTuple):
     load: Callable[[], Image.Image]
 
 
-def open_image(file: IO[bytes], most_bytes: int) -> Opened:
+def open_image(file: IO[bytes], most_bytes: int, least: int | None = None) -> Opened:
     """The image in an open file.
+
+    Args:
+        most_bytes: of the file.
+        least: let a JPEG be decoded at a half, a quarter or an eighth of its size, no side below so many pixels.
 
     Raises:
         Unusable: no image of a known format, or one that is refused for what its header says.
@@ -74,7 +78,10 @@ def open_image(file: IO[bytes], most_bytes: int) -> Opened:
         content = file.read()
     if format == "JPEG":
         image, ends = open_jpeg(content)
-        return Opened(image.width, image.height, image.width * image.height, lambda: load_jpeg(image, ends=ends))
+        width, height = image.size
+        if least is not None:
+            image.draft(None, (least, least))
+        return Opened(width, height, width * height, lambda: load_jpeg(image, ends=ends))
     if format == "PPM" and content[1] in b"123456":
         header = read_netpbm_header(content)
         return Opened(header.width, header.height, header.width * header.height, header.read)

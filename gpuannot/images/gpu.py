@@ -95,9 +95,10 @@ class GpuDecoder:
 
 def warp(images: Tensor, size: int, interpolation: str) -> Tensor:
     """(N, 3, H, W) uint8 warped to (N, 3, size, size) as Pillow does: first the rows, then the columns, each rounded to 8 bits."""
+    mode = "bilinear" if interpolation == "bilinear" else "bicubic"
     for shape in ((images.shape[2], size), (size, size)):
         if tuple(images.shape[2:]) != shape:
-            scaled = functional.interpolate(images.float(), shape, mode=interpolation, align_corners=False, antialias=True)
+            scaled = functional.interpolate(images.float(), shape, mode=mode, align_corners=False, antialias=True)
             images = scaled.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
     return images
 

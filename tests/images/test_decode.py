@@ -17,6 +17,7 @@ import torch
 from hostile_images import DECODES, FAILS, encoded, grey_tiff, png, png_chunk, scene, write_hostile_images
 from PIL import Image, ImageFile, features
 
+from gpuannot.datasets.scenes import draw_scene
 from gpuannot.errors import ImageError
 from gpuannot.images import decode as images
 from gpuannot.images.batches import ImageBatches, ImageFailure
@@ -367,6 +368,32 @@ def test_warp_is_pillows_antialiased_one(hostile: dict[str, Path], name: str) ->
     stripes[:, ::2] = 255
     shrunk = decode_image(stripes, 16, interpolation=name)[:, 1:-1]
     assert np.abs(shrunk.astype(int) - 127).max() <= 12  # without antialias 0 or 255
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "fraction"), [(127, 300, 1), (300, 128, 2), (255, 257, 2), (301, 256, 4), (700, 513, 8)]
+)
+def test_a_jpeg_is_reduced_to_twice_the_target_at_least(width: int, height: int, fraction: int) -> None:
+    pixels = np.asarray(draw_scene(3, (width, height))[0])
+    files = {}
+    for format in ("JPEG", "PNG"):
+        file = io.BytesIO()
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        Image.fromarray(pixels).save(file, format, quality=95, exif=turned)
+        files[format] = file.getvalue()
+    found, whole = (decode_image(files["JPEG"], 32, interpolation=name) for name in ("bicubic_reduced", "bicubic"))
+    small = Image.open(io.BytesIO(files["JPEG"]))
+    small.draft(None, (width // fraction, height // fraction))
+    assert small.size == (-(-width // fraction), -(-height // fraction)) and min(small.size) >= 64
+    expected = small.transpose(Image.Transpose.ROTATE_270).resize((32, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(found, np.asarray(expected))
+    assert np.array_equal(found, whole) == (fraction == 1) and np.abs(found.astype(int) - whole).mean() < 2.5
+    for other in (files["PNG"], pixels):  # nothing else can be
+        plain, reduced = (decode_image(other, 32, interpolation=name) for name in ("bicubic", "bicubic_reduced"))
+        np.testing.assert_array_equal(plain, reduced)
+    cut = decode_image(files["JPEG"][:-2], 32, interpolation="bicubic_reduced")  # without its end marker
+    assert np.abs(cut.astype(int) - whole).mean() < 2.5
 
 
 @pytest.mark.parametrize("size", [0, -1, (0, 5), (5, -5)])
