@@ -189,22 +189,13 @@ class AnnotatorConfig:
     relu: bool = True
     """Take a convolution layer's output after its ReLU."""
     trunk_dtype: str = "auto"
-<<<<<<< HEAD
     """``float32``, ``bfloat16``, ``float16`` (CUDA), ``int8`` (on CPUs that multiply it, features 3% away; elsewhere as ``auto``)
     or ``auto``: bfloat16 where the device multiplies it. A fit on a CPU that multiplies int8, makes ``auto`` that."""
     input_size: int = _OF_TRUNK
     """Images are warped to input_size × input_size pixels, 224 for VGG-16."""
     interpolation: str = _OF_TRUNK
-    """How images are warped: ``bicubic`` (VGG-16's) or ``bilinear``, with antialias."""
-=======
-    """``auto`` (bfloat16 where the device multiplies it in hardware), ``float32``, ``bfloat16``, ``float16`` (CUDA) or ``int8``: on
-    CPUs that multiply it in hardware up to twice as fast, with features 3% away; elsewhere as ``auto``."""
-    input_size: int = 224
-    """Images are warped to input_size × input_size pixels."""
-    interpolation: str = "bicubic"
-    """How images are warped: ``bicubic`` or ``bilinear``, with antialias, or ``bicubic_reduced``, where JPEG files of four times
+    """How images are warped: ``bicubic`` (VGG-16), ``bilinear``, with antialias, or ``bicubic_reduced``: JPEG files of four times
     input_size or more are first decoded at a fraction (:func:`~gpuannot.images.decode.decode_image`): faster, by other pixels."""
->>>>>>> w19
     n_components: int = 64
     """n, the dimensions kept by PCA, of each layer."""
     n_centers: int = 64
