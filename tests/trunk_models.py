@@ -24,11 +24,11 @@ try:
         warnings.simplefilter("ignore")
         import torchvision  # noqa: F401
 except (ImportError, RuntimeError) as error:
-    _NO_TORCHVISION: str | None = f"torchvision cannot be imported: {error}"
+    NO_TORCHVISION: str | None = f"torchvision cannot be imported: {error}"
 else:
-    _NO_TORCHVISION = None
+    NO_TORCHVISION = None
 
-needs_torchvision = pytest.mark.skipif(_NO_TORCHVISION is not None, reason=str(_NO_TORCHVISION))
+needs_torchvision = pytest.mark.skipif(NO_TORCHVISION is not None, reason=str(NO_TORCHVISION))
 needs_timm = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 _VIT = {"depth": 4, "embed_dim": 48, "num_heads": 3}

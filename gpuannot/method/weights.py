@@ -302,7 +302,7 @@ def _torchvision_entry(source: str, network: str) -> Any:
         return known[name]
     except KeyError:
         members = ", ".join(member.name for member in known)
-        raise WeightsError(f"torchvision has no {network} weights {name!r}; it has {members}") from None
+        raise WeightsError(f"torchvision has no {NETWORKS[network]} weights {name!r}; it has {members}") from None
 
 
 def _downloaded(entry: Any) -> Mapping[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -21,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from trunk_models import NO_TORCHVISION, needs_torchvision
 
 from gpuannot.errors import WeightsError
 from gpuannot.method.embed_weights import METADATA, embed
@@ -33,7 +33,6 @@ CONFIGURATION_D = (
 )  # fmt: skip
 OXFORD_DESCRIPTION = "pixels 0..255, channel order BGR, minus (103.939, 116.779, 123.68), no scaling"
 HALF_A_STEP = 0.5 + 127 * 2**-23  # plus the float32 rounding of the scale and of the division by it
-TORCHVISION = importlib.util.find_spec("torchvision") is not None
 
 
 @pytest.fixture(scope="module")
@@ -438,14 +437,14 @@ def test_torchvision_has_its_own_convention(source: str) -> None:
         load_weights(source, "caffe")
 
 
-@pytest.mark.skipif(TORCHVISION, reason="torchvision is installed here")
+@pytest.mark.skipif(NO_TORCHVISION is None, reason="torchvision is here")
 @pytest.mark.parametrize("source", ["torchvision", "torchvision:IMAGENET1K_FEATURES"])
 def test_without_torchvision_the_error_says_what_to_install(source: str) -> None:
     with pytest.raises(WeightsError, match=r"torchvision cannot be imported.*install gpuannot\[cuda13\].*embedded"):
         load_weights(source)
 
 
-@pytest.mark.skipif(not TORCHVISION, reason="torchvision is not installed")
+@needs_torchvision
 def test_torchvision_names_its_weights() -> None:
     with pytest.raises(WeightsError, match=r"no VGG-16 weights 'NEWEST'.*IMAGENET1K_V1"):
         load_weights("torchvision:NEWEST")
