@@ -131,8 +131,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-# What each setting may be: the check of a config, the reading of ``--set`` and ``--vary`` and the ranges that ``gpuannot info``
-# and the documentation show come from here. They are checked in this order, so a setting that bounds another comes before it.
+# What a config is checked by, ``--set`` is read by and ``gpuannot info`` shows. A bound comes before what it bounds.
 CONSTRAINTS: dict[str, Constraint] = {
     "trunk": text("vgg16, timm:NAME or torchvision:NAME, and @LAYER behind it"),
     "weights": or_chosen(text("embedded, a file, torchvision or torchvision:NAME; for other trunks pretrained or a file")),
