@@ -19,8 +19,9 @@ demo: $(STAMP)
 	rm -rf demo
 	$(RUN)/gpuannot demo demo --report demo/report.html
 
+# A test module a process at a time; more threads than cores would wait for each other.
 test: lint types docs
-	$(RUN)/python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(TOOLS)
 	$(RUN)/ruff check .

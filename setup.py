@@ -82,6 +82,7 @@ setup(
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "latex2mathml>=3.77"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.15",
             "mypy>=1.15",
             "hypothesis>=6.100",
