@@ -45,11 +45,11 @@ def converted(size: str, folder: Path) -> Path:
     return path
 
 
-def settings(sizes: list[str], folder: Path) -> Iterator[AnnotatorConfig]:
-    """Each network and layer at both presets."""
+def settings(sizes: list[str], presets: list[str], folder: Path) -> Iterator[AnnotatorConfig]:
+    """Each network and layer at each preset."""
     for size in sizes:
         weights = str(converted(size, folder))
-        for preset in ("paper", "best"):
+        for preset in presets:
             own = AnnotatorConfig.preset(preset, objective="words")
             for layer in LAYERS:
                 trunk = f"timm:{NETWORKS[size]}@{layer}"
@@ -75,11 +75,12 @@ def main() -> None:
     parser.add_argument("data", help="folder of Corel5k")
     parser.add_argument("--seeds", type=int, default=5, help="codebook seeds (default: %(default)s)")
     parser.add_argument("--sizes", nargs="+", default=["lite0"], choices=list(NETWORKS), help="networks (default: %(default)s)")
+    parser.add_argument("--presets", nargs="+", default=["paper", "best"], help="settings after the trunk (default: %(default)s)")
     parser.add_argument("--cache", help="folder for features (default: the user's cache folder)")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for config in settings(arguments.sizes, Path(folder)):
+        for config in settings(arguments.sizes, arguments.presets, Path(folder)):
             run = reproduce("corel5k", arguments.data, config, seeds=arguments.seeds, cache=arguments.cache, progress=False)
             stated = {**run["config"], "weights": Path(run["config"]["weights"]).name}
             row = {"config": stated, **{key: run[key] for key in ("trunk", "seconds", "runs", "summary")}}

@@ -52,6 +52,19 @@ def spread(runs: dict[str, Any]) -> list[str]:
     return [*shares, f"{runs['n_plus']['mean']:.1f} ± {runs['n_plus']['std']:.1f}"]
 
 
+def test_the_table_of_other_trunks() -> None:
+    rows = {
+        ("paper" if row["config"]["head"] == "mean" else "best", row["config"]["trunk"], row["config"]["layer"]): row["summary"]
+        for row in results("corel5k-efficientnet-lite")["rows"]
+    }
+    rows["paper", "vgg16", "conv5_2"] = results("corel5k-paper-embedded")["summary"]
+    shown = table_after("## Measured", (ROOT / "docs" / "trunks.md").read_text())
+    found = {(preset.strip("`"), trunk.strip("`"), layer): values for preset, trunk, layer, *values in shown}
+    assert found == {
+        (preset, trunk.removeprefix("timm:"), layer): spread(summary) for (preset, trunk, layer), summary in rows.items()
+    }
+
+
 def test_the_comparison_holds_every_row_and_its_numbers() -> None:
     result = results("corel5k-comparison")
     shown = table_after("Every system of the paper's tables")
