@@ -650,9 +650,10 @@ def test_devices() -> None:
 
 
 def test_settings() -> None:
-    assert Annotator(n_centers=32, metric="cosine").config == AnnotatorConfig(n_centers=32, metric="cosine")
-    assert Annotator(AnnotatorConfig(seed=3), n_centers=32).config == AnnotatorConfig(seed=3, n_centers=32)
-    assert Annotator().config == AnnotatorConfig.preset("paper")
+    told = AnnotatorConfig(trunk_dtype="float32")
+    assert Annotator(told, n_centers=32, metric="cosine").config == told.changed(n_centers=32, metric="cosine")
+    assert Annotator(told.changed(seed=3), n_centers=32).config == told.changed(seed=3, n_centers=32)
+    assert Annotator(trunk_dtype="float32").config == AnnotatorConfig.preset("paper", trunk_dtype="float32")
     with pytest.raises(TypeError, match="n_centres"):
         Annotator(n_centres=32)
     with pytest.raises(ValueError, match="n_centers must be a whole number"):

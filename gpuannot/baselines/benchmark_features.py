@@ -65,10 +65,10 @@ class BenchmarkFeatures:
         device: str = "auto",
         progress: bool | None = None,
     ) -> None:
-        self.train, self.test, self.config = train, test, config
+        self._model = WordModel(Encoder(config, device=device, new=True))
+        self.train, self.test, self.config = train, test, self._model.config
         self.cache, self.device, self.progress = cache, device, progress
         self.seconds: dict[str, float] = {}
-        self._model = WordModel(Encoder(config, device=device))
 
     def get(self, kind: str) -> tuple[Any, Any]:
         """Training and test features: (N, …) and (T, …), or dictionaries of them; for ``images`` their paths.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import InvalidArgumentError, counted
-from ..jobs.pipeline import write_in_background
 from ..jobs.writers import FORMATS, AnnotationWriter, failure_lines, rows
 from ..system.atomic_files import write_whole, writing_alone
 from .exit import errors, notes, tell_left_out
@@ -64,6 +63,7 @@ def selected(
 
 def to_images(annotator: Annotator, parts: Iterable[Annotations], writing: Writing, as_json: bool) -> list[ImageFailure]:
     """Write words beside images as they come; returns the failures."""
+    from ..jobs.pipeline import write_in_background
     from .export import tell_tags
 
     writer = writing.tag_writer(annotator.to_model_file().sha256)

@@ -199,7 +199,7 @@ class ReportWriter:
 
     def _data(self, run: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         if not self.annotated:
-            raise DataError(f"{none_readable(self._failed, self._failures)}; so there is nothing to report in {self.path}")
+            raise DataError(f"{none_readable(self._failed, self._failures)}; there is nothing to report in {self.path}")
         index, values = np.concatenate(self._index), np.concatenate(self._values)
         positions, shown = np.concatenate(self._positions), np.concatenate(self._shown)
         labelled = np.ones(len(index), bool) if self._labelled is None else self._labelled[positions]

@@ -78,7 +78,7 @@ def test_vlad_features_are_the_annotators(benchmark_folder: Path, tmp_path: Path
     annotator = Annotator(SMALL, device="cpu").fit(train.paths, train.labels, vocabulary=train.vocabulary)
     _, vectors = annotator.encoder.encode(test.paths)
     np.testing.assert_array_equal(features.get("vlad")[1], vectors)
-    normalised = Encoder(SMALL, signed_sqrt=True, l2=True, device="cpu")
+    normalised = Encoder(annotator.config, signed_sqrt=True, l2=True, device="cpu")
     normalised.transform_, normalised.codebook_ = annotator.encoder.transform_, annotator.encoder.codebook_
     np.testing.assert_allclose(features.get("vlad-normalised")[1], normalised.encode(test.paths)[1], rtol=1e-6, atol=1e-7)
     counts = features.get("visual-words")[1]

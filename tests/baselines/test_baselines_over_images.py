@@ -83,7 +83,7 @@ def test_what_cannot_be_learnt_from(scenes: LabelledImages, tmp_path: Path) -> N
         _ = baseline.vocabulary
     with pytest.raises(DataError, match="3 images and labels of 2"):
         baseline.fit(scenes.paths[:3], [["sky"], ["sea"]])
-    with pytest.raises(DataError, match="not one of 1 image"):
+    with pytest.raises(DataError, match=r"missing\.jpg: no such file"):
         baseline.fit([tmp_path / "missing.jpg"], [["sky"]])
     baseline.fit(scenes.paths[:3], [["sky"], ["sea"], ["sea"]])
     with pytest.raises(ValueError, match=r"1…2"):

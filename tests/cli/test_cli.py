@@ -507,6 +507,7 @@ def test_settings_reach_the_model(drawn_scenes: Path, tmp_path: Path) -> None:
         "--set=relu=False",
         "--set=metric=cosine",
         "--set=l2=TRUE",
+        "--set=trunk_dtype=float32",
         "--seed",
         "11",
         "--preset",
@@ -516,7 +517,15 @@ def test_settings_reach_the_model(drawn_scenes: Path, tmp_path: Path) -> None:
     ]
     assert run("fit", drawn_scenes, "-o", path, *SMALL, *changes).exit_code == 0
     expected = AnnotatorConfig(
-        layer="pool2", input_size=32, n_components=8, n_centers=4, relu=False, metric="cosine", l2=True, seed=11
+        layer="pool2",
+        input_size=32,
+        n_components=8,
+        n_centers=4,
+        relu=False,
+        metric="cosine",
+        l2=True,
+        trunk_dtype="float32",
+        seed=11,
     )
     assert Annotator.load(path, device="cpu").config == expected
     again = run("fit", drawn_scenes, "-o", path, *SMALL, "--overwrite")

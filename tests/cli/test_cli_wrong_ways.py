@@ -56,7 +56,7 @@ ON_A_DEVICE = (
 # way → (commands, what stands for {}, what is said)
 WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "a label file that is not there": (WITH_LABELS, "gone.csv", "gone.csv: no such file or folder"),
-    "a folder without labels": (WITH_LABELS, "nothing", "nothing holds no labels.json or labels.csv, and no two subfolders of"),
+    "a folder without labels": (WITH_LABELS, "nothing", "nothing holds no labels.json or labels.csv, no two subfolders of"),
     "a label file that is empty": (WITH_LABELS, "empty.csv", "empty.csv: it is empty; expected a column of image names"),
     "labels without a header": (WITH_LABELS, "bare.csv", "bare.csv: its header is scenes/images/scene_00000.jpg, sky;sea; exp"),
     "labels without images": (WITH_LABELS, "lost.csv", "none of the 2 images that lost.csv names is in /"),
@@ -82,7 +82,7 @@ WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "a number in letters": (WITH_K, "five", "Invalid value for '-k' / '--words': Input should be a valid integer"),
     "more words than there are": (WITH_K, "1000", "k = 1000 must lie in 1…21, the number of words that can be given"),
     "a preset that is none": (WITH_CONFIG, "--preset bets", "preset 'bets' is unknown; choose one of paper, best, kernel"),
-    "a setting that is none": (WITH_CONFIG, "--set n_centres=3", "expected NAME=VALUE with NAME one of weights,"),
+    "a setting that is none": (WITH_CONFIG, "--set n_centres=3", "expected NAME=VALUE with NAME one of trunk, weights,"),
     "a setting out of range": (WITH_CONFIG, "--set n_centers=-1", "n_centers must be a whole number of at least 1, got -1"),
     "a negative seed": (WITH_CONFIG, "--seed -1", "Invalid value for '--seed': Input should be greater than or equal to 0"),
     "both of two options": (WITH_CONFIG, "--preset best --config cut.json", "--preset and --config both say where to start"),

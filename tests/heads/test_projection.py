@@ -22,7 +22,7 @@ from gpuannot.model.file import ModelFile
 def annotator(**changes: Any) -> Annotator:
     small = {
         "layer": "pool2+conv3_1", "input_size": 32, "n_components": 6, "n_centers": 3, "signed_sqrt": True, "l2": True,
-        "projection": 5, "quadratic": 3, "head": "ridge", "calibration": "odds", "balance": 1.0,
+        "projection": 5, "quadratic": 3, "head": "ridge", "calibration": "odds", "balance": 1.0, "trunk_dtype": "float32",
     }  # fmt: skip
     return small_annotator(**{**small, **changes})
 

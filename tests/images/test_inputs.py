@@ -192,7 +192,7 @@ def test_a_column_of_a_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("t.csv", b"", "no column of a usual name among none; name it with --column"),
+        ("t.csv", b"", "it is empty; expected a header that names its columns"),
         ("t.csv", b"id,words\n1,sea\n", "no column of a usual name among id, words"),
         ("t.csv", b'path\n"open', 'line 2: a quote (") is opened and not closed'),
         ("t.tsv", b"id\twords\n1\tsea\n", "no column of a usual name among id, words"),

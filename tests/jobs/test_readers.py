@@ -90,7 +90,11 @@ def test_cells(words: list[str]) -> None:
         ("w.jsonl", "", r"w.jsonl has no rows"),
         ("w.jsonl", "{", r"line 1 is not valid JSON"),
         ("w.jsonl", "[]", r"line 1: expected an object"),
-        ("w.jsonl", '{"path": "a"}', r"row 0: expected a 'path' and a list of 'words', got columns path"),
+        (
+            "w.jsonl",
+            '{"path": "a"}',
+            r"row 0: expected a 'path' and a list of 'words', .*, got path",
+        ),
         ("w.jsonl", '{"path": 3, "words": ["sky"]}', r"row 0: expected a 'path'"),
         ("w.jsonl", '{"path": "a", "words": ["sky", "sky"]}', r"row 0: a word is listed twice: sky, sky"),
         ("w.jsonl", '{"path": "a", "words": ["sky"], "distances": [1, 2]}', r"1 words but 2 distances"),

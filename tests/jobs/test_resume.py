@@ -205,7 +205,7 @@ def test_a_retry_that_is_stopped_as_it_writes_loses_no_row(
         publish(temporary, path)
 
     with monkeypatch.context() as patched:
-        for module in (atomic_files, writers):
+        for module in (atomic_files, writers.writer):
             patched.setattr(module, "publish", stopping)
         with suppress(_Stopped):
             fitted.batch(names, out, part_size=PART, retry_failed=True)

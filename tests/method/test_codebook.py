@@ -305,7 +305,7 @@ def test_values_beyond_float32() -> None:
 
 def test_each_layer_has_its_own_visual_words() -> None:
     descriptors = np.random.default_rng(3).normal(size=(200, 8)).astype(np.float32)
-    together = LayerCodebooks(2, 4, seed=5).fit(lambda layer: descriptors[:, 3 * layer : 3 * layer + 3].copy())
+    together = LayerCodebooks(2, 4, seed=5).fit(lambda layer: descriptors[:, 4 * layer : 4 * layer + 4].copy())
     assert together.centers.shape == (2, 4, 4)
     for number in range(2):
         own = np.ascontiguousarray(descriptors[:, 4 * number : 4 * number + 4])

@@ -38,4 +38,4 @@ def fitted(model: Path) -> Annotator:
 @pytest.fixture(scope="session")
 def layered(scenes: LabelledImages) -> Annotator:
     """Of three layers side by side. Read only."""
-    return small_annotator(**LAYERED).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
+    return small_annotator(**LAYERED, trunk_dtype="float32").fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)

@@ -130,8 +130,9 @@ def test_long_paths_keep_the_name_of_the_file(path: str, shown: str) -> None:
 
 
 def test_an_annotator_in_a_terminal_and_a_notebook(scenes: LabelledImages) -> None:
-    made = small_annotator(**SMALL)
-    assert repr(made).splitlines()[0] == "Annotator(layer='pool2', input_size=32, n_components=8, n_centers=4)"
+    made = small_annotator(**SMALL, trunk_dtype="float32")
+    shown = "Annotator(layer='pool2', trunk_dtype='float32', input_size=32, n_components=8, n_centers=4)"
+    assert repr(made).splitlines()[0] == shown
     assert "nothing learnt yet: call fit" in repr(made)
     made.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
     first = int(np.argmax(made.bank_.counts))

@@ -15,7 +15,7 @@ def test_the_vectors_are_those_of_one_encoder_a_layer(layered: Annotator, scenes
     _, vectors = layered.encoder.encode(scenes.paths[:3])
     assert vectors.shape == (3, layered.encoder.dimension) == (3, 3 * 18)
     for number, layer in enumerate(layered.encoder.trunk.layers):
-        alone = Encoder(device="cpu", loaded=embedded(), **{**LAYERED, "layer": layer})
+        alone = Encoder(device="cpu", loaded=embedded(), **{**LAYERED, "layer": layer, "trunk_dtype": layered.config.trunk_dtype})
         alone.transform_, alone.codebook_ = alone.new_transform(), alone.new_codebook()
         alone.transform_.parts = [layered.encoder.transform_.parts[number]]
         alone.codebook_.parts = [layered.encoder.codebook_.parts[number]]

@@ -168,7 +168,10 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         ReportWriter(tmp_path / "s.html", ["a", "b"], 3, truth=np.zeros((1, 2)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="limit = 0"):
         ReportWriter(tmp_path / "s.html", ["a"], 1, limit=0)
-    with ReportWriter(tmp_path / "r.html", ["a"], 1, overwrite=True) as writer, pytest.raises(DataError, match="not one image"):
+    with (
+        ReportWriter(tmp_path / "r.html", ["a"], 1, overwrite=True) as writer,
+        pytest.raises(DataError, match="no images were given"),
+    ):
         writer.commit()
     assert (tmp_path / "r.html").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html"]
@@ -213,6 +216,7 @@ def test_values_are_named_for_what_they_are(scenes: LabelledImages, tmp_path: Pa
     )
     if measure == "negative score":
         annotator.words.head.logistic = None  # as where all or none of the words that training images would be given were right
+        annotator.words.changed()
     report_images(annotator, scenes, tmp_path / "r.html", 3, heatmaps=False, progress=False)
     data, found = data_of(tmp_path / "r.html"), annotator.annotate(scenes.paths, 3, progress=False)
     confidence = annotator.confidence(found.index, found.distance)

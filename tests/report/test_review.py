@@ -22,7 +22,7 @@ from gpuannot.datasets.corrections import corrected, load_corrections
 from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
 from gpuannot.experiments.audit import audit_images
-from gpuannot.model import extractor
+from gpuannot.method import trunks
 from gpuannot.report.audited import write_audit
 
 # `best` at a small size; λ and balance are told, so that a fit to other labels has the same.
@@ -114,7 +114,7 @@ def test_twenty_corrections_are_exported_and_learnt_as_a_fit_would(
     assert {Path(sample["image_name"]).name: set(sample["image_labels"]) for sample in content["samples"]} == expected
 
     corrections = load_corrections(tmp_path / "corrections.json")
-    monkeypatch.setattr(extractor, "load_weights", load_weights_once)
+    monkeypatch.setattr(trunks, "load_weights", load_weights_once)
     with warnings.catch_warnings():
         ran = CliRunner().invoke(
             app,
