@@ -21,7 +21,7 @@ demo: $(STAMP)
 
 # A test module a process at a time; more threads than cores would wait for each other.
 test: lint types docs
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(TOOLS)
 	$(RUN)/ruff check .

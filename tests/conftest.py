@@ -24,6 +24,18 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: Modules that take longest, which are begun first where several processes share the modules.
+LONGEST = (
+    "test_documentation", "test_kernel_mutations", "test_compile_gate", "test_on_gpu", "test_pretended_cuda", "test_kernels",
+    "test_cluster", "test_cli",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked ``gpu`` skip without a CUDA device, or fail where FAIL_WITHOUT_CUDA=1 says that there should be one."""
     if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
