@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import warnings
@@ -170,7 +171,7 @@ def test_what_is_said(place: Path, way: str) -> None:
     for command in commands:
         filled = command.format(what)
         result: Any = CliRunner().invoke(app, shlex.split(filled), env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
-        error = " ".join(result.stderr.replace("│", " ").split())
+        error = " ".join(re.sub("[─│╭╮╰╯]", " ", result.stderr).split())
         assert result.exit_code == 2, f"{filled}: {result.output}"
         assert said in error and "Traceback" not in error and not result.stdout, f"{filled}: {result.output}"
         assert len(error) < 900 and files(place) == before, filled
