@@ -115,6 +115,7 @@ def test_the_paper_s_experiment() -> None:
     assert in_int8[1:] == spread(results("corel5k-paper-int8")["summary"])
     assert best[1:] == spread(results("corel5k-best-seeds")["summary"])
     assert best_in_int8[1:] == spread(results("corel5k-best-int8")["summary"])
+    assert f"in int8 `best` has {' / '.join(best_in_int8[3:])})" in README
     assert kernel[1:] == spread(results("corel5k-kernel-seeds")["summary"])
 
 
