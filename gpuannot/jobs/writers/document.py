@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Naming:
         return utf8(name) if self.prefix is None else self.prefix + quote(os.fsencode(name))
 
 
-class JsonDocument:
+class JsonDocument(ABC):
     """Opens the file, and turns annotations into rows with the names of the document."""
 
     def __init__(self, path: Path, model_sha256: str, naming: Naming) -> None:
@@ -53,9 +54,9 @@ class JsonDocument:
             better = path.with_suffix(".json")
             raise DataError(f"{path}: a document of this format is one .json file; write it for example to {better}")
 
+    @abstractmethod
     def write(self, annotations: Annotations) -> None:
         """Add the words of some images."""
-        raise NotImplementedError
 
     def named(self, annotations: Annotations) -> Iterator[tuple[str, dict[str, Any], str]]:
         """For each image its path, its row, and its name in the document."""

@@ -140,12 +140,15 @@ class LocalTrunk(nn.Module):
         height, width = self.grid(*images.shape[2:])
         features = torch.empty((len(images), height, width, self.channels), dtype=self.dtype)
         for number in range(len(images)):
-            features[number] = torch.cat(list(self.maps(self.normalised(images[number : number + 1]))), dim=-1)[0]
+            channel = 0
+            for part in self.maps(self.normalised(images[number : number + 1])):
+                features[number, ..., channel : channel + part.shape[-1]] = part[0]
+                channel += part.shape[-1]
         return features.flatten(1, 2)
 
     @torch.inference_mode()
     def layer_features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """:meth:`forward`, but (B, P, C) of each layer, which are not joined; on CUDA."""
+        """:meth:`forward` on CUDA, with its errors, but (B, P, C) of each layer in the trunk's dtype, which are not joined."""
         check_images(images, self.device)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return tuple(part.flatten(1, 2) for part in self.maps(self.normalised(images)))
