@@ -192,7 +192,7 @@ def _describe(
     split: _Split | None = None,
 ) -> _Described:
     """With a split, images of ``train`` are held out and take the place of ``test``."""
-    encoder, words = Encoder(config, device="cpu"), None
+    encoder, words = Encoder(config, device="cpu", new=True), None
     with (
         cached_features(encoder, train, cache, False) as of_train,
         cached_features(encoder, test, cache, False) as of_test,
@@ -217,6 +217,7 @@ def _run(described: _Described, config: AnnotatorConfig, books: _Books, *, resam
     With ``resampled``, F1 of the images and then of bootstrap samples of them is there too.
     """
     encoder, train, test, train_store, test_store, before, words = described
+    config = dataclasses.replace(config, trunk_dtype=encoder.config.trunk_dtype)
     model = WordModel(encoder.sharing_trunk(Learnt(encoder.transform_), **config.to_dict()))
     encoder = model.encoder
     steps = InProcess(model, None, train.labels, train.vocabulary, descriptors=train_store, progress=False)
@@ -289,7 +290,9 @@ def main() -> None:
         gains = np.array([[row[where]["gain"] for where in ("holdouts", "test")] for row in rows])
         correlation = float(np.corrcoef(gains.T)[0, 1])
         print(f"correlation {correlation:.3f}")
-        content = {"dataset": "corel5k", "splits": arguments.splits, "correlation": correlation, "rows": rows}
+        arithmetic = Encoder(new=True, device="cpu").trunk.arithmetic
+        content = {"dataset": "corel5k", "splits": arguments.splits, "seeds": arguments.seeds, "trunk_dtype": arithmetic}
+        content |= {"correlation": correlation, "rows": rows}
     else:
         content = {"dataset": "corel5k", "rows": ablation(arguments.data, arguments.cache, arguments.seeds, arguments.only)}
     write_if_asked(parser, arguments, {**content, "k": K})

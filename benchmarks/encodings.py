@@ -94,7 +94,7 @@ def stores_of(images: LabelledImages, config: AnnotatorConfig, cache: str | None
     """Features that do not depend on what is held out, computed once."""
 
     def kept(size: int) -> tuple[Encoder, FeatureStore]:
-        encoder = Encoder(replace(config, input_size=size), device="cpu")
+        encoder = Encoder(replace(config, input_size=size), device="cpu", new=True)
         return encoder, stack.enter_context(cached_features(encoder, images, cache, False))
 
     plain = kept(config.input_size)
