@@ -246,11 +246,11 @@ def test_reliability_is_scikit_learns_calibration_curve(rng: np.random.Generator
 def test_the_calibration_error_of_true_confidences_is_that_of_drawn_ones(rng: np.random.Generator) -> None:
     confidence = rng.random((60, 3)) ** 2
     confidence[0] = 0, 1, 0.5
-    index, errors = np.tile(np.arange(3), (60, 1)), []
+    index = np.tile(np.arange(3), (60, 1))
     binned = reliability(confidence, index, sparse.csr_array((60, 3)))
     means = binned.confidence[np.minimum((confidence * 10).astype(int), 9)]  # a bin's confidences, alike
-    for _ in range(2000):
-        errors.append(reliability(means, index, sparse.csr_array((rng.random((60, 3)) < means).astype(float))).error)
+    drawn = (sparse.csr_array((rng.random((60, 3)) < means).astype(float)) for _ in range(2000))
+    errors = [reliability(means, index, truth).error for truth in drawn]
     assert binned.error_by_chance == pytest.approx(np.mean(errors), rel=0.02)
 
 
