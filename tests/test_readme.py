@@ -196,3 +196,11 @@ def test_the_other_encodings_are_those_measured() -> None:
         assert f1 == f"{100 * statistics.mean(split['f1'] for split in row['splits']):.2f}"
         assert n_plus == f"{statistics.mean(split['n_plus'] for split in row['splits']):.1f}"
         assert gain == (", ".join(f"{value:+.2f}" for value in row["gain"]) if number else "")
+
+
+def test_what_hold_outs_tell_of_the_test_images() -> None:
+    found = results("corel5k-holdouts")
+    for shown, row in zip(table_after("## What hold-outs tell"), found["rows"], strict=True):
+        cells_of = ((f"{of['f1']:.2f}", f"{of['gain']:+.2f} ± {of['error']:.2f}") for of in (row["holdouts"], row["test"]))
+        assert shown == [row["step"], *(cell for pair in cells_of for cell in pair)]
+    assert f"correlate at {found['correlation']:.2f}" in RESULTS.replace("\n", " ")
