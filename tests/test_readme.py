@@ -204,3 +204,15 @@ def test_what_hold_outs_tell_of_the_test_images() -> None:
         cells_of = ((f"{of['f1']:.2f}", f"{of['gain']:+.2f} ± {of['error']:.2f}") for of in (row["holdouts"], row["test"]))
         assert shown == [row["step"], *(cell for pair in cells_of for cell in pair)]
     assert f"correlate at {found['correlation']:.2f}" in RESULTS.replace("\n", " ")
+
+
+def test_the_memory_of_a_fit_and_the_size_of_its_model() -> None:
+    paper, best, kernel = results("corel5k-fit-memory-presets")["rows"]
+    assert [row["preset"] for row in (paper, best, kernel)] == ["paper", "best", "kernel"]
+    shown = " ".join(README.split())
+    peaks = [f"{row['peak_bytes'] / 1e6:,.0f} MB (`{row['preset']}`)" for row in (paper, best, kernel)]
+    assert f"{paper['images']:,} images, whose features" in shown and f"peaks at {peaks[0]}, {peaks[1]} and {peaks[2]}" in shown
+    whole, small = ([f"{row[name] / 1e6:.0f}" for row in rows] for name, rows in
+                    (("file_bytes", (paper, best, kernel)), ("annotate_only_bytes", (best, kernel))))  # fmt: skip
+    assert f"the models take {whole[0]}, {whole[1]} and {whole[2]} MB" in shown
+    assert f"the latter two {small[0]} and {small[1]} MB" in shown
