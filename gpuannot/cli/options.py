@@ -131,6 +131,17 @@ MachineWords = Annotated[
     bool, typer.Option("--machine-words", help="Also keywords that gpuannot wrote, and predictions of Label Studio.")
 ]
 
+
+def reading_again(labels: LabelSource, hierarchy: bool, machine_words: bool, fold_case: bool, min_count: int = 1) -> list[str]:
+    """The options with which another command reads the same labels."""
+    given = {"--hierarchy": hierarchy, "--machine-words": machine_words, "--fold-case": fold_case}
+    return [
+        *([] if labels is LabelSource.auto else ["--labels", labels.value]),
+        *(option for option, value in given.items() if value),
+        *(["--min-count", str(min_count)] if min_count > 1 else []),
+    ]
+
+
 # -- what to annotate --------------------------------------------------------------------------------------------------------------
 
 Sources = Annotated[

@@ -23,6 +23,7 @@ from scipy import sparse
 
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_labelled_images, named_images
+from ..datasets.label_photos import Source
 from ..datasets.label_text import LABEL_SUFFIXES
 from ..errors import DataError, InvalidArgumentError, counted
 from ..heads.word_head import WordHead, new_bank
@@ -114,16 +115,26 @@ def read_config(path: str | Path) -> AnnotatorConfig:
         raise DataError(f"{path}: {error}") from error
 
 
-def training_images(source: str | Path, *, fold_case: bool = False, min_count: int = 1) -> LabelledImages:
-    """The images that a label file names, for :func:`tune`; a folder may hold ``train.json`` or ``train.csv``
-    (``.jsonl``, ``.tsv``). The other arguments are those of :func:`~gpuannot.datasets.label_files.load_labelled_images`.
+def training_images(
+    source: str | Path,
+    *,
+    fold_case: bool = False,
+    min_count: int = 1,
+    labels: Source = "auto",
+    hierarchy: bool = False,
+    machine_words: bool = False,
+) -> LabelledImages:
+    """Labelled images for :func:`tune`, as :func:`~gpuannot.datasets.label_files.load_labelled_images` reads them; with ``labels``
+    ``auto`` a folder may also hold ``train.json`` or ``train.csv`` (``.jsonl``, ``.tsv``).
 
     Raises:
         DataError: these are test images: the file is called ``test``, or names images that a ``test.json`` or ``test.csv`` beside
             it names too. Otherwise as :func:`~gpuannot.datasets.label_files.load_labelled_images`.
     """
-    path = training_file(source)
-    images = load_labelled_images(path, fold_case=fold_case, min_count=min_count)
+    path = training_file(source) if labels == "auto" else Path(source)
+    images = load_labelled_images(
+        path, fold_case=fold_case, min_count=min_count, labels=labels, hierarchy=hierarchy, machine_words=machine_words
+    )
     folder = path if path.is_dir() else path.parent
     refuse_test_images(images)
     own = set(map(os.path.realpath, images.paths))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,3 +141,30 @@ def test_what_is_refused(scenes_here: Path, tmp_path: Path) -> None:
         "audit", scenes_here, "--model", "m.safetensors", "--preset", "best"
     )
     assert not to.exists()
+
+
+def test_photos_are_read_as_fit_reads_them_and_again_to_be_corrected(
+    scenes: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for path, words in zip(scenes.paths, words_of(scenes), strict=True):
+        (Path("photos") / path.name).write_bytes(path.read_bytes())
+        (Path("photos") / path.name).with_suffix(".txt").write_text(", ".join(words))
+    packet = (
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:dc="http://purl.org/dc/elements/'
+    )
+    packet += '1.1/"><dc:subject><rdf:Bag><rdf:li>by hand</rdf:li></rdf:Bag></dc:subject></rdf:Description></rdf:RDF>'
+    (Path("photos") / scenes.paths[0].name).with_suffix(".xmp").write_text(packet)
+    assert "say which are the labels" in refused("audit", "photos", *SMALL)
+    result = run("audit", "photos", "--labels", "captions", *SMALL, "--report", "a.html", "-o", "found.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("found.json").read_text())["labels"] == scenes.labels.nnz
+    told = re.search(r"next: .*gpuannot (audit photos --apply corrections.json --labels captions -o corrected.json)", result.stderr)
+    assert told, result.stderr
+    place = Path("photos") / scenes.paths[0].name
+    write(Path("corrections.json"), [{"image_name": str(place), "image_labels": ["comet"], "was": words_of(scenes)[0]}])
+    assert run(*told[1].split()).exit_code == 0
+    assert sorted(map(sorted, words_of(load_labelled_images("corrected.json")))) == sorted(
+        map(sorted, [["comet"], *words_of(scenes)[1:]])
+    )
