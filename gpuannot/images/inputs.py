@@ -11,6 +11,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -181,6 +182,41 @@ def find_lazily(source: Inputs | str | Path) -> Iterator[Input]:
     if not isinstance(source, Inputs) and len(first) == 1 and first[0].kind == "failed":
         raise DataError(f"'{first[0].name}': {first[0].detail}")
     return chain(first, found)
+
+
+def named_inputs(names: Iterable[str | Path]) -> list[Input]:
+    """The inputs that rows of annotations and reviews call so: files, URLs, files of archives, rows of Parquet tables.
+
+    Each archive and table is listed once. What it does not hold, or holds twice, is an input that cannot be read, and says so.
+    """
+    given = [os.fspath(name) for name in names]
+    containers = {name: place for name in given if (place := _container_of(name)) is not None}
+    held: dict[tuple[str, str], Input] = {}
+    for place in dict.fromkeys(containers.values()):
+        for item in expand(place, None, Counter()):
+            key = place, os.path.normpath(item.name)
+            twice = Input(
+                item.name, "failed", detail=f"{place} holds several files of this name; unpack it, and name the right one"
+            )
+            held[key] = twice if key in held else item
+
+    def found(name: str) -> Input:
+        if (place := containers.get(name)) is None:
+            return Input(name, "file", name)
+        missing = Input(
+            name, "failed", detail=held[place, place].detail if (place, place) in held else f"{place} holds no such image"
+        )
+        return replace(held.get((place, os.path.normpath(name)), missing), name=name)
+
+    return list(map(found, given))
+
+
+def _container_of(name: str) -> str | None:
+    """The archive or table that holds what is called so."""
+    if is_url(name) or os.path.lexists(name):
+        return None
+    starts = [name.rpartition("#")[0], *map(str, Path(name).parents)]
+    return next((start for start in starts if is_container(start) and os.path.isfile(start)), None)
 
 
 def _full_url(files: Any, path: str, url: str) -> str:

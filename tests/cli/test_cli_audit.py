@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gpuannot import Annotator
+from gpuannot import Annotator, Inputs
 from gpuannot.cli.main import app
 from gpuannot.datasets import LabelledImages, load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
@@ -111,6 +112,36 @@ def test_an_audit_its_corrections_and_a_model_that_learns_them(scenes_here: Path
     assert "comet (new)" in result.stdout
     learnt = Annotator.load(model, device="cpu")
     assert dict(zip(learnt.vocabulary, learnt.bank_.counts.tolist(), strict=True))["comet"] == 1
+
+
+@pytest.mark.parametrize("archive", ["photos.zip", "photos.tar", "photos.tar.gz"])
+def test_corrections_of_images_in_an_archive_are_learnt(
+    archive: str, scenes: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a report of the archive are exported: what follows is what they change as files."""
+    monkeypatch.chdir(tmp_path)
+    shutil.make_archive("photos", {"photos.tar.gz": "gztar"}.get(archive, archive[-3:]), scenes.paths[0].parent)
+    settings = {"layer": "pool2", "input_size": 32, "n_components": 8, "n_centers": 4}
+    Annotator(device="cpu", **settings).fit(scenes.paths[:20], words_of(scenes)[:20]).save("m.safetensors")
+    after = [["comet", *words] for words in words_of(scenes)]
+    rows = [3, 1, 22]  # in no order: of 3 and 1 it is known what they were, 22 is new
+    was = {row: {"was": words_of(scenes)[row]} if row < 20 else {} for row in rows}
+    [*_, name] = [item.name for item in Inputs(archive)]
+    assert name.startswith(f"{archive}/")
+    models = []
+    for to, places in (
+        ("file", [scenes.paths[row] for row in rows]),
+        ("member", [tmp_path / archive / scenes.paths[row].name for row in rows]),
+    ):
+        found = [
+            {"image_name": str(place), "image_labels": after[row], **was[row]} for place, row in zip(places, rows, strict=True)
+        ]
+        result = run("learn", "m.safetensors", write(Path(f"{to}.json"), found), "-o", f"{to}.safetensors", "--device", "cpu")
+        assert result.exit_code == 0 and "2 images corrected, 1 image added" in " ".join(result.stderr.split()), result.output
+        models.append(Annotator.load(f"{to}.safetensors", device="cpu").to_model_file().sha256)
+    assert models[0] == models[1]
+    gone = write(Path("gone.json"), [{"image_name": f"{archive}/gone.jpg", "image_labels": ["sky"]}])
+    assert f"{archive} holds no such image" in refused("learn", "m.safetensors", gone, "-o", "gone.safetensors")
 
 
 def test_what_is_refused(scenes_here: Path, tmp_path: Path) -> None:
