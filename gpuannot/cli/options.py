@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ from ..errors import InvalidArgumentError, counted
 
 if TYPE_CHECKING:
     from ..datasets.label_files import LabelledImages
+    from ..images.inputs import Inputs
 
 
 class Format(StrEnum):
@@ -166,6 +168,35 @@ Column = Annotated[
     str | None,
     typer.Option(help="Column of tables that holds paths or, in Parquet, encoded images; by default the first of a usual name."),
 ]
+SkipLabelled = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="LABELS", help="Leave out images that have words there: a label file or folder in the forms that 'fit' takes."
+    ),
+]
+
+
+def search_for(
+    sources: Sequence[str], glob: Sequence[str] | None, exclude: Sequence[str] | None, column: str | None, skip: Path | None
+) -> Inputs:
+    """The images to annotate; ``skip`` is what ``--skip-labelled`` names."""
+    from ..images.inputs import Inputs
+
+    without: Sequence[Path] = ()
+    if skip is not None:
+        from ..datasets.label_files import images_with_words
+
+        without = images_with_words(skip)
+    return Inputs(sources, glob=glob or (), exclude=exclude or (), column=column, skip=without)
+
+
+def check_some_left(search: Inputs, sources: Sequence[Any], skip: Path | None) -> None:
+    """Raise InvalidArgumentError where ``--skip-labelled`` left nothing of what was found."""
+    if search.skipped and not sources:
+        raise InvalidArgumentError(
+            f"{counted(search.skipped, 'image')} found, and each has words in {skip}; --skip-labelled leaves nothing to annotate"
+        )
+
 
 # -- folders of parts --------------------------------------------------------------------------------------------------------------
 

@@ -59,10 +59,12 @@ class Inputs:
             below the folder.
         exclude: in folders, leave out files and whole subfolders that match one of these.
         column: the column of tables; None takes the first of the usual names (`tables.IMAGE_COLUMNS`).
+        skip: local image files to leave out, under whatever name a source leads to them.
 
     Attributes:
         left_out: how many files of folders and archives the last iteration passed over because of their names, by suffix in lower
             case, ``""`` for those without; not those that are hidden or excluded.
+        skipped: how many inputs the last iteration left out for ``skip``.
 
     Raises:
         TypeError: a source that is neither path nor URL.
@@ -75,6 +77,7 @@ class Inputs:
         glob: Sequence[str] = (),
         exclude: Sequence[str] = (),
         column: str | None = None,
+        skip: Iterable[str | Path] = (),
     ) -> None:
         listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
         for source in listed:
@@ -86,10 +89,18 @@ class Inputs:
         self.column = column
         self.left_out: Counter[str] = Counter()
         self._wanted = Wanted(tuple(glob), tuple(exclude))
+        self.skipped, self._skip = 0, frozenset(map(os.path.realpath, skip))
 
     def __iter__(self) -> Iterator[Input]:
-        self.left_out = Counter()
-        return self._search()
+        self.left_out, self.skipped = Counter(), 0
+        return self._without_skipped(self._search()) if self._skip else self._search()
+
+    def _without_skipped(self, found: Iterator[Input]) -> Iterator[Input]:
+        for item in found:
+            if item.kind == "file" and not is_url(item.place) and os.path.realpath(item.place) in self._skip:
+                self.skipped += 1
+            else:
+                yield item
 
     def _search(self) -> Iterator[Input]:
         named: set[str] = set()  # real paths of the files that arguments name

@@ -680,3 +680,15 @@ def test_a_name_that_an_archive_holds_twice_or_cannot_be_asked_for(tmp_path: Pat
     (tmp_path / "z.zip").write_bytes(b"PK\x03\x04 and nothing more")
     [broken], [expected] = named_inputs(["z.zip/a.jpg"]), list(Inputs("z.zip"))
     assert expected.kind == "failed" and outcome(broken) == f"find: {expected.detail}"
+
+
+def test_images_that_are_to_be_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "photos/a.jpg", "photos/b.JPG", "photos/deep/c.jpg", "d.jpg")
+    (tmp_path / "photos" / "link.jpg").symlink_to("../d.jpg")
+    (tmp_path / "list.txt").write_text("photos/a.jpg\nphotos/b.JPG\nphotos/a.jpg\n")
+    write_tar(tmp_path / "shard.tar", {"a.jpg": picture(0)})
+    found = Inputs(["photos", "list.txt", "d.jpg", "shard.tar"], skip=["photos/../photos/a.jpg", tmp_path / "d.jpg", "gone.jpg"])
+    for _ in range(2):  # the same each time
+        assert names(found) == ["photos/b.JPG", "photos/deep/c.jpg", "photos/b.JPG", "shard.tar/a.jpg"] and found.skipped == 4
+    assert names(Inputs("photos/a.jpg", skip=["photos/a.jpg"])) == []
