@@ -47,7 +47,7 @@ def place(tmp_path: Path) -> tuple[Path, dict[str, list[str]], list[str]]:
 
 
 def commands_to_the_table() -> list[str]:
-    """The lines of the page's blocks, from learning to the Parquet table of the rest, but for those that learn again and measure."""
+    """The lines of the page from learning to the Parquet table of the rest, but for those that learn again and measure."""
     lines = [line for block in blocks(PAGE) if block.runs and block.language == "sh" for line in block.text.splitlines()]
     last = next(number for number, line in enumerate(lines) if "-o rest.parquet" in line)
     return [line for line in lines[: last + 1] if not ("gpuannot fit" in line and "--overwrite" in line) and "evaluate" not in line]
