@@ -102,7 +102,8 @@ def tune(
             f"N+ {trial.n_plus:.1f}, gain {100 * trial.gain:+.2f} ± {100 * trial.gain_error:.2f}"
         )
     varied = dict.fromkeys(trial.setting for trial in found.trials)
-    chosen = ", ".join(_stated(name, getattr(found.config, name)) for name in varied)
+    of = found.config
+    chosen = ", ".join(_stated(name, f"{of.trunk}@{of.layer}" if name == "trunk" else getattr(of, name)) for name in varied)
     notes.print(f"{plain(to)}: {plain(chosen)}")
     source = training_file(data) if labels is LabelSource.auto else data
     reading = reading_again(labels, hierarchy, machine_words, fold_case, min_count)
