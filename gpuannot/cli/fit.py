@@ -128,7 +128,7 @@ def fit(
     if without:
         have = counted(len(without), "word has", "words have")
         errors.print(f"[yellow]warning:[/] {have} no image and cannot be given: {plain(some(without))}")
-    if images.unlabelled and labels is LabelSource.auto:
+    if images.unlabelled and labels is LabelSource.auto and not machine_words:  # as --skip-labelled reads them
         tell_next(notes, "annotate", model, folder_of(data), "--skip-labelled", data)
     else:
         tell_next(notes, "annotate", model, "IMAGES")
