@@ -6,11 +6,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_server import client_script
 from small import load_weights_once
 
 from gpuannot.datasets import label_files as datasets
@@ -26,8 +31,8 @@ def pytest_configure() -> None:
 
 #: Modules that take longest, which are begun first where several processes share the modules.
 LONGEST = (
-    "test_documentation", "test_kernel_mutations", "test_compile_gate", "test_on_gpu", "test_pretended_cuda", "test_kernels",
-    "test_cluster", "test_cli",
+    "test_documentation", "test_first_hour", "test_kernel_mutations", "test_compile_gate", "test_on_gpu", "test_pretended_cuda",
+    "test_kernels", "test_cluster", "test_cli",
 )  # fmt: skip
 
 
@@ -84,6 +89,24 @@ def rng() -> np.random.Generator:
 def weights_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For commands and experiments, which make their encoders themselves, so that a test cannot give these ``loaded``."""
     monkeypatch.setattr(trunks, "load_weights", load_weights_once)
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PATH on which ``gpuannot`` is this checkout's."""
+    folder = tmp_path_factory.mktemp("commands")
+    address = str(folder / "socket")
+    (folder / "gpuannot").write_text(client_script(address))
+    (folder / "gpuannot").chmod(0o755)
+    server = subprocess.Popen([sys.executable, str(Path(__file__).parent / "command_server.py"), address])
+    try:
+        while not Path(address).exists():
+            assert server.poll() is None, "the server of commands ended"
+            time.sleep(0.05)
+        yield f"{folder}{os.pathsep}{os.environ['PATH']}"
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture

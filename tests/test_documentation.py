@@ -14,20 +14,16 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import typer
-from command_server import client_script
 from markdown_it import MarkdownIt
+from pages import Block, blocks
 from rooms import table
 
 import gpuannot
@@ -39,31 +35,6 @@ from gpuannot.datasets.scenes import write_scenes
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = ("beach", "forest", "harbour", "village", "meadow", "street", "hills", "garden", "coast", "snow")
-NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*")
-NEEDS_GPU = "needs a GPU"
-
-
-class Block(NamedTuple):
-    line: int
-    language: str
-    text: str
-    not_run: str | None
-
-    @property
-    def runs(self) -> bool:
-        return self.not_run is None or (self.not_run == NEEDS_GPU and torch.cuda.is_available())
-
-
-def blocks(page: Path) -> list[Block]:
-    found: list[Block] = []
-    before = ""
-    for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
-        if token.type == "fence" and token.info in ("sh", "python"):
-            marked = NOT_RUN.fullmatch(before)
-            found.append(Block((token.map or [0])[0] + 1, token.info, token.content, marked[1] if marked else None))
-        if token.nesting == 0 or token.type.endswith("_open"):
-            before = token.content if token.type == "html_block" else ""
-    return found
 
 
 def names(page: Path) -> str:
@@ -72,24 +43,6 @@ def names(page: Path) -> str:
 
 BLOCKS = {page: blocks(page) for page in PAGES}
 SKIPPED = [(page, block) for page in PAGES for block in BLOCKS[page] if not block.runs]
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PATH on which ``gpuannot`` is this checkout's."""
-    folder = tmp_path_factory.mktemp("commands")
-    address = str(folder / "socket")
-    (folder / "gpuannot").write_text(client_script(address))
-    (folder / "gpuannot").chmod(0o755)
-    server = subprocess.Popen([sys.executable, str(Path(__file__).parent / "command_server.py"), address])
-    try:
-        while not Path(address).exists():
-            assert server.poll() is None, "the server of commands ended"
-            time.sleep(0.05)
-        yield f"{folder}{os.pathsep}{os.environ['PATH']}"
-    finally:
-        server.kill()
-        server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +70,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"path": [str(photo.relative_to(folder)) for photo in photos[4:6]]}), folder / "table.parquet")
     (folder / "tags.csv").write_text(
         "image,words\n"
-        + "".join(f"photos/images/{sample['image_name']},{';'.join(sample['image_labels'])}\n" for sample in content["samples"])
+        + "".join(
+            f"photos/images/{sample['image_name']},{';'.join(sample['image_labels'])}\n" for sample in content["samples"][:-2]
+        )
     )
     first = content["samples"][0]
     corrected = {"image_name": f"photos/images/{first['image_name']}", "image_labels": ["lighthouse"], "was": first["image_labels"]}

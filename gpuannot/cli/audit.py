@@ -19,6 +19,10 @@ from .options import (
     Convention,
     Device,
     FoldCase,
+    KeywordPaths,
+    Labels,
+    LabelSource,
+    MachineWords,
     MinCount,
     Overwrite,
     Preset,
@@ -27,6 +31,7 @@ from .options import (
     Settings,
     Weights,
     check_output,
+    reading_again,
 )
 from .settings import config_from_options
 from .tables import output, plain, printable
@@ -65,6 +70,9 @@ def audit(
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of each table that is printed.")] = 10,
     limit: Annotated[int, typer.Option(min=1, help="Most images that the page shows for review, doubtful ones first.")] = 1000,
+    labels: Labels = LabelSource.auto,
+    hierarchy: KeywordPaths = False,
+    machine_words: MachineWords = False,
     fold_case: FoldCase = False,
     min_count: MinCount = 1,
     preset: Preset = None,
@@ -85,6 +93,12 @@ def audit(
     """
     from ..datasets.label_files import load_labelled_images
 
+    reading: dict[str, Any] = {
+        "labels": labels.value,
+        "hierarchy": hierarchy,
+        "machine_words": machine_words,
+        "fold_case": fold_case,
+    }
     if apply is not None and (to is None or to.suffix.lower() != ".json"):
         raise InvalidArgumentError(f"--apply writes a label file: name it, such as --output {data.with_suffix('')}-corrected.json")
     for path in (report, save_model, to):
@@ -93,7 +107,7 @@ def audit(
             check_output(path, overwrite)
     if apply is not None:
         assert to is not None
-        _apply(data, apply, to, fold_case)
+        _apply(data, apply, to, reading)
         return
     from ..annotator import Annotator
     from ..experiments.audit import audit_images
@@ -106,7 +120,7 @@ def audit(
     given = next((name for name, value in of_fits.items() if value is not None), None)
     if model is not None and given is not None:
         raise InvalidArgumentError(f"--{given} is for a model that is fitted here, and --model names one that is there")
-    images = load_labelled_images(data, fold_case=fold_case, min_count=min_count)
+    images = load_labelled_images(data, **reading, min_count=min_count)
     if model is not None:
         annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     else:
@@ -128,7 +142,8 @@ def audit(
     if report is not None:
         write_audit(found.audit, found.images, annotator, report, title=f"Labels of {data.name}", limit=limit, overwrite=overwrite)
         notes.print(f"{plain(report)}: written")
-        tell_next(notes, "audit", data, "--apply", "corrections.json", "-o", "corrected.json")
+        again = reading_again(labels, hierarchy, machine_words, fold_case)
+        tell_next(notes, "audit", data, "--apply", "corrections.json", *again, "-o", "corrected.json")
     exit_for([*images.missing, *found.failures], done=len(found.images))
 
 
@@ -141,12 +156,12 @@ def _check_is_not_input(to: Path, data: Path) -> None:
         raise InvalidArgumentError(f"{to} is the label file itself, which is not replaced; choose another name with --output")
 
 
-def _apply(data: Path, corrections: Path, to: Path, fold_case: bool) -> None:
+def _apply(data: Path, corrections: Path, to: Path, reading: dict[str, Any]) -> None:
     """Write a label file with the corrections."""
     from ..datasets.corrections import corrected, load_corrections, write_label_file
     from ..datasets.label_files import load_labelled_images
 
-    images = load_labelled_images(data, fold_case=fold_case)
+    images = load_labelled_images(data, **reading)
     words = corrected(images, found := load_corrections(corrections))
     write_label_file(to, images, words)
     notes.print(f"{plain(to)}: {counted(len(images), 'image')}, {len(found.paths)} of them reviewed")

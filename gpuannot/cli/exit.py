@@ -11,13 +11,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-from ..errors import GpuannotError
+from ..errors import GpuannotError, counted
 from ..system.atomic_files import final_name
 from ..system.version import __version__
 from .tables import plain, printable
@@ -122,11 +123,22 @@ def exit_for(failures: Sequence[ImageFailure], *, done: int, failed: int | None 
     count = len(failures) if failed is None else failed
     if not count:
         return
-    counted = "1 input" if count == 1 else f"{count} inputs"
-    errors.print(f"[bold yellow]{counted} failed[/]" + (", the first 10:" if count > 10 else ":"))
+    errors.print(f"[bold yellow]{counted(count, 'input')} failed[/]" + (", the first 10:" if count > 10 else ":"))
     for failure in failures[:10]:
         errors.print(f"  {plain(printable(failure.path))}: {plain(printable(failure.reason))}")
     raise typer.Exit(SOME_FAILED if done else UNUSABLE)
+
+
+def tell_skipped(skipped: int, labels: Path | None) -> None:
+    """Say how many inputs ``--skip-labelled`` left out; with none, names may not be what they should."""
+    if labels is None:
+        return
+    if skipped:
+        notes.print(f"{counted(skipped, 'image')} with words in {plain(printable(str(labels)))} left out")
+    else:
+        errors.print(
+            f"[yellow]warning:[/] not one of these images has words in {plain(printable(str(labels)))}, so none is left out"
+        )
 
 
 def tell_left_out(left_out: Mapping[str, int]) -> None:

@@ -81,7 +81,7 @@ def fit(
     ';'; or a column of 0 and 1 for each word. Image names are paths relative to the label file or to its subfolder 'images'.
     """
     from ..config import REGRESSIONS
-    from ..datasets.label_files import load_labelled_images
+    from ..datasets.label_files import folder_of, load_labelled_images
     from .settings import config_from_options
 
     config = config_from_options(preset, weights, weights_convention, seed, settings, config_file, objective)
@@ -121,9 +121,15 @@ def fit(
         where = "of the folder" if images.photos else "beside the label file or subfolders"
         are = counted(images.unlabelled, f"image {where} is", f"images {where} are")
         notes.print(f"{are} not labelled and left out")
+    if wordless := int((images.labels.sum(axis=1) == 0).sum()):
+        they = counted(wordless, "image has no word and was", "images have no word and were")
+        notes.print(f"{they} learnt as showing none; if nobody has labelled them yet, leave out their rows")
     tell_left_out(images.left_out)
     if without:
         have = counted(len(without), "word has", "words have")
         errors.print(f"[yellow]warning:[/] {have} no image and cannot be given: {plain(some(without))}")
-    tell_next(notes, "annotate", model, "IMAGES")
+    if images.unlabelled and labels is LabelSource.auto and not machine_words:  # as --skip-labelled reads them
+        tell_next(notes, "annotate", model, folder_of(data), "--skip-labelled", data)
+    else:
+        tell_next(notes, "annotate", model, "IMAGES")
     exit_for(failures, done=used)

@@ -43,6 +43,7 @@ def learn(
     a report's page are new. The model becomes that of a fit to the corrected labels, with the codebook that is there.
     """
     from ..datasets.corrections import load_corrections
+    from ..images.inputs import named_inputs
     from ..model.corrections import learn_corrections
 
     to = model_to_write(model, to, overwrite)
@@ -51,7 +52,7 @@ def learn(
     counts = dict(zip(annotator.vocabulary, annotator.bank_.counts.tolist(), strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
-        changes = learn_corrections(annotator.words, found.paths, found.after, found.before, progress=progress)
+        changes = learn_corrections(annotator.words, named_inputs(found.paths), found.after, found.before, progress=progress)
     done = changes.changed + changes.added
     now = dict(zip(annotator.vocabulary, annotator.bank_.counts.tolist(), strict=True))
     if as_json:

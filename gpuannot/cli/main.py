@@ -14,7 +14,7 @@ from .audit import audit
 from .commands import add_command
 from .demo import demo, info
 from .evaluate import evaluate
-from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out
+from .exit import errors, errors_to_exit_code, exit_for, notes, tell_left_out, tell_skipped
 from .explain import explain
 from .export import export, untag
 from .fit import fit
@@ -41,12 +41,15 @@ from .options import (
     Resume,
     RetryFailed,
     Scheduler,
+    SkipLabelled,
     Sources,
     Threads,
     Threshold,
     Vectors,
     Weights,
     Workers,
+    check_some_left,
+    search_for,
 )
 from .report import ReportTo, report, reporting
 from .reproduce import reproduce
@@ -112,6 +115,7 @@ def annotate(
     glob: Glob = None,
     exclude: Exclude = None,
     column: Column = None,
+    skip_labelled: SkipLabelled = None,
     format: FormatOption = None,
     word_thresholds: WordThresholds = None,
     exclude_words: ExcludeWords = None,
@@ -148,7 +152,6 @@ def annotate(
     With --format xmp or txt the words go beside the images; with --output as well, they are kept there first, as 'gpuannot export'
     reads them, and a folder makes that run one that can be resumed.
     """
-    from ..images.inputs import Inputs
     from . import annotate as annotating
 
     of_folders = {
@@ -173,7 +176,7 @@ def annotate(
         from ..report.writer import check_report_path
 
         check_report_path(report, overwrite)
-    search = Inputs(inputs, glob=glob or (), exclude=exclude or (), column=column)
+    search = search_for(inputs, glob, exclude, column, skip_labelled)
     annotator = open_model(model, weights, weights_convention, device)
     _, least = annotator.words.check_giving(k, threshold)
     selection.check(annotator.vocabulary)
@@ -183,6 +186,7 @@ def annotate(
         done, failed, shown = annotating.to_folder(
             annotator, search, k, to, as_json, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
+        tell_skipped(search.skipped, skip_labelled)
         if writing.kind == "tags":
             unwritten, done = annotating.tags_of(to, writing, as_json, progress)
             shown, failed = [*shown, *unwritten], failed + len(unwritten)
@@ -194,6 +198,7 @@ def annotate(
         exit_for(shown, done=done, failed=failed)
         return
     sources = list(search)
+    check_some_left(search, sources, skip_labelled)
     with reporting(report, annotator, sources, title=f"Words of {inputs[0]}", overwrite=overwrite) as passing:
         where = "cpu" if to is None else "auto"
         parts = passing(annotating.selected(annotator, sources, k, least, selection, decode=where, progress=progress))
@@ -206,6 +211,7 @@ def annotate(
     if to is not None and writing.kind == "tags":
         failures += annotating.tags_of(to, writing, as_json, progress)[0]
     tell_left_out(search.left_out)
+    tell_skipped(search.skipped, skip_labelled)
     exit_for(failures, done=len(sources) - len(failures))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ from ..errors import InvalidArgumentError, counted
 
 if TYPE_CHECKING:
     from ..datasets.label_files import LabelledImages
+    from ..images.inputs import Inputs
 
 
 class Format(StrEnum):
@@ -131,6 +133,17 @@ MachineWords = Annotated[
     bool, typer.Option("--machine-words", help="Also keywords that gpuannot wrote, and predictions of Label Studio.")
 ]
 
+
+def reading_again(labels: LabelSource, hierarchy: bool, machine_words: bool, fold_case: bool, min_count: int = 1) -> list[str]:
+    """The options with which another command reads the same labels."""
+    given = {"--hierarchy": hierarchy, "--machine-words": machine_words, "--fold-case": fold_case}
+    return [
+        *([] if labels is LabelSource.auto else ["--labels", labels.value]),
+        *(option for option, value in given.items() if value),
+        *(["--min-count", str(min_count)] if min_count > 1 else []),
+    ]
+
+
 # -- what to annotate --------------------------------------------------------------------------------------------------------------
 
 Sources = Annotated[
@@ -155,6 +168,35 @@ Column = Annotated[
     str | None,
     typer.Option(help="Column of tables that holds paths or, in Parquet, encoded images; by default the first of a usual name."),
 ]
+SkipLabelled = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="LABELS", help="Leave out images that have words there: a label file or folder in the forms that 'fit' takes."
+    ),
+]
+
+
+def search_for(
+    sources: Sequence[str], glob: Sequence[str] | None, exclude: Sequence[str] | None, column: str | None, skip: Path | None
+) -> Inputs:
+    """The images to annotate; ``skip`` is what ``--skip-labelled`` names."""
+    from ..images.inputs import Inputs
+
+    without: Sequence[Path] = ()
+    if skip is not None:
+        from ..datasets.label_files import images_with_words
+
+        without = images_with_words(skip)
+    return Inputs(sources, glob=glob or (), exclude=exclude or (), column=column, skip=without)
+
+
+def check_some_left(search: Inputs, sources: Sequence[Any], skip: Path | None) -> None:
+    """Raise InvalidArgumentError where ``--skip-labelled`` left nothing of what was found."""
+    if search.skipped and not sources:
+        raise InvalidArgumentError(
+            f"{counted(search.skipped, 'image')} found, and each has words in {skip}; --skip-labelled leaves nothing to annotate"
+        )
+
 
 # -- folders of parts --------------------------------------------------------------------------------------------------------------
 

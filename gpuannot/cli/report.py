@@ -11,9 +11,24 @@ import typer
 
 from ..errors import InvalidArgumentError, counted
 from .commands import command_line
-from .exit import errors_to_exit_code, exit_for, notes, tell_left_out
+from .exit import errors_to_exit_code, exit_for, notes, tell_left_out, tell_skipped
 from .opening import open_model
-from .options import Column, Convention, Device, Exclude, FoldCase, Glob, K, Overwrite, Progress, Threshold, Weights
+from .options import (
+    Column,
+    Convention,
+    Device,
+    Exclude,
+    FoldCase,
+    Glob,
+    K,
+    Overwrite,
+    Progress,
+    SkipLabelled,
+    Threshold,
+    Weights,
+    check_some_left,
+    search_for,
+)
 from .tables import plain
 
 if TYPE_CHECKING:
@@ -64,6 +79,7 @@ def report(
     glob: Glob = None,
     exclude: Exclude = None,
     column: Column = None,
+    skip_labelled: SkipLabelled = None,
     overwrite: Overwrite = False,
     weights: Weights = None,
     weights_convention: Convention = None,
@@ -83,6 +99,8 @@ def report(
             raise InvalidArgumentError(
                 f"{source} holds annotations, so the images are known; leave out {data[0]}, or give a model in its place"
             )
+        if skip_labelled is not None:
+            raise InvalidArgumentError(f"--skip-labelled goes with a model: {source} already says which images it is about")
         title = title or f"Annotations of {source.name}"
         report_files(
             source, to, labels=_labels(labels, fold_case), fold_case=fold_case, title=title, limit=limit, overwrite=overwrite,
@@ -97,10 +115,12 @@ def report(
     from ..datasets.label_words import without_case
     from ..images.inputs import Inputs
 
-    found = labelled_or_inputs(data, Inputs(data, glob=glob or (), exclude=exclude or (), column=column), fold_case)
+    search = search_for(data, glob, exclude, column, skip_labelled)
+    found = search if skip_labelled is not None else labelled_or_inputs(data, search, fold_case)
     annotator = open_model(source, weights, weights_convention, device)
     if isinstance(found, Inputs):
         images: Any = list(found)
+        check_some_left(found, images, skip_labelled)
     else:
         images = without_case(found, annotator.vocabulary) if fold_case else found
     title = title or f"Words of {Path(data[0]).name}" + (f" and {len(data) - 1} more" if len(data) > 1 else "")
@@ -112,6 +132,7 @@ def report(
     notes.print(f"{plain(to)}: {counted(len(images) - len(failures), 'image')}")
     if isinstance(found, Inputs):
         tell_left_out(found.left_out)
+        tell_skipped(found.skipped, skip_labelled)
     elif found.unlabelled:
         notes.print(f"{counted(found.unlabelled, 'image')} without labels left out")
     exit_for([*missing, *failures], done=len(images) - len(failures))

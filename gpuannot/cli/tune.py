@@ -16,6 +16,10 @@ from .options import (
     Convention,
     Device,
     FoldCase,
+    KeywordPaths,
+    Labels,
+    LabelSource,
+    MachineWords,
     MinCount,
     Objective,
     Overwrite,
@@ -27,6 +31,7 @@ from .options import (
     Weights,
     check_carried,
     check_output,
+    reading_again,
 )
 from .tables import plain
 
@@ -36,7 +41,7 @@ def tune(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A label file of training images, or a folder with train.json, train.csv, labels.json or labels.csv.",
+            help="Labelled training images, as 'gpuannot fit' takes them, or a folder with train.json or train.csv.",
             show_default=False,
         ),
     ],
@@ -58,6 +63,9 @@ def tune(
     weights_convention: Convention = None,
     seed: Seed = None,
     settings: Settings = None,
+    labels: Labels = LabelSource.auto,
+    hierarchy: KeywordPaths = False,
+    machine_words: MachineWords = False,
     fold_case: FoldCase = False,
     min_count: MinCount = 1,
     cache: Annotated[Path | None, typer.Option(help="Folder for features; by default the user's cache folder.")] = None,
@@ -79,7 +87,9 @@ def tune(
     config = config_from_options(start, weights, weights_convention, seed, settings, config_file, objective)
     space = search_space(vary)
     check_output(to, overwrite)
-    images = training_images(data, fold_case=fold_case, min_count=min_count)
+    images = training_images(
+        data, fold_case=fold_case, min_count=min_count, labels=labels.value, hierarchy=hierarchy, machine_words=machine_words
+    )
     check_carried(images, data, "learn", min_count)
     found = search(images, config, space, holdout=holdout, splits=splits, k=k, cache=cache, device=device, progress=progress)
     found.write(to)
@@ -92,10 +102,12 @@ def tune(
             f"N+ {trial.n_plus:.1f}, gain {100 * trial.gain:+.2f} ± {100 * trial.gain_error:.2f}"
         )
     varied = dict.fromkeys(trial.setting for trial in found.trials)
-    chosen = ", ".join(_stated(name, getattr(found.config, name)) for name in varied)
+    of = found.config
+    chosen = ", ".join(_stated(name, f"{of.trunk}@{of.layer}" if name == "trunk" else getattr(of, name)) for name in varied)
     notes.print(f"{plain(to)}: {plain(chosen)}")
-    words = [*(["--fold-case"] if fold_case else []), *(["--min-count", min_count] if min_count > 1 else [])]
-    tell_next(notes, "fit", training_file(data), "--config", to, *words, "--output", free_name(Path("model.safetensors")))
+    source = training_file(data) if labels is LabelSource.auto else data
+    reading = reading_again(labels, hierarchy, machine_words, fold_case, min_count)
+    tell_next(notes, "fit", source, "--config", to, *reading, "--output", free_name(Path("model.safetensors")))
 
 
 def _stated(setting: str, value: object) -> str:

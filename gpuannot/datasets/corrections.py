@@ -2,7 +2,7 @@
 
 ``{"samples": [{"image_name": "/photos/a.jpg", "image_labels": ["sea", "sky"], "was": ["city"]}, …]}``: a label file in which
 an image also has the words that it was learnt with, ``was``. Images without ``was`` are new. Names are paths, or relative to the
-file's folder.
+file's folder, or URLs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError, counted, shown
+from ..images.input import is_url
 from ..method.labels import is_word, spelled
 from ..system.atomic_files import write_whole
 from .label_files import LabelledImages
@@ -22,9 +23,12 @@ from .label_text import read_text
 
 
 class Corrections(NamedTuple):
-    """Images with the words that they carry, and those that they were learnt with: None for new images."""
+    """Images with the words that they carry, and those that they were learnt with: None for new images.
 
-    paths: tuple[Path, ...]
+    ``paths`` may lead into an archive: :func:`~gpuannot.images.inputs.named_inputs` finds what they mean.
+    """
+
+    paths: tuple[Path | str, ...]
     after: tuple[tuple[str, ...], ...]
     before: tuple[tuple[str, ...] | None, ...]
 
@@ -44,9 +48,9 @@ def load_corrections(source: str | Path) -> Corrections:
         raise DataError(
             f'{path} holds no corrections; a review exports {{"samples": [{{"image_name": …, "image_labels": […]}}, …]}}'
         )
-    found: dict[Path, tuple[tuple[str, ...], tuple[str, ...] | None]] = {}
+    found: dict[Path | str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {}
     for number, ((name, words), sample) in enumerate(zip(samples, content, strict=True)):
-        place = path.parent / name
+        place = name if is_url(name) else path.parent / name
         if place in found:
             raise DataError(f"{path}: samples[{number}] names {shown(name)} for the second time; correct an image once")
         was = sample.get("was")

@@ -156,7 +156,7 @@ def _from_file(path: Path, machine_words: bool) -> LabelledImages:
     if not samples:
         raise DataError(f"{path} names no image")
     merged = _merge_duplicates(path, samples)
-    base = _base(path)
+    base = folder_of(path)
     located = {name: _locate(path, name) for name in merged}
     there = {name: place for name, place in located.items() if place is not None}
     if not there:
@@ -185,6 +185,14 @@ def named_images(source: str | Path) -> list[Path]:
         return list(_from_folder(path, Reading()).paths)
     names = [_plain_path(name) for name, _ in _read(path, True)[0]]
     return [_locate(path, name) or path.parent / name for name in names]
+
+
+def images_with_words(source: str | Path) -> list[Path]:
+    """Where the images are that have a word by :func:`load_labelled_images`, which raises as it does and here does not warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        images = load_labelled_images(source)
+    return [path for path, words in zip(images.paths, images.labels.sum(axis=1), strict=True) if words]
 
 
 def _from_folder(folder: Path, reading: Reading) -> LabelledImages:
@@ -287,8 +295,11 @@ def _read(path: Path, machine_words: bool) -> tuple[list[Sample], list[str] | No
 # -- names of images --------------------------------------------------------------------------------------------------------------
 
 
-def _base(path: Path) -> Path:
-    """The folder that the names in a label file start from, unless they lie beside it."""
+def folder_of(source: str | Path) -> Path:
+    """The folder that the names in a label file start from, unless they lie beside it; of a folder itself."""
+    path = Path(source)
+    if path.is_dir():
+        return path
     return path.parent / "images" if os.path.isdir(path.parent / "images") else path.parent
 
 
@@ -302,7 +313,7 @@ def _locate(path: Path, name: str) -> Path | None:
     spellings = dict.fromkeys((name, name.strip(), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
     suffixed = [] if "." in name or not name else [name + suffix for suffix in sorted(IMAGE_SUFFIXES)]
     for spelling in (*spellings, *suffixed):
-        for folder in dict.fromkeys((_base(path), path.parent)):
+        for folder in dict.fromkeys((folder_of(path), path.parent)):
             if isfile(folder / spelling):
                 return folder / spelling
     return None

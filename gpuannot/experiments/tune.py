@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from scipy import sparse
 
 from ..config import AnnotatorConfig
 from ..datasets.label_files import LabelledImages, load_labelled_images, named_images
+from ..datasets.label_photos import Source
 from ..datasets.label_text import LABEL_SUFFIXES
 from ..errors import DataError, InvalidArgumentError, counted
 from ..heads.word_head import WordHead, new_bank
@@ -47,7 +49,7 @@ DEFAULT_SPACE: dict[str, tuple[Any, ...]] = {
 }
 #: Settings that only the words depend on: the image vectors of a split serve all their values.
 WORD_SETTINGS = ("metric", "head", "objective", "regularisation", "balance", "calibration")
-#: Settings that ask for other features of the trunk.
+#: Settings that ask for other features; of these the trunk itself, with ``@LAYER``, can be searched.
 TRUNK_SETTINGS = ("trunk", "weights", "weights_convention", "layer", "relu", "trunk_dtype", "input_size", "interpolation")
 
 
@@ -114,16 +116,26 @@ def read_config(path: str | Path) -> AnnotatorConfig:
         raise DataError(f"{path}: {error}") from error
 
 
-def training_images(source: str | Path, *, fold_case: bool = False, min_count: int = 1) -> LabelledImages:
-    """The images that a label file names, for :func:`tune`; a folder may hold ``train.json`` or ``train.csv``
-    (``.jsonl``, ``.tsv``). The other arguments are those of :func:`~gpuannot.datasets.label_files.load_labelled_images`.
+def training_images(
+    source: str | Path,
+    *,
+    fold_case: bool = False,
+    min_count: int = 1,
+    labels: Source = "auto",
+    hierarchy: bool = False,
+    machine_words: bool = False,
+) -> LabelledImages:
+    """Labelled images for :func:`tune`, as :func:`~gpuannot.datasets.label_files.load_labelled_images` reads them; with ``labels``
+    ``auto`` a folder may also hold ``train.json`` or ``train.csv`` (``.jsonl``, ``.tsv``).
 
     Raises:
         DataError: these are test images: the file is called ``test``, or names images that a ``test.json`` or ``test.csv`` beside
             it names too. Otherwise as :func:`~gpuannot.datasets.label_files.load_labelled_images`.
     """
-    path = training_file(source)
-    images = load_labelled_images(path, fold_case=fold_case, min_count=min_count)
+    path = training_file(source) if labels == "auto" else Path(source)
+    images = load_labelled_images(
+        path, fold_case=fold_case, min_count=min_count, labels=labels, hierarchy=hierarchy, machine_words=machine_words
+    )
     folder = path if path.is_dir() else path.parent
     refuse_test_images(images)
     own = set(map(os.path.realpath, images.paths))
@@ -176,22 +188,29 @@ def tune(
 
     Raises:
         DataError: a test split, or images that cannot be read. ValueError: a setting that is unknown or asks for other features of
-            the trunk, a value out of range, no split, or a hold-out that leaves nothing to learn from.
+            the trunk (but for ``trunk`` itself), a value out of range, no split, or a hold-out that leaves nothing to learn from.
     """
     config = Encoder(config or AnnotatorConfig.preset("best"), device=device, new=True).config
     refuse_test_images(images)
-    grid = _checked(config, DEFAULT_SPACE if space is None else space)
+    grid = _checked(config, DEFAULT_SPACE if space is None else space, device)
     if splits < 1:
         raise InvalidArgumentError(f"splits = {splits} must be at least 1")
     held = max(1, len(images) // 9) if holdout is None else holdout
     parts = [cover_holdout(images.labels, held, config.seed + number) for number in range(splits)]
     trials: list[SettingTrial] = []
     best, reached = config, (-1.0, -1.0)
-    with cached_features(Encoder(config, device=device), images, cache, progress) as features:
-        search = _Search(features, images, parts, k, device)
+    with ExitStack() as opened:
+
+        def features_of(asked: AnnotatorConfig) -> FeatureStore:
+            return opened.enter_context(cached_features(Encoder(asked, device=device), images, cache, progress))
+
+        search = _Search(features_of, images, parts, k, device)
         for setting, values in grid.items():
-            for value in dict.fromkeys((getattr(best, setting), *values)):
-                candidate = dataclasses.replace(best, **{setting: value})
+            there = f"{best.trunk}@{best.layer}" if setting == "trunk" else getattr(best, setting)
+            candidates: dict[AnnotatorConfig, Any] = {}
+            for value in (there, *values):
+                candidates.setdefault(_with(best, setting, value, device), value)
+            for candidate, value in candidates.items():
                 trial = search.trial(setting, value, candidate, config)
                 trials.append(trial)
                 if (trial.f1, trial.n_plus) > reached:
@@ -200,8 +219,19 @@ def tune(
     return Tuned(best, tuple(trials), *reached, held, splits, k)
 
 
-def _checked(config: AnnotatorConfig, space: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    fixed = (*TRUNK_SETTINGS, "objective", "seed", "batch_size")
+def _with(config: AnnotatorConfig, setting: str, value: Any, device: str) -> AnnotatorConfig:
+    """The settings with another value; another trunk has its own layer, input size and weights, and what ``@LAYER`` names."""
+    if setting != "trunk":
+        return dataclasses.replace(config, **{setting: value})
+    name, _, layer = value.partition("@")
+    if name == config.trunk:
+        return dataclasses.replace(config, layer=layer or config.layer)
+    dtype = "auto" if config.trunk_dtype == "int8" else config.trunk_dtype  # which VGG-16 alone has, and a fit of it chooses
+    return Encoder(config.changed(trunk=value, trunk_dtype=dtype), device=device, new=True).config
+
+
+def _checked(config: AnnotatorConfig, space: Mapping[str, Sequence[Any]], device: str) -> dict[str, Sequence[Any]]:
+    fixed = (*TRUNK_SETTINGS[1:], "objective", "seed", "batch_size")
     fields = [field.name for field in dataclasses.fields(config) if field.name not in fixed]
     for setting, values in space.items():
         if setting not in fields:
@@ -209,7 +239,9 @@ def _checked(config: AnnotatorConfig, space: Mapping[str, Sequence[Any]]) -> dic
         if not values:
             raise InvalidArgumentError(f"{setting} needs at least one value")
         for value in values:
-            dataclasses.replace(config, **{setting: value})
+            candidate = _with(config, setting, value, device)
+            if setting == "trunk":
+                Encoder(candidate, device=device).trunk  # noqa: B018 -- refuses what does not fit it
     if not space:
         raise InvalidArgumentError("there is nothing to search: name at least one setting")
     return dict(space)
@@ -232,13 +264,14 @@ class _Search:
 
     def __init__(
         self,
-        features: FeatureStore,
+        features_of: Callable[[AnnotatorConfig], FeatureStore],
         images: LabelledImages,
         parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
         k: int,
         device: str,
     ) -> None:
-        self.features, self.images, self.parts, self.k, self.device = features, images, parts, k, device
+        self._features_of, self.images, self.parts, self.k, self.device = features_of, images, parts, k, device
+        self._features: dict[tuple[Any, ...], FeatureStore] = {}
         self._known: dict[AnnotatorConfig, _Reached] = {}
         self._vectors: dict[AnnotatorConfig, list[NDArray[np.float32]]] = {}
         self._banks: dict[tuple[AnnotatorConfig, int], WordBank] = {}
@@ -294,7 +327,10 @@ class _Search:
     def _encode(self, config: AnnotatorConfig, learn: NDArray[np.int64]) -> NDArray[np.float32]:
         model = WordModel(Encoder(config, device=self.device))
         labels, words = self.images.labels, self.images.vocabulary
-        with InProcess(model, self.features, labels, words, learn_from=learn, progress=False) as steps:
+        key = tuple(getattr(config, name) for name in TRUNK_SETTINGS)
+        if key not in self._features:
+            self._features[key] = self._features_of(config)
+        with InProcess(model, self._features[key], labels, words, learn_from=learn, progress=False) as steps:
             learn_transform(model.encoder, steps)
             learn_codebook(model.encoder, steps)
             return steps.vectors()

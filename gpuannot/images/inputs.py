@@ -11,6 +11,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -58,10 +59,12 @@ class Inputs:
             below the folder.
         exclude: in folders, leave out files and whole subfolders that match one of these.
         column: the column of tables; None takes the first of the usual names (`tables.IMAGE_COLUMNS`).
+        skip: local image files to leave out, under whatever name a source leads to them.
 
     Attributes:
         left_out: how many files of folders and archives the last iteration passed over because of their names, by suffix in lower
             case, ``""`` for those without; not those that are hidden or excluded.
+        skipped: how many inputs the last iteration left out for ``skip``.
 
     Raises:
         TypeError: a source that is neither path nor URL.
@@ -74,6 +77,7 @@ class Inputs:
         glob: Sequence[str] = (),
         exclude: Sequence[str] = (),
         column: str | None = None,
+        skip: Iterable[str | Path] = (),
     ) -> None:
         listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
         for source in listed:
@@ -85,10 +89,18 @@ class Inputs:
         self.column = column
         self.left_out: Counter[str] = Counter()
         self._wanted = Wanted(tuple(glob), tuple(exclude))
+        self.skipped, self._skip = 0, frozenset(map(os.path.realpath, skip))
 
     def __iter__(self) -> Iterator[Input]:
-        self.left_out = Counter()
-        return self._search()
+        self.left_out, self.skipped = Counter(), 0
+        return self._without_skipped(self._search()) if self._skip else self._search()
+
+    def _without_skipped(self, found: Iterator[Input]) -> Iterator[Input]:
+        for item in found:
+            if item.kind == "file" and not is_url(item.place) and os.path.realpath(item.place) in self._skip:
+                self.skipped += 1
+            else:
+                yield item
 
     def _search(self) -> Iterator[Input]:
         named: set[str] = set()  # real paths of the files that arguments name
@@ -181,6 +193,41 @@ def find_lazily(source: Inputs | str | Path) -> Iterator[Input]:
     if not isinstance(source, Inputs) and len(first) == 1 and first[0].kind == "failed":
         raise DataError(f"'{first[0].name}': {first[0].detail}")
     return chain(first, found)
+
+
+def named_inputs(names: Iterable[str | Path]) -> list[Input]:
+    """The inputs that rows of annotations and reviews call so: files, URLs, files of archives, rows of Parquet tables.
+
+    Each archive and table is listed once. What it does not hold, or holds twice, is an input that cannot be read, and says so.
+    """
+    given = [os.fspath(name) for name in names]
+    containers = {name: place for name in given if (place := _container_of(name)) is not None}
+    held: dict[tuple[str, str], Input] = {}
+    for place in dict.fromkeys(containers.values()):
+        for item in expand(place, None, Counter()):
+            key = place, os.path.normpath(item.name)
+            twice = Input(
+                item.name, "failed", detail=f"{place} holds several files of this name; unpack it, and name the right one"
+            )
+            held[key] = twice if key in held else item
+
+    def found(name: str) -> Input:
+        if (place := containers.get(name)) is None:
+            return Input(name, "file", name)
+        missing = Input(
+            name, "failed", detail=held[place, place].detail if (place, place) in held else f"{place} holds no such image"
+        )
+        return replace(held.get((place, os.path.normpath(name)), missing), name=name)
+
+    return list(map(found, given))
+
+
+def _container_of(name: str) -> str | None:
+    """The archive or table that holds what is called so."""
+    if is_url(name) or os.path.lexists(name):
+        return None
+    starts = [name.rpartition("#")[0], *map(str, Path(name).parents)]
+    return next((start for start in starts if is_container(start) and os.path.isfile(start)), None)
 
 
 def _full_url(files: Any, path: str, url: str) -> str:

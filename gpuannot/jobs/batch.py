@@ -132,7 +132,7 @@ def annotate_batch(
     if clustered or dashboard:
         from .cluster import check_options
 
-        check_options(workers, scheduler, dashboard)
+        check_options(workers, scheduler, model.config.trunk, dashboard)
         if processes:
             raise InvalidArgumentError("decode processes are for a run in one process; with workers or a scheduler leave them out")
     if processes is None:

@@ -48,14 +48,23 @@ class ClusterTask:
     future: Any = field(default=None, repr=False)
 
 
-def check_options(workers: int | None, scheduler: str | None, dashboard: bool = False) -> None:
-    """Raise ValueError or ClusterError for what no cluster can be made of: before the work, not after its first half."""
+def check_options(workers: int | None, scheduler: str | None, trunk: str, dashboard: bool = False) -> None:
+    """Raise ValueError or ClusterError for what no cluster can be made of: before the work, not after its first half.
+
+    Args:
+        trunk: as the settings name it; workers build it from that name.
+    """
     if dashboard and workers is None:
         raise InvalidArgumentError("the dashboard is that of workers on this machine; a scheduler has its own")
     if workers is not None and scheduler is not None:
         raise InvalidArgumentError("workers are started on this machine, a scheduler has its own: choose one")
     if workers is not None and not 1 <= operator.index(workers) <= 4096:
         raise InvalidArgumentError(f"workers is {workers}; expected 1 to 4096")
+    if trunk.startswith("module:"):
+        raise InvalidArgumentError(
+            f"the trunk {trunk} is a torch module of its user, and workers know trunks by name: leave out workers and scheduler, "
+            "or take a trunk of timm: or torchvision:, with weights from a file"
+        )
     try:
         import cryptography  # noqa: F401 - of the keys that local workers know each other by
         import distributed  # noqa: F401

@@ -72,7 +72,7 @@ def on_cluster(
     Raises:
         ClusterError: no such cluster, or workers that keep dying of a partition.
     """
-    check_options(workers, scheduler, dashboard)
+    check_options(workers, scheduler, model.config.trunk, dashboard)
     weights, trunk = model.encoder.weights, model.encoder.trunk
     job = FitJob(secrets.token_hex(8), model.config, model.device.type, trunk.arithmetic, weights.sha256)
     with connect(workers, scheduler, model.device, dashboard=dashboard) as cluster:

@@ -139,7 +139,9 @@ class PartFolder:
     @staticmethod
     def _check_some(inputs: InputList) -> None:
         if not inputs.count:
-            raise DataError("there are no inputs: the lists, tables and archives that were given are empty")
+            raise DataError(
+                "there are no inputs: the lists, tables and archives that were given are empty, or all their images left out"
+            )
 
     def _note(self, inputs: InputList, number: int) -> None:
         """Make a list of inputs the run's."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -295,3 +298,58 @@ def test_fewer_words_than_the_default(scenes: LabelledImages, pictures: Path, tm
     assert refused.exit_code == 2 and "k = 5 must lie in 1…2" in refused.stderr
     assert annotator.annotate([next(pictures.iterdir())]).index.shape == (1, 2)
     assert len(annotator.explain([next(pictures.iterdir())])[0].words) == 2
+
+
+def test_the_rest_of_a_folder_some_of_which_is_labelled(
+    model: Path, scenes: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names mean what they mean to fit, as 'a 2' does 'a 2.jpg' here; an image whose row holds no word is one of the rest."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    names = ["Düne.JPG", "a 2.jpg", "empty.jpg", "rest 1.jpg", "rest.JPEG"]
+    for name, path in zip(names, scenes.paths, strict=False):
+        shutil.copy(path, Path("photos") / name)
+    Path("tags.csv").write_bytes(
+        "Photo,Keywords\r\nphotos/Düne.JPG,sky;sea\r\n./photos/a 2,sky\r\nphotos/empty.jpg,\r\n".encode("cp1252")
+    )
+    rest = [f"photos/{name}" for name in names[2:]]
+    skip = ["--skip-labelled", "tags.csv", "-k", "2"]
+    printed = run(model, "photos", *skip)
+    assert printed.exit_code == 0 and [line.partition("\t")[0] for line in printed.stdout.splitlines()] == rest
+    assert "2 images with words in tags.csv left out" in printed.stderr
+    assert run(model, "photos", "-o", "rest.parquet", *skip).exit_code == 0
+    assert pq.read_table("rest.parquet")["path"].to_pylist() == rest
+    written = run(model, *sorted(map(str, Path("photos").iterdir())), "-o", "rest/", *skip)
+    assert written.exit_code == 0 and sorted(row["path"] for row in read(Path("rest"))) == rest
+    assert "2 images with words in tags.csv left out" in written.stderr
+    assert "now it is 'photos/Düne.JPG'" in run(model, "photos", "-o", "rest/", "-k", "2", "--resume").stderr
+
+    page = CliRunner().invoke(app, ["report", str(model), "photos", "-o", "a.html", *skip])
+    assert page.exit_code == 0 and "a.html: 3 images" in page.stderr and "2 images with words" in page.stderr, page.output
+    text = Path("a.html").read_text()
+    assert "rest 1.jpg" in text and "a 2.jpg" not in text
+    refused = CliRunner().invoke(app, ["report", "rest.parquet", "-o", "b.html", *skip])
+    assert refused.exit_code == 2 and "--skip-labelled goes with a model" in refused.stderr
+
+    Path("other").mkdir()
+    shutil.copy(scenes.paths[9], "other/x.jpg")
+    assert "not one of these images has words in tags.csv, so none is left out" in run(model, "other", *skip).stderr
+    for output in ([], ["-o", "none/"], ["-o", "none.csv"]):
+        nothing = run(model, "photos/a 2.jpg", *skip, *output)
+        assert nothing.exit_code == 2 and ("1 image found, and each has words in tags.csv" in nothing.stderr or "none/" in output)
+        assert not Path("none.csv").exists()
+    assert run(model, "photos", "--skip-labelled", "gone.csv").exit_code == 2
+
+
+def test_what_fit_says_of_the_rest_runs(scenes: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(scenes.paths[0].parent, "my photos")
+    rows = [f"my photos/{path.name},{['sky', 'sea'][number % 2]}" for number, path in enumerate(scenes.paths[:10])]
+    Path("tags.csv").write_text("\n".join(["image,words", *rows, f"my photos/{scenes.paths[10].name},"]))
+    settings = [f"--set={name}={value}" for name, value in CHANGES.items()]
+    fitted = CliRunner().invoke(app, ["fit", "tags.csv", *settings])
+    assert fitted.exit_code == 0 and f"{len(scenes) - 11} images beside the label file" in fitted.stderr
+    assert "1 image has no word and was learnt as showing none" in fitted.stderr
+    [following] = re.findall(r"^next: .*?gpuannot (annotate .*)$", fitted.stderr, re.M)
+    done = CliRunner().invoke(app, shlex.split(following))
+    assert done.exit_code == 0 and len(done.stdout.splitlines()) == len(scenes) - 10, done.output

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gpuannot import Annotator
+from gpuannot import Annotator, Inputs
 from gpuannot.cli.main import app
 from gpuannot.datasets import LabelledImages, load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
@@ -112,6 +114,36 @@ def test_an_audit_its_corrections_and_a_model_that_learns_them(scenes_here: Path
     assert dict(zip(learnt.vocabulary, learnt.bank_.counts.tolist(), strict=True))["comet"] == 1
 
 
+@pytest.mark.parametrize("archive", ["photos.zip", "photos.tar", "photos.tar.gz"])
+def test_corrections_of_images_in_an_archive_are_learnt(
+    archive: str, scenes: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a report of the archive are exported: what follows is what they change as files."""
+    monkeypatch.chdir(tmp_path)
+    shutil.make_archive("photos", {"photos.tar.gz": "gztar"}.get(archive, archive[-3:]), scenes.paths[0].parent)
+    settings = {"layer": "pool2", "input_size": 32, "n_components": 8, "n_centers": 4}
+    Annotator(device="cpu", **settings).fit(scenes.paths[:20], words_of(scenes)[:20]).save("m.safetensors")
+    after = [["comet", *words] for words in words_of(scenes)]
+    rows = [3, 1, 22]  # in no order: of 3 and 1 it is known what they were, 22 is new
+    was = {row: {"was": words_of(scenes)[row]} if row < 20 else {} for row in rows}
+    [*_, name] = [item.name for item in Inputs(archive)]
+    assert name.startswith(f"{archive}/")
+    models = []
+    for to, places in (
+        ("file", [scenes.paths[row] for row in rows]),
+        ("member", [tmp_path / archive / scenes.paths[row].name for row in rows]),
+    ):
+        found = [
+            {"image_name": str(place), "image_labels": after[row], **was[row]} for place, row in zip(places, rows, strict=True)
+        ]
+        result = run("learn", "m.safetensors", write(Path(f"{to}.json"), found), "-o", f"{to}.safetensors", "--device", "cpu")
+        assert result.exit_code == 0 and "2 images corrected, 1 image added" in " ".join(result.stderr.split()), result.output
+        models.append(Annotator.load(f"{to}.safetensors", device="cpu").to_model_file().sha256)
+    assert models[0] == models[1]
+    gone = write(Path("gone.json"), [{"image_name": f"{archive}/gone.jpg", "image_labels": ["sky"]}])
+    assert f"{archive} holds no such image" in refused("learn", "m.safetensors", gone, "-o", "gone.safetensors")
+
+
 def test_what_is_refused(scenes_here: Path, tmp_path: Path) -> None:
     scene = scenes_here.parent / "images" / "scene_00000.jpg"
     good = write(tmp_path / "good.json", [{"image_name": str(scene), "image_labels": ["sky"]}])
@@ -140,3 +172,30 @@ def test_what_is_refused(scenes_here: Path, tmp_path: Path) -> None:
         "audit", scenes_here, "--model", "m.safetensors", "--preset", "best"
     )
     assert not to.exists()
+
+
+def test_photos_are_read_as_fit_reads_them_and_again_to_be_corrected(
+    scenes: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for path, words in zip(scenes.paths, words_of(scenes), strict=True):
+        (Path("photos") / path.name).write_bytes(path.read_bytes())
+        (Path("photos") / path.name).with_suffix(".txt").write_text(", ".join(words))
+    packet = (
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:dc="http://purl.org/dc/elements/'
+    )
+    packet += '1.1/"><dc:subject><rdf:Bag><rdf:li>by hand</rdf:li></rdf:Bag></dc:subject></rdf:Description></rdf:RDF>'
+    (Path("photos") / scenes.paths[0].name).with_suffix(".xmp").write_text(packet)
+    assert "say which are the labels" in refused("audit", "photos", *SMALL)
+    result = run("audit", "photos", "--labels", "captions", *SMALL, "--report", "a.html", "-o", "found.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("found.json").read_text())["labels"] == scenes.labels.nnz
+    told = re.search(r"next: .*gpuannot (audit photos --apply corrections.json --labels captions -o corrected.json)", result.stderr)
+    assert told, result.stderr
+    place = Path("photos") / scenes.paths[0].name
+    write(Path("corrections.json"), [{"image_name": str(place), "image_labels": ["comet"], "was": words_of(scenes)[0]}])
+    assert run(*told[1].split()).exit_code == 0
+    assert sorted(map(sorted, words_of(load_labelled_images("corrected.json")))) == sorted(
+        map(sorted, [["comet"], *words_of(scenes)[1:]])
+    )

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from gpuannot import Annotator
 from gpuannot.cli.main import app
 from gpuannot.datasets.label_files import LabelledImages
+from gpuannot.jobs.writers.tag_file import Tags
+from gpuannot.jobs.writers.xmp import Sidecar
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = [f"--set={setting}" for setting in ("layer=pool2", "input_size=32", "n_components=8", "n_centers=4")]
@@ -84,6 +86,41 @@ def test_what_tune_says_comes_next_runs(benchmark_folder: Path, tmp_path: Path, 
     assert refused.exit_code == 2 and f"name it: {benchmark_folder / 'train.json'}" in refused.stderr
     (benchmark_folder / "train.json").unlink()
     assert "test.json" not in run("fit", benchmark_folder, "-o", "other.safetensors").stderr
+
+
+def photos_with_both(scenes: LabelledImages, folder: Path) -> Path:
+    """Photos with their words as captions, and as hierarchical keywords that a model gave; one has a keyword of a person's too."""
+    folder.mkdir()
+    for row, path in enumerate(scenes.paths):
+        words = [scenes.vocabulary[word] for word in scenes.labels[[row]].indices]
+        shutil.copy(path, folder)
+        (folder / path.name).with_suffix(".txt").write_text(", ".join(words))
+        change = Sidecar(hierarchy=True).changed(None, Tags([f"seen|{word}" for word in words], None, "model"), None)
+        assert change is not None and change.content is not None
+        by_hand = b"<dc:subject><rdf:Bag><rdf:li>by hand</rdf:li>" if row == 0 else b"<dc:subject><rdf:Bag>"
+        content = re.sub(rb"<dc:subject>\s*<rdf:Bag>", by_hand, change.content)
+        (folder / path.name).with_suffix(".xmp").write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix"),
+    [(["--labels", "captions"], ""), (["--labels", "keywords", "--hierarchy", "--machine-words", "--min-count", "2"], "seen|")],
+)
+def test_tune_learns_from_photos_and_so_does_what_comes_next(
+    options: list[str], prefix: str, scenes: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = photos_with_both(scenes, tmp_path / "photos")
+    settings = [*SMALL, "--set", "head=ridge", "--vary", "balance=0,1", "--splits", "1", "--preset", "paper", "--cache", "cache"]
+    unsaid = run("tune", photos, *settings)
+    assert unsaid.exit_code == 2 and "say which are the labels: --labels keywords" in " ".join(unsaid.stderr.split())
+    result = run("tune", photos, *settings, *options)
+    assert result.exit_code == 0, result.output
+    assert run_printed(result.stderr, photos) == ["fit"]
+    known, counts = Annotator.load("model.safetensors", device="cpu").vocabulary, scenes.labels.sum(axis=0)
+    enough = 2 if "--min-count" in options else 1
+    assert set(known) == {f"{prefix}{word}" for word, images in zip(scenes.vocabulary, counts, strict=True) if images >= enough}
 
 
 def test_what_demo_says_comes_next_runs(drawn_scenes: Path, tmp_path: Path) -> None:

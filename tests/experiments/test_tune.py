@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trunk_models import needs_timm, register, write_weights
 from typer.testing import CliRunner
 
 from gpuannot import Annotator
 from gpuannot.cli.main import app
 from gpuannot.config import OBJECTIVES, AnnotatorConfig
 from gpuannot.datasets.label_files import LabelledImages, load_benchmark
-from gpuannot.errors import DataError
+from gpuannot.errors import DataError, GpuannotError
 from gpuannot.experiments.holdout import cover_holdout, covered_words
 from gpuannot.experiments.tune import read_config, training_images, tune
 from gpuannot.heads import calibration, projection, systems
@@ -72,6 +73,43 @@ def test_every_trial_is_a_fit_without_the_held_out_images(
     first = found.trials[0]
     assert first.gain == first.gain_error == 0 and all(0 < trial.f1_error < 0.5 for trial in found.trials)
     assert all(trial.gain == pytest.approx(trial.f1 - first.f1) for trial in found.trials)
+
+
+def test_trunks_are_tried_each_with_its_own_features(scenes: LabelledImages, tmp_path: Path) -> None:
+    """Each trial is a fit with that trunk, and what is searched next is searched with the best."""
+    config = dataclasses.replace(SMALL, regularisation=1.0, projection=0, quadratic=0)
+    space: dict[str, Any] = {"trunk": ("vgg16", "vgg16@pool1", "vgg16@pool2+conv3_1", "vgg16@conv3_3"), "n_centers": (3, 4)}
+    found = tune(scenes, config, space, holdout=6, splits=1, k=K, cache=tmp_path, device="cpu")
+    assert [trial.value for trial in found.trials] == ["vgg16@pool2+conv3_1", "vgg16@pool1", "vgg16@conv3_3", 3, 4]
+    best = max(found.trials[:3], key=lambda trial: (trial.f1, trial.n_plus))
+    assert len({trial.f1 for trial in found.trials[:3]}) == 3
+    for trial in found.trials:
+        layer = trial.value.partition("@")[2] if trial.setting == "trunk" else best.value.partition("@")[2]
+        centers = trial.value if trial.setting == "n_centers" else 3
+        candidate = dataclasses.replace(config, layer=layer, n_centers=centers)
+        assert trial.f1 == pytest.approx(by_hand(scenes, candidate, 6, 1)[0], abs=1e-9), trial
+    assert found.config.layer == best.value.partition("@")[2] and len(list((tmp_path / "labels").iterdir())) == 3
+    for trunk, message in (
+        ("vgg16@conv9_1", "conv9_1"),
+        ("vgg17", "trunk 'vgg17' is unknown"),
+        ("module:mine", "module of its user"),
+    ):
+        with pytest.raises(GpuannotError, match=message):
+            tune(scenes, config, {"trunk": (trunk,)}, cache=tmp_path / "none", device="cpu")
+    assert not (tmp_path / "none").exists(), "it is known before a trunk runs"
+
+
+@needs_timm
+def test_a_search_from_a_trunk_of_timm_to_the_paper_s(scenes: LabelledImages, tmp_path: Path) -> None:
+    register()
+    config = AnnotatorConfig(
+        trunk="timm:vit_small_test", weights=write_weights("vit_small_test", tmp_path), input_size=64, n_components=6, n_centers=3,
+        head="ridge", l2=True, regularisation=1.0, objective="words",
+    )  # fmt: skip
+    found = tune(scenes, config, {"trunk": ("vgg16@pool2",)}, holdout=6, splits=1, k=K, cache=tmp_path / "cache", device="cpu")
+    assert [trial.value for trial in found.trials] == ["timm:vit_small_test@blocks.3", "vgg16@pool2"]
+    for trial, candidate in zip(found.trials, (config, config.changed(trunk="vgg16@pool2")), strict=True):
+        assert trial.f1 == pytest.approx(by_hand(scenes, candidate, 6, 1)[0], abs=1e-9), trial
 
 
 def test_the_file_of_settings(scenes: LabelledImages, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,7 @@ from gpuannot.images.batches import ImageBatches
 from gpuannot.images.containers import read
 from gpuannot.images.decode import IMAGE_SUFFIXES, decode_image
 from gpuannot.images.input import Input
+from gpuannot.images.inputs import named_inputs
 from gpuannot.images.tables import IMAGE_COLUMNS
 
 not_as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root lists folders of any permission")
@@ -640,3 +642,53 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest
     outcomes = read_in_order(Inputs([tmp_path / "film.jpg", *shards]))
     assert outcomes[0] == outcomes[1] == outcomes[3] == "read: 1001 bytes; expected at most 1000"
     assert outcomes[2] == outcomes[4] == b"x" * 1000
+
+
+def test_inputs_are_found_again_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the search has named, it is found again with the same bytes, or the same reason."""
+    monkeypatch.chdir(tmp_path)
+    pictures = {f"deep/{number}.jpg": picture(number) for number in range(3)}
+    write_tar(tmp_path / "a.tar", {"./here.jpg": picture(4), **pictures})
+    write_tar(tmp_path / "b.tar.gz", pictures)
+    with zipfile.ZipFile("c.ZIP", "w") as archive:
+        for name, content in pictures.items():
+            archive.writestr(name, content)
+    pq.write_table(pa.table({"image": [picture(5), None, picture(6)]}), "t.parquet")
+    touch(tmp_path, "folder.tar/inside#1.jpg")
+    found = list(Inputs(["a.tar", "b.tar.gz", "c.ZIP", "t.parquet", "folder.tar"]))
+    assert len(found) == 4 + 3 + 3 + 3 + 1 and {item.kind for item in found} == {"slice", "member", "row", "file"}
+    again = named_inputs([item.name for item in reversed(found)])
+    assert [item.name for item in again] == [item.name for item in reversed(found)]
+    assert [outcome(item) for item in reversed(again)] == [outcome(item) for item in found]
+    files = fsspec.filesystem("memory")
+    files.pipe("/named/a.jpg", picture(0))
+    odd = named_inputs(
+        ["memory://named/a.jpg", "a.tar/here.jpg", Path("a.tar/deep/9.jpg"), "none.tar/a.jpg", "t.parquet#7", "no#1"]
+    )
+    assert [outcome(item) for item in odd] == [
+        picture(0), picture(4), "find: a.tar holds no such image", "find: no such file", "find: t.parquet holds no such image",
+        "find: no such file",
+    ]  # fmt: skip
+
+
+def test_a_name_that_an_archive_holds_twice_or_cannot_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "a.tar", {"a.jpg": picture(0), "./a.jpg": picture(1), "b.jpg": picture(2)})
+    first, second = named_inputs(["a.tar/a.jpg", "a.tar/b.jpg"])
+    assert outcome(first) == "find: a.tar holds several files of this name; unpack it, and name the right one"
+    assert outcome(second) == picture(2)
+    (tmp_path / "z.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    [broken], [expected] = named_inputs(["z.zip/a.jpg"]), list(Inputs("z.zip"))
+    assert expected.kind == "failed" and outcome(broken) == f"find: {expected.detail}"
+
+
+def test_images_that_are_to_be_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "photos/a.jpg", "photos/b.JPG", "photos/deep/c.jpg", "d.jpg")
+    (tmp_path / "photos" / "link.jpg").symlink_to("../d.jpg")
+    (tmp_path / "list.txt").write_text("photos/a.jpg\nphotos/b.JPG\nphotos/a.jpg\n")
+    write_tar(tmp_path / "shard.tar", {"a.jpg": picture(0)})
+    found = Inputs(["photos", "list.txt", "d.jpg", "shard.tar"], skip=["photos/../photos/a.jpg", tmp_path / "d.jpg", "gone.jpg"])
+    for _ in range(2):  # the same each time
+        assert names(found) == ["photos/b.JPG", "photos/deep/c.jpg", "photos/b.JPG", "shard.tar/a.jpg"] and found.skipped == 4
+    assert names(Inputs("photos/a.jpg", skip=["photos/a.jpg"])) == []

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +22,7 @@ from typing import Any
 
 import pytest
 from runs import CHANGES
+from watchfiles import watch
 from workers import wait_until
 
 from gpuannot import Annotator
@@ -27,7 +32,8 @@ from gpuannot.images.input import utf8
 from gpuannot.images.inputs import Inputs
 from gpuannot.images.xmp import Packet
 from gpuannot.jobs.journal import Journal
-from gpuannot.jobs.watch import Arrivals
+from gpuannot.jobs.watch import Arrivals, watch_folder
+from gpuannot.jobs.writers import TagWriter
 
 FILES = int(os.environ.get("GPUANNOT_WATCH_FILES") or 60)
 KILLS = 5
@@ -191,3 +197,68 @@ def test_a_journal_is_of_one_model_and_one_writer(tmp_path: Path) -> None:
         pass
     with pytest.raises(DataError, match=r"call it .*words.jsonl"):
         Journal(tmp_path / "words.csv", "m")
+
+
+@contextmanager
+def no_inotify() -> Iterator[None]:
+    """The user's last instance of inotify is taken, as on a machine where editors and servers have them all."""
+    libc, taken = ctypes.CDLL(None, use_errno=True), []
+    try:
+        while (descriptor := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+            taken.append(descriptor)
+            if len(taken) == 1024:
+                pytest.skip("this user may have more than 1024 instances of inotify")
+        assert ctypes.get_errno() == errno.EMFILE
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+@contextmanager
+def polled_by_watchfiles() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("WATCHFILES_FORCE_POLLING", "true")
+        patched.setenv("WATCHFILES_POLL_DELAY_MS", "50")
+        yield
+
+
+@pytest.mark.parametrize("without_events", [no_inotify, polled_by_watchfiles])
+def test_where_the_system_tells_of_no_changes(
+    without_events: Callable[[], AbstractContextManager[None]], model: Path, scenes: LabelledImages, tmp_path: Path
+) -> None:
+    """Files that are there and files that arrive, half and then whole, get one row and one sidecar each; and it stops when told."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("inotify is Linux's")
+    inbox, journal, stop, told = tmp_path / "inbox", tmp_path / "words.jsonl", threading.Event(), list[int]()
+    (inbox / "deeper").mkdir(parents=True)
+    shutil.copy(scenes.paths[0], inbox / "0.jpg")
+    words = Annotator.load(model, device="cpu").words
+    with without_events(), Journal(journal, "m") as rows_of:
+        if without_events is no_inotify:
+            with pytest.raises((OSError, RuntimeError), match="Too many open files"):
+                next(watch(inbox))
+        options: dict[str, Any] = {"tags": TagWriter("xmp", model_sha256="m"), "settle": 0.1}
+        options["tell"] = lambda done, failures: told.append(done)
+        watching = threading.Thread(target=watch_folder, args=(words, inbox, rows_of, 2), kwargs={"stop": stop, **options})
+        watching.start()
+        try:
+            wait_until(lambda: len(rows_there(journal)) == 1)
+            for number in range(1, 12):
+                content, place = scenes.paths[number].read_bytes(), inbox / ("deeper" if number % 3 else ".") / f"{number}.jpg"
+                place.write_bytes(content[:700])
+                time.sleep(0.03)
+                place.write_bytes(content)
+            wait_until(lambda: len(rows_there(journal)) == 12)
+            (inbox / "0.jpg").touch()  # done, and not again
+            time.sleep(0.5)
+        finally:
+            began = time.monotonic()
+            stop.set()
+            watching.join(60)
+        assert not watching.is_alive() and time.monotonic() - began < 5
+    images = sorted(str(path) for path in inbox.rglob("*.jpg"))
+    assert sorted(row["path"] for row in rows(journal)) == images and len(images) == 12
+    assert told[0] == 1 and told[-1] == 12 and told == sorted(set(told))
+    for row in rows(journal):
+        assert list(Packet(Path(row["path"]).with_suffix(".xmp").read_bytes()).keywords().flat) == row["words"]

@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,14 @@ def test_a_module_of_the_user(images: np.ndarray, tmp_path: Path, rng: np.random
     )
     assert np.array_equal(again.annotate(images, 2).distance, expected.distance)
     assert again.explain(images[:1])[0].grid == (4, 4)
+
+    for where in ({"workers": 2}, {"scheduler": "tcp://127.0.0.1:1"}):
+        began = time.perf_counter()
+        with pytest.raises(InvalidArgumentError, match="the trunk module:Network is a torch module of its user, and workers know"):
+            annotator.clone().fit(images, WORDS, **where)
+        with pytest.raises(InvalidArgumentError, match="the trunk module:Network is a torch module of its user, and workers know"):
+            annotator.batch(tmp_path, tmp_path / "out", **where)
+        assert time.perf_counter() - began < 5 and not (tmp_path / "out").exists(), "it is known before a worker is asked"
 
     with pytest.raises(WeightsError, match=r"needs the trunk module:Network, layer norm: .* give it, trunk=Trunk.from_module"):
         Annotator.load(tmp_path / "model.safetensors")
