@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,7 @@ from ..method.labels import check_lengths
 from ..method.trunk import resolve_dtype
 from ..method.weights import PREPROCESSING
 from ..metrics import evaluate
+from ..system.environment import peak_memory
 from ..system.progress import progress_bar
 from .base import Labels, WordScorer, best_words, numbered_labels
 from .checkpoint import Checkpoint
@@ -34,8 +36,8 @@ _HOLDOUT_K = 5
 class EndToEnd(WordScorer):
     """A convolutional network with one output a word, trained by stochastic gradient descent.
 
-    On a CPU, the same images, settings and number of threads give the same bits. Epoch e draws its order, crops, flips and
-    dropped units from (seed, e), so a resumed training goes on as if it had never stopped.
+    On a CPU, the same images, settings, processor and number of threads give the same bits. Epoch e draws its order, crops, flips
+    and dropped units from (seed, e), so a resumed training goes on as if it had never stopped.
 
     Args:
         network: ``vgg16`` or ``alexnet``.
@@ -58,7 +60,7 @@ class EndToEnd(WordScorer):
         input_size: side of the network's input.
         width: factor on all channels, for small networks started from scratch.
         interpolation: as for :class:`~gpuannot.config.AnnotatorConfig`.
-        amp: mixed precision on CUDA, in bfloat16, or float16 before compute capability 8.0. CPUs compute in float32.
+        amp: mixed precision: in bfloat16 on CPUs that multiply it and on CUDA, there in float16 before compute capability 8.0.
         memory: bytes that decoded images, or frozen features, may take; more are computed again in every epoch.
         checkpoint: file to write after every epoch, for ``fit(resume=True)``.
         seed: of all random numbers.
@@ -66,7 +68,8 @@ class EndToEnd(WordScorer):
 
     Attributes:
         network_: the trained :class:`~gpuannot.baselines.networks.Network`.
-        history_: for each epoch its number, its mean loss and, with a hold-out, the loss, F1 and N+ there.
+        history_: for each epoch its number, its mean loss, with a hold-out the loss, F1 and N+ there, its seconds, and
+            peak_memory, the most bytes that the process, or torch on the GPU, had held by then; without where unknown.
         failures_: images of the last ``fit``, ``scores`` or ``annotate`` that could not be read.
         positions_: (T,) int64, the image of each row of the last ``scores`` or ``annotate``: all that could be read.
     """
@@ -228,10 +231,14 @@ class EndToEnd(WordScorer):
             best, self.history_ = stored.tensors.get("best", {}), stored.state["history"]
         with progress_bar("epochs", self.epochs, progress, initial=len(self.history_), unit="epoch") as bar:
             while len(self.history_) < self.epochs and not stalled(self.history_, self.patience):
+                began = time.perf_counter()
                 entry: dict[str, float] = {"epoch": len(self.history_) + 1}
                 entry["loss"] = self._epoch(trainer, inputs, learn, targets)
                 if len(held):
                     entry.update(self._evaluate(trainer, inputs, held, targets, matrix))
+                entry["seconds"] = time.perf_counter() - began
+                if peak := _peak_memory(self.device):
+                    entry["peak_memory"] = peak
                 self.history_.append(entry)
                 if len(held) and best_epoch(self.history_) == entry["epoch"]:
                     best = trainer.weights()
@@ -318,6 +325,7 @@ class EndToEnd(WordScorer):
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _new_trainer(self, forward: Callable[[Tensor], Tensor]) -> Trainer:
+        kind = resolve_dtype("auto", self.device)
         return Trainer(
             self.network_,
             forward,
@@ -325,7 +333,7 @@ class EndToEnd(WordScorer):
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
-            dtype=resolve_dtype("auto", self.device) if self.amp and self.device.type == "cuda" else None,
+            dtype=kind if self.amp and kind != torch.float32 else None,
         )
 
     def _settings(
@@ -347,3 +355,7 @@ class EndToEnd(WordScorer):
     def _without_untrained(self, logits: Tensor) -> Tensor:
         logits[:, self.counts_ == 0] = -torch.inf
         return logits
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()

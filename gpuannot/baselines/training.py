@@ -66,7 +66,7 @@ class Trainer:
         learning_rate: step size.
         momentum: of the running gradient; 0 for none.
         weight_decay: factor of the L2 penalty.
-        dtype: None computes in the parameters' own type; bfloat16 or float16 (with a scaled loss) is mixed precision on CUDA:
+        dtype: None computes in the parameters' own type; bfloat16, or on CUDA float16 (with a scaled loss), is mixed precision:
             weights, loss and updates stay in float32.
     """
 
@@ -84,7 +84,7 @@ class Trainer:
         self._forward, self._loss = forward, LOSSES[loss]
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._optimizer = torch.optim.SGD(self._parameters.values(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
-        self._dtype = dtype
+        self._dtype, self._device = dtype, next(model.parameters()).device.type
         self._scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -136,4 +136,4 @@ class Trainer:
             self._scaler.load_state_dict(dict(state))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cuda", self._dtype, enabled=self._dtype is not None)
+        return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None)

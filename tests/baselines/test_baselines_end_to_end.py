@@ -27,6 +27,7 @@ from gpuannot.experiments.holdout import cover_holdout
 from gpuannot.images.decode import decode_image
 from gpuannot.method.weights import load_weights
 from gpuannot.metrics import evaluate
+from gpuannot.system.device import cpu_has_bfloat16
 
 SMALL: dict[str, Any] = {"network": "alexnet", "mode": "scratch", "width": 0.05, "input_size": 64, "batch_size": 8, "device": "cpu"}
 
@@ -180,9 +181,8 @@ def test_frozen_features_kept_or_not_give_the_same(learning: Any, memory: int) -
     """One step by hand: the kept features are those of the middle crop, and what does not fit is computed again."""
     paths, labels, words = learning
     options: dict[str, Any] = {"weights": "embedded", "input_size": 32, "crop": False, "flip": False, "holdout": 0, "epochs": 2}
-    estimator = EndToEnd("vgg16", "frozen", memory=memory, batch_size=100, device="cpu", **options).fit(
-        paths[:6], labels[:6], words
-    )
+    estimator = EndToEnd("vgg16", "frozen", memory=memory, batch_size=100, amp=False, device="cpu", **options)
+    estimator.fit(paths[:6], labels[:6], words)
     truth = torch.from_numpy(matrix(labels[:6], words))
     pixels = torch.stack([torch.from_numpy(decode_image(path, 32)).permute(2, 0, 1) for path in paths[:6]])
     with torch.inference_mode():
@@ -265,9 +265,16 @@ def weights_of(estimator: EndToEnd) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in estimator.network_.state_dict().items()}
 
 
+def learnt(estimator: EndToEnd) -> list[dict[str, float]]:
+    """The history without what an epoch cost."""
+    costs = ("seconds", "peak_memory")
+    assert all(entry["seconds"] > 0 for entry in estimator.history_)
+    return [{key: value for key, value in entry.items() if key not in costs} for entry in estimator.history_]
+
+
 def same(first: EndToEnd, second: EndToEnd) -> bool:
     one, other = weights_of(first), weights_of(second)
-    return first.history_ == second.history_ and all(torch.equal(one[name], other[name]) for name in one)
+    return learnt(first) == learnt(second) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("holdout", [0.25, 0])
@@ -487,6 +494,17 @@ def test_weights_that_are_not_there(learning: Any) -> None:
 def test_a_training_that_diverges(learning: Any) -> None:
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) in epoch \d: use a lower learning_rate than 1e\+20"):
         EndToEnd(epochs=3, learning_rate=1e20, **SMALL).fit(*learning)
+
+
+@pytest.mark.skipif(not cpu_has_bfloat16(), reason="this processor does not multiply bfloat16")
+def test_mixed_precision_on_a_cpu(learning: Any) -> None:
+    """Products in bfloat16 leave losses near those of float32, and weights in float32."""
+    mixed, single = (EndToEnd(epochs=3, amp=amp, **SMALL).fit(*learning) for amp in (True, False))
+    assert learnt(mixed) != learnt(single)
+    for one, other in zip(mixed.history_, single.history_, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.01)
+    assert all(value.dtype == torch.float32 for value in mixed.network_.parameters())
+    assert mixed.scores(learning[0][:2]).dtype == torch.float32
 
 
 # ---- on a GPU
