@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InvalidArgumentError
+from ..system.environment import peak_memory
 
 
 def sigmoid_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,6 +53,11 @@ def stalled(history: Sequence[Mapping[str, float]], patience: int) -> bool:
     if not history or "holdout_f1" not in history[-1]:
         return False
     return len(history) - best_epoch(history) >= patience
+
+
+def most_memory(device: torch.device) -> int | None:
+    """The most bytes that torch has held on the GPU, or for a CPU the process; None where the system does not say."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
@@ -99,10 +105,14 @@ class Trainer:
         return loss.detach()
 
     @torch.inference_mode()
+    def infer(self, inputs: Tensor) -> Tensor:
+        """What the forward pass gives, in its own type."""
+        with self._autocast():
+            return self._forward(inputs)
+
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits (B, W) float32."""
-        with self._autocast():
-            return self._forward(inputs).float()
+        return self.infer(inputs).float()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of logits (B, W) of any floating type, computed in the labels' type."""
