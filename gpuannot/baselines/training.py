@@ -89,8 +89,14 @@ class Trainer:
     ) -> None:
         self._forward, self._loss = forward, LOSSES[loss]
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._optimizer = torch.optim.SGD(self._parameters.values(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
         self._dtype, self._device = dtype, next(model.parameters()).device.type
+        self._optimizer = torch.optim.SGD(
+            self._parameters.values(),
+            lr=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            fused=self._device == "cpu" or None,  # passes over fc6 and fc7 else take a tenth of a step
+        )
         self._scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
