@@ -1,8 +1,8 @@
 """A network end to end, as long as it takes: ``python -m benchmarks.networks corel5k FOLDER --checkpoint FILE --write NAME``.
 
-Two trainings. The first holds out a ninth of the training images, 500 of Corel5k's, and stops once they show no better F1; the second
-takes all training images for as many epochs as were best, and scores the test images once. Each writes its checkpoint (``FILE``, and
-``FILE.all``) after every epoch: a run that was stopped, or killed, goes on where the same command is given again.
+Two trainings. The first holds out a ninth of the training images, 500 of Corel5k's, and stops once they show no better F1; the
+second takes all training images for as many epochs as were best, and scores the test images once. Each writes its checkpoint
+(``FILE``, and ``FILE.all``) after every epoch: a run that was stopped, or killed, goes on where the same command is given again.
 """
 
 from __future__ import annotations
@@ -65,11 +65,13 @@ def main() -> None:
     parser.add_argument("--loss", choices=list(LOSSES), default="sigmoid")
     parser.add_argument("--freeze", metavar="LAYER", help="the last convolution that stays as it is: conv4_3")
     parser.add_argument("--rate", type=float, help="learning rate; by default the mode's")
-    parser.add_argument("--batch", type=int, default=64, help="images of a step")
+    parser.add_argument("--batch", type=int, default=32, help="images of a step")
     parser.add_argument("--size", type=int, default=224, help="side of the network's input")
     parser.add_argument("--epochs", type=int, default=60, help="at most")
     parser.add_argument("--patience", type=int, default=10, help="epochs without a better one")
-    parser.add_argument("--fixed-window", action="store_true", help="the middle of each image as it is, no random windows and mirroring")
+    parser.add_argument(
+        "--fixed-window", action="store_true", help="the middle of each image as it is, no random windows and mirroring"
+    )
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     train, test = load_benchmark(arguments.dataset, arguments.data)
