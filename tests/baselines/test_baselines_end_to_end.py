@@ -384,7 +384,7 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(learning: Any, tmp_path
     ("change", "named"),
     [
         ({"seed": 3}, "seed 0, now 3"),
-        ({"learning_rate": 0.5}, "learning_rate 0.002, now 0.5"),
+        ({"learning_rate": 0.5}, "learning_rate 0.0003, now 0.5"),
         ({"loss": "softmax"}, "loss 'sigmoid', now 'softmax'"),
         ({"width": 0.06}, "width 0.05, now 0.06"),
     ],
