@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks.common import parser_of, write_if_asked
+from benchmarks.common import keep_if_asked, parser_of, write_if_asked
 from gpuannot.config import AnnotatorConfig
 from gpuannot.datasets.label_files import load_benchmark
 from gpuannot.experiments.feature_cache import cached_features
@@ -133,6 +133,14 @@ def main() -> None:
                 found = run(encoder, *described, labels, train.vocabulary, words)
                 runs.append({"holdout": number if split is not None else None, "seed": seed, **found})
                 print(f"{time.perf_counter() - began:.0f} s", runs[-1], flush=True)
+                keep_if_asked(parser, arguments, content(runs, first.config))
+    for way, measures in content(runs, first.config)["summary"].items():
+        print(way, {name: f"{value['mean']:.4f} ± {value['std']:.4f}" for name, value in measures.items()})
+    write_if_asked(parser, arguments, content(runs, first.config))
+
+
+def content(runs: list[dict[str, Any]], config: AnnotatorConfig) -> dict[str, Any]:
+    """Settings, runs, and their means and standard deviations."""
     summary = {
         way: {
             measure: {"mean": float(values.mean()), "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0}
@@ -141,17 +149,7 @@ def main() -> None:
         }
         for way in ("five", "thresholds")
     }
-    content = {
-        "dataset": "corel5k",
-        "images": {"train": len(train), "test": len(test)},
-        "config": first.config.to_dict(),
-        "k": K,
-        "runs": runs,
-        "summary": summary,
-    }
-    for way, measures in summary.items():
-        print(way, {name: f"{value['mean']:.4f} ± {value['std']:.4f}" for name, value in measures.items()})
-    write_if_asked(parser, arguments, content)
+    return {"dataset": "corel5k", "config": config.to_dict(), "k": K, "runs": runs, "summary": summary}
 
 
 if __name__ == "__main__":
