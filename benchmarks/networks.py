@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="learning rate; by default the mode's")
     parser.add_argument("--batch", type=int, default=32, help="images of a step")
     parser.add_argument("--size", type=int, default=224, help="side of the network's input")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--epochs", type=int, default=60, help="at most")
     parser.add_argument("--patience", type=int, default=10, help="epochs without a better one")
     parser.add_argument(
@@ -77,7 +78,7 @@ def main() -> None:
     train, test = load_benchmark(arguments.dataset, arguments.data)
     settings = {
         "network": arguments.network, "mode": arguments.mode, "loss": arguments.loss, "freeze": arguments.freeze,
-        "learning_rate": arguments.rate, "batch_size": arguments.batch, "input_size": arguments.size,
+        "learning_rate": arguments.rate, "batch_size": arguments.batch, "input_size": arguments.size, "width": arguments.width,
         "patience": arguments.patience, "crop": not arguments.fixed_window, "flip": not arguments.fixed_window,
     }  # fmt: skip
     held = len(train) // 9
