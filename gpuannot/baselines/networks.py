@@ -81,7 +81,7 @@ class Network(nn.Module):
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
         self.register_buffer("pixel_scale", 1 / std, persistent=False)
         self.register_buffer("pixel_offset", -mean / std, persistent=False)
-        self._body = (*self.features, self.avgpool, nn.Flatten(), *self.classifier[:-1])
+        self._body = (*self.features, self.avgpool, nn.Flatten(), *list(self.classifier)[:-1])
         self._frozen = 0
         self._draw()
 
