@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -18,15 +19,14 @@ from ..images.batches import ImageBatches, ImageFailure
 from ..images.inputs import Images, as_sequence, none_readable, warn_of_failures
 from ..method.labels import check_lengths
 from ..method.trunk import resolve_dtype
-from ..method.weights import PREPROCESSING
 from ..metrics import evaluate
 from ..system.progress import progress_bar
 from .base import Labels, WordScorer, best_words, numbered_labels
 from .checkpoint import Checkpoint
-from .networks import SMALLEST_INPUT, Network, StartWeights, start_weights
+from .networks import CONVOLUTION_NAMES, SMALLEST_INPUT, Network, StartWeights, start_weights, started_network
 from .pixels import DecodedImages, Inputs, centre_crop, to_device
 from .search import cover_holdout
-from .training import LEARNING_RATES, LOSSES, WEIGHT_DECAYS, Trainer, best_epoch, check_ranges, stalled
+from .training import LEARNING_RATES, LOSSES, WEIGHT_DECAYS, Trainer, best_epoch, check_ranges, most_memory, stalled
 
 _HOLDOUT_K = 5
 
@@ -34,8 +34,8 @@ _HOLDOUT_K = 5
 class EndToEnd(WordScorer):
     """A convolutional network with one output a word, trained by stochastic gradient descent.
 
-    On a CPU, the same images, settings and number of threads give the same bits. Epoch e draws its order, crops, flips and
-    dropped units from (seed, e), so a resumed training goes on as if it had never stopped.
+    On a CPU, the same images, settings, processor and number of threads give the same bits. Epoch e draws its order, crops, flips
+    and dropped units from (seed, e), so a resumed training goes on as if it had never stopped.
 
     Args:
         network: ``vgg16`` or ``alexnet``.
@@ -43,6 +43,8 @@ class EndToEnd(WordScorer):
             ImageNet layers as they are and trains the new last layer alone, on their outputs scaled to length 1: on fc7 where the
             weights hold it, else (the embedded VGG-16 has convolutions only) on the mean over positions of pool5.
             ``finetune`` from convolutions alone draws fc6 and fc7 at random.
+        freeze: for ``finetune``, the last convolution that stays as it is, with all before it: ``conv4_3``, of AlexNet ``conv3``.
+            What it gives, pooled, is rounded to float16.
         loss: ``sigmoid`` (cross-entropy of each word) or ``softmax`` (an image's words share its probability equally).
         weights: ``source`` of :func:`~gpuannot.baselines.networks.start_weights`.
         weights_convention: ``convention`` of the same.
@@ -58,15 +60,18 @@ class EndToEnd(WordScorer):
         input_size: side of the network's input.
         width: factor on all channels, for small networks started from scratch.
         interpolation: as for :class:`~gpuannot.config.AnnotatorConfig`.
-        amp: mixed precision on CUDA, in bfloat16, or float16 before compute capability 8.0. CPUs compute in float32.
-        memory: bytes that decoded images, or frozen features, may take; more are computed again in every epoch.
+        amp: mixed precision: in bfloat16 on CPUs that multiply it and on CUDA, there in float16 before compute capability 8.0.
+        memory: bytes that decoded images may take, and as many what frozen layers give, which are run once an image where ``crop``
+            and ``flip`` are off. More images are decoded again in every epoch; more features lie in a file beside the checkpoint,
+            or without one are computed again.
         checkpoint: file to write after every epoch, for ``fit(resume=True)``.
         seed: of all random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Attributes:
         network_: the trained :class:`~gpuannot.baselines.networks.Network`.
-        history_: for each epoch its number, its mean loss and, with a hold-out, the loss, F1 and N+ there.
+        history_: for each epoch its number, its mean loss, with a hold-out the loss, F1 and N+ there, its seconds, and
+            peak_memory, the most bytes that the process, or torch on the GPU, had held by then; without where unknown.
         failures_: images of the last ``fit``, ``scores`` or ``annotate`` that could not be read.
         positions_: (T,) int64, the image of each row of the last ``scores`` or ``annotate``: all that could be read.
     """
@@ -82,6 +87,7 @@ class EndToEnd(WordScorer):
         mode: str = "finetune",
         loss: str = "sigmoid",
         *,
+        freeze: str | None = None,
         weights: str | Path = "auto",
         weights_convention: str | None = None,
         epochs: int = 60,
@@ -115,7 +121,11 @@ class EndToEnd(WordScorer):
             raise InvalidArgumentError(
                 f"width = {width}: trained weights are those of the whole network; use width=1 or mode='scratch'"
             )
+        if freeze is not None and (mode != "finetune" or freeze not in CONVOLUTION_NAMES[network]):
+            known_names = ", ".join(CONVOLUTION_NAMES[network])
+            raise InvalidArgumentError(f"freeze = {freeze!r} must be, with mode='finetune', one of {known_names}, or None")
         self.network, self.mode, self.loss, self.epochs, self.batch_size = network, mode, loss, epochs, batch_size
+        self.freeze = freeze
         self.weights, self.weights_convention, self.width = weights, weights_convention, width
         self.learning_rate, self.momentum, self.weight_decay = rate, momentum, decay
         self.crop, self.flip, self.holdout, self.patience, self.seed = crop, flip, holdout, patience, seed
@@ -175,10 +185,14 @@ class EndToEnd(WordScorer):
             raise DataError("no image to learn from carries a word: there is nothing to learn")
         targets = torch.from_numpy(matrix.toarray()).to(self.device)
         self.counts_ = targets[torch.from_numpy(learn).to(self.device)].sum(dim=0)
-        self.network_ = self._new_network(start, len(learn))
+        network = started_network(
+            self.network, start, self.counts_, len(learn), seed=self.seed, width=self.width,
+            frozen=self.mode == "frozen", freeze=self.freeze, independent=self.loss == "sigmoid",
+        )  # fmt: skip
+        self.network_ = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         settings = self._settings(start, decoded, matrix, words)
         try:
-            inputs = self._inputs(decoded, progress)
+            inputs = self._inputs(decoded, settings, progress)
             self._train(inputs, learn, held, targets, matrix, settings, resume, progress)
         except torch.OutOfMemoryError as error:
             raise DeviceError(f"the GPU has no room for batches of {self.batch_size} images; use a smaller batch_size") from error
@@ -217,7 +231,7 @@ class EndToEnd(WordScorer):
         resume: bool,
         progress: bool | None,
     ) -> None:
-        trainer = self._new_trainer(self.network_ if inputs.features is None else self.network_.last)
+        trainer = self._new_trainer(self.network_ if inputs.features is None else self.network_.head)
         self.history_ = []
         best: Mapping[str, Tensor] = {}
         if resume and self.checkpoint is not None:
@@ -228,10 +242,14 @@ class EndToEnd(WordScorer):
             best, self.history_ = stored.tensors.get("best", {}), stored.state["history"]
         with progress_bar("epochs", self.epochs, progress, initial=len(self.history_), unit="epoch") as bar:
             while len(self.history_) < self.epochs and not stalled(self.history_, self.patience):
+                began = time.perf_counter()
                 entry: dict[str, float] = {"epoch": len(self.history_) + 1}
                 entry["loss"] = self._epoch(trainer, inputs, learn, targets)
                 if len(held):
                     entry.update(self._evaluate(trainer, inputs, held, targets, matrix))
+                entry["seconds"] = time.perf_counter() - began
+                if peak := most_memory(self.device):
+                    entry["peak_memory"] = peak
                 self.history_.append(entry)
                 if len(held) and best_epoch(self.history_) == entry["epoch"]:
                     best = trainer.weights()
@@ -245,21 +263,24 @@ class EndToEnd(WordScorer):
         self.network_.eval()
         self._predictor = self._new_trainer(self.network_)
 
-    def _inputs(self, decoded: DecodedImages, progress: bool | None) -> Inputs:
-        """What the trained layers see; fixed features where they never change and there is room for them."""
+    def _inputs(self, decoded: DecodedImages, settings: Mapping[str, Any], progress: bool | None) -> Inputs:
+        """What the trained layers see; what frozen layers give where it never changes and there is room for it."""
         inputs = Inputs(decoded, self.input_size, flip=self.flip, batch_size=self.batch_size, device=self.device)
-        dimension = self.network_.last.in_features
-        room = inputs.feature_bytes(dimension) <= self.memory
-        if self.mode == "frozen" and not self.crop and not self.flip and room:
+        if (self.mode == "frozen" or self.freeze is not None) and not self.crop and not self.flip:
+            file = None
+            if self.checkpoint is not None:
+                decides = ("network", "mode", "freeze", "weights", "images", "batch_size", "input_size", "amp")
+                key = hashlib.sha256(repr([settings[name] for name in decides]).encode()).hexdigest()[:16]
+                file = self.checkpoint.with_name(f"{self.checkpoint.name}.frozen-{key}.npy")
             self.network_.eval()
-            inputs.fix(self._new_trainer(self.network_.embed).predict, dimension, progress)
+            inputs.fix(self._new_trainer(self.network_.base).infer, self.memory, file, progress)
         return inputs
 
     def _epoch(self, trainer: Trainer, inputs: Inputs, learn: NDArray[np.int64], targets: Tensor) -> float:
         """Train on every image once; the mean loss."""
         rng = np.random.default_rng((self.seed, len(self.history_)))
         order = rng.permutation(learn)
-        self.network_.train(self.mode != "frozen")
+        self.network_.train()
         total = torch.zeros((), device=self.device)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(rng.integers(2**63)))
@@ -295,29 +316,8 @@ class EndToEnd(WordScorer):
         learn, held = cover_holdout(labels[positions], count, self.seed)
         return positions[learn], positions[held]
 
-    def _new_network(self, start: StartWeights | None, images: int) -> Network:
-        frozen = self.mode == "frozen"
-        with torch.random.fork_rng([]):
-            torch.random.default_generator.manual_seed(self.seed)
-            network = Network(
-                self.network,
-                len(self.counts_),
-                hidden=start is None or start.hidden or not frozen,
-                unit=frozen,
-                width=self.width,
-                preprocessing=PREPROCESSING["torchvision"] if start is None else start.preprocessing,
-            )
-        if start is not None:
-            network.load_state_dict(start.tensors, strict=False)
-        # The first scores are the words' own frequencies: else the first steps would do nothing but learn them.
-        share = (self.counts_.cpu() + 1) / (images + 2)
-        network.last.bias.data = torch.logit(share) if self.loss == "sigmoid" else share.log()
-        if frozen:
-            network.requires_grad_(False)
-            network.last.requires_grad_(True)
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
     def _new_trainer(self, forward: Callable[[Tensor], Tensor]) -> Trainer:
+        kind = resolve_dtype("auto", self.device)
         return Trainer(
             self.network_,
             forward,
@@ -325,15 +325,15 @@ class EndToEnd(WordScorer):
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
-            dtype=resolve_dtype("auto", self.device) if self.amp and self.device.type == "cuda" else None,
+            dtype=kind if self.amp and kind != torch.float32 else None,
         )
 
     def _settings(
         self, start: StartWeights | None, decoded: DecodedImages, matrix: sparse.csr_array, words: tuple[str, ...]
     ) -> dict[str, Any]:
         """What a checkpoint must have been made with to go on from it."""
-        kept = ("network", "mode", "loss", "batch_size", "learning_rate", "momentum", "weight_decay", "crop", "flip", "holdout",
-                "patience", "input_size", "width", "interpolation", "amp", "seed")  # fmt: skip
+        kept = ("network", "mode", "freeze", "loss", "batch_size", "learning_rate", "momentum", "weight_decay", "crop", "flip",
+                "holdout", "patience", "input_size", "width", "interpolation", "amp", "seed")  # fmt: skip
         digest = hashlib.sha256(repr(words).encode())
         for part in (matrix.indptr, matrix.indices):
             digest.update(part.astype(np.int64).tobytes())

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,12 @@ from ..method.weights import CONVOLUTIONS, NETWORKS, POOLS_AFTER, PREPROCESSING,
 _ALEXNET = ((64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False), (256, 3, 1, 1, False), (256, 3, 1, 1, True))
 _LAST = "classifier.6."
 
+#: The convolutions of each network, first to last, and the layer of ``features`` that each is.
+CONVOLUTION_NAMES = {
+    "vgg16": {name: int(module.removeprefix("features.")) for name, module, *_ in CONVOLUTIONS},
+    "alexnet": {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10},
+}
+
 #: Smallest image side that leaves something to the last pooling.
 SMALLEST_INPUT = {"vgg16": 32, "alexnet": 63}
 
@@ -30,9 +37,10 @@ _CACHED_FILES = {"vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79
 
 
 class Network(nn.Module):
-    """RGB bytes → one logit a word.
+    """RGB bytes → one logit a word, in two parts: :meth:`base`, which training leaves as it is, and :meth:`head`.
 
-    The last layer starts at zero, all others as He et al. (2015) draw them, from torch's global generator.
+    The last layer starts at zero, all others as He et al. (2015) draw them, from torch's global generator. All are trained until
+    :meth:`freeze` is called.
 
     Args:
         name: ``vgg16`` or ``alexnet``.
@@ -73,6 +81,8 @@ class Network(nn.Module):
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
         self.register_buffer("pixel_scale", 1 / std, persistent=False)
         self.register_buffer("pixel_offset", -mean / std, persistent=False)
+        self._body = (*self.features, self.avgpool, nn.Flatten(), *list(self.classifier)[:-1])
+        self._frozen = 0
         self._draw()
 
     @property
@@ -82,16 +92,54 @@ class Network(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
+    def freeze(self, last: str | None = None) -> None:
+        """Keep the layers up to the convolution ``last``, its ReLU and pooling included, as they are; None: all but the last layer.
+
+        Frozen layers never drop values, and what they give is rounded to float16, kept or not.
+        """
+        self._frozen = len(self._body)
+        if last is not None:
+            later = (index for index in CONVOLUTION_NAMES[self.name].values() if index > CONVOLUTION_NAMES[self.name][last])
+            self._frozen = next(later, len(self.features))
+        for layer in self._body[: self._frozen]:
+            layer.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in self._body[: self._frozen]:
+            layer.eval()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, W) of images (B, 3, H, W) uint8, on the network's device; H and W at least :data:`SMALLEST_INPUT`."""
-        return self.last(self.embed(images))
+        return self.head(self.base(images))
+
+    def base(self, images: Tensor) -> Tensor:
+        """What the first trained layer sees of images (B, 3, H, W) uint8: float32 pixels, or float16 features of any shape."""
+        pixels = images.contiguous(memory_format=torch.channels_last).float()
+        values = torch.addcmul(self.pixel_offset, pixels, self.pixel_scale)  # type: ignore[arg-type]
+        if not self._frozen:
+            return values
+        with torch.no_grad():
+            return self._through(values, 0, self._frozen).half()
+
+    def head(self, values: Tensor) -> Tensor:
+        """Logits (B, W) of what :meth:`base` gives."""
+        return self.last(self._rest(values))
 
     def embed(self, images: Tensor) -> Tensor:
         """What the last layer sees: fc7 (B, 4096·width), or without it the mean convolution features (B, C)."""
-        pixels = images.contiguous(memory_format=torch.channels_last).float()
-        normalised = torch.addcmul(self.pixel_offset, pixels, self.pixel_scale)  # type: ignore[arg-type]
-        features = self.classifier[:-1](self.avgpool(self.features(normalised)).flatten(1))
-        return functional.normalize(features) if self.unit else features
+        return self._rest(self.base(images))
+
+    def _rest(self, values: Tensor) -> Tensor:
+        memory = torch.channels_last if values.ndim == 4 else torch.contiguous_format
+        return self._through(values.contiguous(memory_format=memory).float(), self._frozen, len(self._body))
+
+    def _through(self, values: Tensor, start: int, stop: int) -> Tensor:
+        for layer in self._body[start:stop]:
+            values = layer(values)
+        return functional.normalize(values.float()) if self.unit and start < stop == len(self._body) else values
 
     def _draw(self) -> None:
         for module in self.modules():
@@ -196,3 +244,46 @@ def start_weights(name: str, source: str | Path = "auto", convention: str | None
     if not hidden:
         shapes = {key: shape for key, shape in shapes.items() if key.startswith("features.")}
     return StartWeights(checked_layers(stored, shapes), stored.preprocessing, stored.source, hidden)
+
+
+def started_network(
+    name: str,
+    start: StartWeights | None,
+    counts: Tensor,
+    images: int,
+    *,
+    seed: int,
+    width: float = 1.0,
+    frozen: bool = False,
+    freeze: str | None = None,
+    independent: bool = True,
+) -> Network:
+    """A network as training begins, on the CPU: the first scores are the words' own frequencies.
+
+    Else the first steps would do nothing but learn them.
+
+    Args:
+        start: weights of all or of the first layers; None draws all of them.
+        counts: (W,) how many images carry each word. images: how many there are.
+        seed: of the layers that are drawn.
+        frozen: only the last layer is to be trained, on features of length 1.
+        freeze: the last convolution that is not to be trained.
+        independent: each word's logit is a question of its own, else all words share one softmax.
+    """
+    with torch.random.fork_rng([]):
+        torch.random.default_generator.manual_seed(seed)
+        network = Network(
+            name,
+            len(counts),
+            hidden=start is None or start.hidden or not frozen,
+            unit=frozen,
+            width=width,
+            preprocessing=PREPROCESSING["torchvision"] if start is None else start.preprocessing,
+        )
+    if start is not None:
+        network.load_state_dict(start.tensors, strict=False)
+    share = (counts.cpu() + 1) / (images + 2)
+    network.last.bias.data = torch.logit(share) if independent else share.log()
+    if frozen or freeze is not None:
+        network.freeze(freeze)
+    return network

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import ModelFileError
 from ..images.batches import ImageBatches, ImageFailure
+from ..system.atomic_files import replacing
 from ..system.progress import progress_bar
 
 
@@ -83,7 +87,7 @@ class Inputs:
         batch_size: images of a batch.
 
     Attributes:
-        features: (N, F) float16 on the device, by position, once :meth:`fix` has computed them.
+        features: (N, …) float16 by position, once :meth:`fix` has computed them: on the device, or mapped from a file.
     """
 
     features: Tensor | None = None
@@ -98,12 +102,13 @@ class Inputs:
             rng: draws windows and mirrored images; None takes the middle of each image as it is.
 
         Yields:
-            positions (B,) int64, and (B, 3, size, size) uint8 or features (B, F) float32, all on the device.
+            positions (B,) int64, and (B, 3, size, size) uint8 or features (B, …) float16, all on the device.
         """
         if self.features is not None:
             for start in range(0, len(positions), self._batch_size):
-                index = to_device(torch.from_numpy(positions[start : start + self._batch_size]), self._device)
-                yield index, self.features[index].float()
+                index = torch.from_numpy(positions[start : start + self._batch_size])
+                here = to_device(index, self._device)
+                yield here, to_device(self.features[here if self.features.is_cuda else index], self._device)
             return
         for chosen, pixels in self._decoded.batches(positions, self._batch_size):
             index, images = (to_device(part, self._device) for part in (torch.from_numpy(chosen), pixels))
@@ -115,19 +120,39 @@ class Inputs:
             top, left, mirrored = (to_device(torch.from_numpy(values), self._device) for values in (*window, flip))
             yield index, crops(images, self._size, top, left, mirrored)
 
-    def feature_bytes(self, dimension: int) -> int:
-        """Bytes that :meth:`fix` keeps for features of that length."""
-        return (int(self._decoded.positions[-1]) + 1) * dimension * 2
+    def fix(self, embed: Callable[[Tensor], Tensor], memory: int, file: Path | None, progress: bool | None) -> None:
+        """Compute ``embed`` (B, 3, size, size) → (B, …) float16 of the middle of every image, once and for all.
 
-    def fix(self, embed: Callable[[Tensor], Tensor], dimension: int, progress: bool | None) -> None:
-        """Compute ``embed`` (B, 3, size, size) → (B, dimension) of the middle of every image, once and for all."""
+        Args:
+            memory: bytes that the features may take on the device.
+            file: where they go if they take more; what is there already is taken for them. None: they are then not kept.
+
+        Raises:
+            ModelFileError: the file cannot be written.
+        """
         positions = self._decoded.positions
-        features = torch.zeros((int(positions[-1]) + 1, dimension), dtype=torch.float16, device=self._device)
-        with progress_bar("features", len(positions), progress) as bar:
-            for index, images in self.batches(positions):
-                features[index] = embed(images).half()
+        blank = torch.zeros((1, 3, self._size, self._size), dtype=torch.uint8, device=self._device)
+        shape = (int(positions[-1]) + 1, *embed(blank).shape[1:])
+        if 2 * math.prod(shape) <= memory:
+            features = torch.zeros(shape, dtype=torch.float16, device=self._device)
+            self._fill(features, embed, progress)
+            self.features = features
+        elif file is not None:
+            try:
+                if not file.is_file():
+                    with replacing(file) as partial:
+                        kept = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+                        self._fill(torch.from_numpy(kept), embed, progress)
+                        kept.flush()
+                self.features = torch.from_numpy(np.lib.format.open_memmap(file, "r+"))
+            except OSError as error:
+                raise ModelFileError(f"cannot write the frozen layers' features to {file} ({error})") from error
+
+    def _fill(self, features: Tensor, embed: Callable[[Tensor], Tensor], progress: bool | None) -> None:
+        with progress_bar("features", len(self._decoded.positions), progress) as bar:
+            for index, images in self.batches(self._decoded.positions):
+                features[index.to(features.device)] = embed(images).to(features.device)
                 bar.update(len(index))
-        self.features = features
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gpuannot.baselines.end_to_end import EndToEnd
-from gpuannot.baselines.pixels import DecodedImages, centre_crop, crops
+from gpuannot.baselines.networks import Network
+from gpuannot.baselines.pixels import DecodedImages, Inputs, centre_crop, crops
 from gpuannot.baselines.training import Trainer, sigmoid_loss, softmax_loss
 from gpuannot.datasets.scenes import draw_scene
 from gpuannot.errors import DataError, ImageError, ModelFileError, NotFittedError, WeightsError
@@ -27,6 +28,7 @@ from gpuannot.experiments.holdout import cover_holdout
 from gpuannot.images.decode import decode_image
 from gpuannot.method.weights import load_weights
 from gpuannot.metrics import evaluate
+from gpuannot.system.device import cpu_has_bfloat16
 
 SMALL: dict[str, Any] = {"network": "alexnet", "mode": "scratch", "width": 0.05, "input_size": 64, "batch_size": 8, "device": "cpu"}
 
@@ -180,14 +182,13 @@ def test_frozen_features_kept_or_not_give_the_same(learning: Any, memory: int) -
     """One step by hand: the kept features are those of the middle crop, and what does not fit is computed again."""
     paths, labels, words = learning
     options: dict[str, Any] = {"weights": "embedded", "input_size": 32, "crop": False, "flip": False, "holdout": 0, "epochs": 2}
-    estimator = EndToEnd("vgg16", "frozen", memory=memory, batch_size=100, device="cpu", **options).fit(
-        paths[:6], labels[:6], words
-    )
+    estimator = EndToEnd("vgg16", "frozen", memory=memory, batch_size=100, amp=False, device="cpu", **options)
+    estimator.fit(paths[:6], labels[:6], words)
     truth = torch.from_numpy(matrix(labels[:6], words))
     pixels = torch.stack([torch.from_numpy(decode_image(path, 32)).permute(2, 0, 1) for path in paths[:6]])
     with torch.inference_mode():
         features = estimator.network_.embed(pixels)
-    assert torch.allclose(features.norm(dim=1), torch.ones(6))
+    assert torch.allclose(features.norm(dim=1), torch.ones(6), atol=1e-3)  # they are float16
     share = (truth.sum(dim=0) + 1) / 8
     weight, bias = torch.zeros(len(words), features.shape[1], requires_grad=True), torch.logit(share).requires_grad_()
     optimizer = torch.optim.SGD([weight, bias], lr=estimator.learning_rate, momentum=0.9, weight_decay=estimator.weight_decay)
@@ -258,6 +259,64 @@ def test_frozen_with_fc6_and_fc7_trains_the_last_layer_alone(learning: Any, tmp_
     assert estimator.history_[-1]["loss"] < estimator.history_[0]["loss"]
 
 
+# ---- layers up to one that stays
+
+
+FROM_VGG16: dict[str, Any] = {
+    "network": "vgg16", "weights": "embedded", "input_size": 32, "batch_size": 4, "crop": False, "flip": False, "holdout": 0,
+    "device": "cpu",
+}  # fmt: skip
+
+
+def test_features_of_layers_that_stay_lie_in_a_file(learning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the checkpoint, with the bits of those in memory; a training that goes on reads them."""
+    images = tuple(part[:10] for part in learning[:2])
+    path = tmp_path / "training.safetensors"
+    settings = {**FROM_VGG16, "mode": "frozen"}
+    EndToEnd(epochs=1, memory=0, checkpoint=path, **settings).fit(*images, learning[2])
+    [file] = set(tmp_path.iterdir()) - {path}
+    assert file.name.startswith("training.safetensors.frozen-") and file.stat().st_size == 128 + 10 * 512 * 2
+    kept = EndToEnd(epochs=2, **settings).fit(*images, learning[2])
+    monkeypatch.setattr(Inputs, "_fill", None)
+    mapped = EndToEnd(epochs=2, memory=0, checkpoint=path, **settings).fit(*images, learning[2], resume=True)
+    assert same(kept, mapped)
+
+
+def test_layers_up_to_one_stay(learning: Any) -> None:
+    """What they give is kept or computed again, with the same bits; the layers after it are trained."""
+    images = tuple(part[:6] for part in learning[:2])
+    settings = {**FROM_VGG16, "mode": "finetune", "freeze": "conv4_3", "epochs": 1}
+    kept, again = (EndToEnd(memory=memory, **settings).fit(*images, learning[2]) for memory in (1 << 20, 0))
+    assert same(kept, again)
+    start, network = load_weights("embedded").tensors, kept.network_
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert {name for name in trained if name.startswith("features")} == {
+        f"features.{number}.{kind}" for number in (24, 26, 28) for kind in ("weight", "bias")
+    }
+    for name, value in start.items():
+        assert torch.equal(value, network.state_dict()[name]) == (name not in trained)
+
+
+def test_what_stays_drops_nothing_and_learns_nothing() -> None:
+    """The base is in eval while the head trains: AlexNet's own dropouts included where all but the last layer stay."""
+    torch.manual_seed(0)
+    network = Network("alexnet", 3, width=0.05)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    pixels = network.base(images)
+    network.freeze("conv3")
+    assert not any(value.requires_grad for layer in network.features[:8] for value in layer.parameters())
+    assert all(value.requires_grad for layer in network.features[8:] for value in layer.parameters())
+    assert torch.equal(network.base(images), network.features[:8](pixels).half())
+    network.train()
+    assert torch.equal(network.base(images), network.base(images))
+    network.freeze()
+    assert torch.equal(network(images), network(images))
+    assert {name for name, value in network.named_parameters() if value.requires_grad} == {
+        "classifier.6.weight",
+        "classifier.6.bias",
+    }
+
+
 # ---- resuming, stopping, determinism
 
 
@@ -265,9 +324,16 @@ def weights_of(estimator: EndToEnd) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in estimator.network_.state_dict().items()}
 
 
+def learnt(estimator: EndToEnd) -> list[dict[str, float]]:
+    """The history without what an epoch cost."""
+    costs = ("seconds", "peak_memory")
+    assert all(entry["seconds"] > 0 for entry in estimator.history_)
+    return [{key: value for key, value in entry.items() if key not in costs} for entry in estimator.history_]
+
+
 def same(first: EndToEnd, second: EndToEnd) -> bool:
     one, other = weights_of(first), weights_of(second)
-    return first.history_ == second.history_ and all(torch.equal(one[name], other[name]) for name in one)
+    return learnt(first) == learnt(second) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("holdout", [0.25, 0])
@@ -318,7 +384,7 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(learning: Any, tmp_path
     ("change", "named"),
     [
         ({"seed": 3}, "seed 0, now 3"),
-        ({"learning_rate": 0.5}, "learning_rate 0.002, now 0.5"),
+        ({"learning_rate": 0.5}, "learning_rate 0.0003, now 0.5"),
         ({"loss": "softmax"}, "loss 'sigmoid', now 'softmax'"),
         ({"width": 0.06}, "width 0.05, now 0.06"),
     ],
@@ -471,6 +537,8 @@ def test_a_label_matrix_numbers_the_words(learning: Any) -> None:
         ({"holdout": 1.0}, "holdout = 1.0 must be at least 0 and at most 0.9"),
         ({"patience": 0}, "patience = 0 must be at least 1"),
         ({"network": "alexnet", "input_size": 62}, "input_size = 62 must be at least 63"),
+        ({"freeze": "conv3"}, "freeze = 'conv3' must be, with mode='finetune', one of conv1_1, .*, conv5_3, or None"),
+        ({"freeze": "conv4_3", "mode": "scratch"}, "freeze = 'conv4_3' must be, with mode='finetune'"),
         ({"mode": "frozen", "width": 0.5}, "width = 0.5: trained weights are those of the whole network"),
     ],
 )
@@ -487,6 +555,17 @@ def test_weights_that_are_not_there(learning: Any) -> None:
 def test_a_training_that_diverges(learning: Any) -> None:
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) in epoch \d: use a lower learning_rate than 1e\+20"):
         EndToEnd(epochs=3, learning_rate=1e20, **SMALL).fit(*learning)
+
+
+@pytest.mark.skipif(not cpu_has_bfloat16(), reason="this processor does not multiply bfloat16")
+def test_mixed_precision_on_a_cpu(learning: Any) -> None:
+    """Products in bfloat16 leave losses near those of float32, and weights in float32."""
+    mixed, single = (EndToEnd(epochs=3, amp=amp, **SMALL).fit(*learning) for amp in (True, False))
+    assert learnt(mixed) != learnt(single)
+    for one, other in zip(mixed.history_, single.history_, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.01)
+    assert all(value.dtype == torch.float32 for value in mixed.network_.parameters())
+    assert mixed.scores(learning[0][:2]).dtype == torch.float32
 
 
 # ---- on a GPU

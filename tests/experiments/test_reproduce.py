@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import sparse
 from typer.testing import CliRunner
 
 from gpuannot import Annotator
@@ -94,13 +95,52 @@ def test_command(benchmark_folder: Path, tmp_path: Path) -> None:
     assert json.loads(again.stdout)["runs"][0]["f1"] == stored["runs"][0]["f1"]
 
 
-def test_labels_without_images(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "data" / "iaprtc12"
+def labels_of(shared: Path, name: str) -> Path:
+    folder = shared / "data" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is missing; set GPUANNOT_SHARED to the folder that holds it")
+    return folder
+
+
+def test_labels_without_images(shared: Path, tmp_path: Path) -> None:
+    folder = labels_of(shared, "iaprtc12")
     result = CliRunner().invoke(app, ["reproduce", "iaprtc12", "--data", str(folder), "--cache", str(tmp_path)])
     assert result.exit_code == 2
     assert "labels alone cannot be annotated" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["iaprtc12", "espgame"])
+def test_the_real_label_files(shared: Path, tmp_path: Path, name: str) -> None:
+    """A set's images under all their names, one of a few drawn for each: the colour says which of 24 words is the image's first."""
+    folder, data = labels_of(shared, name), tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    for file in ("train.json", "test.json", "vocabulary.txt"):
+        (data / file).symlink_to(folder / file)
+    splits = [json.loads((folder / f"{split}.json").read_text())["samples"] for split in ("train", "test")]
+    words = (folder / "vocabulary.txt").read_text().split()
+    train, test = (np.array([[word in sample["image_labels"] for word in words] for sample in split]) for split in splits)
+    frequent = np.argsort(-train.sum(axis=0), kind="stable")
+    shown = [words[word] for word in frequent[5:29]]
+    for number in range(len(shown) + 1):
+        colour = (number % 3 * 120, number // 3 % 3 * 120, number // 9 * 100)
+        Image.new("RGB", (16, 16), colour).save(data / f"{number}.jpg", quality=95)
+    for sample in (*splits[0], *splits[1]):
+        number = next((place for place, word in enumerate(shown) if word in sample["image_labels"]), len(shown))
+        (data / "images" / sample["image_name"]).hardlink_to(data / f"{number}.jpg")
+    settings = ["--set=layer=pool3", "--set=input_size=16", "--set=n_components=8", "--set=n_centers=4", "--set=batch_size=512"]
+    result = CliRunner().invoke(
+        app, ["reproduce", name, "--data", str(data), "--cache", str(tmp_path / "cache"), "--json", *settings]
+    )
+    assert result.exit_code == 0, result.output
+    stored = json.loads(result.stdout)
+    [run] = stored["runs"]
+    assert stored["images"] == {"train": len(train), "test": len(test)} and run["words"] == len(words)
+    assert (
+        stored["paper"] == {method: list(rows[name]) for method, rows in PAPER.items() if name in rows}
+        and len(stored["paper"]) == 5
+    )
+    constant = evaluate(np.tile(frequent[:5], (len(test), 1)), sparse.csr_array(test.astype(np.float32)))
+    assert run["f1"] > 2 * constant.f1 and run["n_plus"] > constant.n_plus
 
 
 # ---- the result, measured by hand, and the cache
