@@ -60,11 +60,13 @@ def _scores(annotator: Annotator, features: FeatureStore, train: LabelledImages,
     if threshold is not None:
         index = np.where(given_words(confidence, threshold), index, -1)
     found, error = evaluate(index, truth, scores), resample(index, truth).standard_errors()
+    true = None if confidence is None else reliability(confidence, index, truth)
     measures = ("precision", "recall", "f1", "n_plus", "image_f1", "micro_precision", "mean_average_precision")
     return {
         **{name: getattr(found, name) for name in measures},
         "f1_error": error["f1"], "image_f1_error": error["image_f1"], "words_an_image": float((index >= 0).sum(axis=1).mean()),
-        "calibration_error": None if confidence is None else reliability(confidence, index, truth).error,
+        "calibration_error": None if true is None else true.error,
+        "calibration_error_by_chance": None if true is None else true.error_by_chance,
         "chosen": None if words.head.chosen is None else words.head.chosen._asdict(),
     }  # fmt: skip
 

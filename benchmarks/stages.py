@@ -9,7 +9,7 @@ from dataclasses import asdict
 from benchmarks.rows import Agreement, Measure, Row, Setting
 
 _MODULES = (
-    "trunk", "descriptors", "codebook", "nearest_center", "vlad", "words", "ranking", "decode", "end_to_end", "scaling",
+    "trunk", "descriptors", "codebook", "nearest_center", "vlad", "words", "ranking", "decode", "end_to_end", "folder", "scaling",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, special
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ class Reliability:
         confidence: (B,) their mean confidence, NaN where there are none.
         right: (B,) the share of them that is right, NaN where there are none.
         error: expected calibration error, Σ_b n_b/n·|right_b − confidence_b| (Guo et al. 2017, equation 3); NaN of no pairs.
+        error_by_chance: what it would be on average if the confidences were true, so few pairs being what they are; NaN likewise.
     """
 
     pairs: NDArray[np.int64]
@@ -186,12 +187,22 @@ class Reliability:
         gaps = np.abs(self.right - self.confidence)[self.pairs > 0]
         return float(self.pairs[self.pairs > 0] @ gaps / self.pairs.sum()) if self.pairs.any() else float("nan")
 
+    @property
+    def error_by_chance(self) -> float:
+        # |right − confidence| of a bin is then that of a binomial share, whose mean De Moivre gave in closed form.
+        pairs, share = self.pairs[self.pairs > 0], self.confidence[self.pairs > 0]
+        above = np.minimum(np.floor(pairs * share) + 1, pairs)
+        ways = special.gammaln(pairs + 1) - special.gammaln(above + 1) - special.gammaln(pairs - above + 1)
+        likely = np.exp(ways + special.xlogy(above, share) + special.xlog1py(pairs - above, -share))
+        return float((2 * above * (1 - share) * likely).sum() / pairs.sum()) if len(pairs) else float("nan")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, None for NaN."""
         shares = {
             name: [None if np.isnan(value) else float(value) for value in vars(self)[name]] for name in ("confidence", "right")
         }
-        return {"pairs": self.pairs.tolist(), **shares, "error": self.error if self.pairs.any() else None}
+        errors = {name: getattr(self, name) if self.pairs.any() else None for name in ("error", "error_by_chance")}
+        return {"pairs": self.pairs.tolist(), **shares, **errors}
 
 
 def reliability(

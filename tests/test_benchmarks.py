@@ -207,7 +207,8 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_every_stage_has_a_benchmark() -> None:
     assert list(stages()) == [
-        "trunk", "descriptors", "codebook", "nearest_center", "vlad", "words", "ranking", "decode", "end_to_end", "scaling"
+        "trunk", "descriptors", "codebook", "nearest_center", "vlad", "words", "ranking", "decode", "end_to_end", "folder",
+        "scaling",
     ]  # fmt: skip
 
 

@@ -243,6 +243,23 @@ def test_reliability_is_scikit_learns_calibration_curve(rng: np.random.Generator
     assert found.error == pytest.approx(by_hand) and found.pairs.sum() == given.sum()
 
 
+def test_the_calibration_error_of_true_confidences_is_that_of_drawn_ones(rng: np.random.Generator) -> None:
+    confidence = rng.random((60, 3)) ** 2
+    confidence[0] = 0, 1, 0.5
+    index = np.tile(np.arange(3), (60, 1))
+    binned = reliability(confidence, index, sparse.csr_array((60, 3)))
+    means = binned.confidence[np.minimum((confidence * 10).astype(int), 9)]  # a bin's confidences, alike
+    drawn = (sparse.csr_array((rng.random((60, 3)) < means).astype(float)) for _ in range(2000))
+    errors = [reliability(means, index, truth).error for truth in drawn]
+    assert binned.error_by_chance == pytest.approx(np.mean(errors), rel=0.02)
+
+
+@pytest.mark.parametrize(("confidence", "chance"), [(0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.75, 0.375)])
+def test_chance_of_one_pair(confidence: float, chance: float) -> None:
+    found = reliability(np.array([[confidence]]), np.array([[0]]), sparse.csr_array([[1.0]]))
+    assert found.error_by_chance == pytest.approx(chance)
+
+
 @pytest.mark.parametrize(("confidence", "right", "error"), [(1.0, 1, 0.0), (0.0, 1, 1.0), (0.75, 0, 0.75)])
 def test_reliability_of_one_pair(confidence: float, right: int, error: float) -> None:
     found = reliability(np.array([[confidence]]), np.array([[0]]), sparse.csr_array([[float(right)]]))
@@ -254,6 +271,7 @@ def test_reliability_of_one_pair(confidence: float, right: int, error: float) ->
 def test_reliability_of_nothing() -> None:
     found = reliability(np.empty((0, 3)), np.empty((0, 3), np.int64), sparse.csr_array((0, 5)))
     assert math.isnan(found.error) and not found.pairs.any() and found.to_dict()["error"] is None
+    assert math.isnan(found.error_by_chance) and found.to_dict()["error_by_chance"] is None
     one = reliability(np.array([[0.25], [0.0]]), np.array([[0], [-1]]), sparse.csr_array([[1.0], [1.0]]))
     assert one.error == 0.75 and one.pairs.sum() == 1  # an image without a word has no part in it
 

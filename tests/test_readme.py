@@ -196,3 +196,23 @@ def test_the_other_encodings_are_those_measured() -> None:
         assert f1 == f"{100 * statistics.mean(split['f1'] for split in row['splits']):.2f}"
         assert n_plus == f"{statistics.mean(split['n_plus'] for split in row['splits']):.1f}"
         assert gain == (", ".join(f"{value:+.2f}" for value in row["gain"]) if number else "")
+
+
+def test_what_hold_outs_tell_of_the_test_images() -> None:
+    found = results("corel5k-holdouts")
+    for shown, row in zip(table_after("## What hold-outs tell"), found["rows"], strict=True):
+        cells_of = ((f"{of['f1']:.2f}", f"{of['gain']:+.2f} ± {of['error']:.2f}") for of in (row["holdouts"], row["test"]))
+        assert shown == [row["step"], *(cell for pair in cells_of for cell in pair)]
+    assert f"correlate at {found['correlation']:.2f}" in RESULTS.replace("\n", " ")
+
+
+def test_the_memory_of_a_fit_and_the_size_of_its_model() -> None:
+    paper, best, kernel = results("corel5k-fit-memory-presets")["rows"]
+    assert [row["preset"] for row in (paper, best, kernel)] == ["paper", "best", "kernel"]
+    shown = " ".join(README.split())
+    peaks = [f"{row['peak_bytes'] / 1e6:,.0f} MB (`{row['preset']}`)" for row in (paper, best, kernel)]
+    assert f"{paper['images']:,} images, whose features" in shown and f"peaks at {peaks[0]}, {peaks[1]} and {peaks[2]}" in shown
+    whole, small = ([f"{row[name] / 1e6:.0f}" for row in rows] for name, rows in
+                    (("file_bytes", (paper, best, kernel)), ("annotate_only_bytes", (best, kernel))))  # fmt: skip
+    assert f"the models take {whole[0]}, {whole[1]} and {whole[2]} MB" in shown
+    assert f"the latter two {small[0]} and {small[1]} MB" in shown

@@ -54,7 +54,8 @@ def evaluate(
 
     Precision and recall are means over all words of the vocabulary (0 for words never given), F1 is that of the two means ± its
     standard error (bootstrap over the images), N+ the number of words given correctly at least once. With confidences, a table
-    says how many of the words of about each confidence were right, and the mean gap, the expected calibration error.
+    says how many of the words of about each confidence were right, and the mean gap, the expected calibration error, beside
+    what chance alone would make it, were the confidences true.
     """
     from ..datasets.label_files import load_labelled_images
     from ..datasets.label_words import without_case

@@ -40,7 +40,8 @@ def scores_table(scores: Scores, others: dict[str, Scores] | None = None, *, f1_
 
 def reliability_table(found: Reliability) -> Table:
     """A row for each bin of confidence that words were given with."""
-    table = Table(title=f"expected calibration error {100 * found.error:.1f} %", title_justify="left")
+    title = f"expected calibration error {100 * found.error:.1f} % ({100 * found.error_by_chance:.1f} % by chance alone)"
+    table = Table(title=title, title_justify="left")
     for heading in ("confidence", "words given", "mean confidence %", "right %"):
         table.add_column(heading, justify="left" if heading == "confidence" else "right")
     bins = len(found.pairs)

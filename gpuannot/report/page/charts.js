@@ -154,7 +154,8 @@ function drawReliability() {
       },
     },
     "Confidence and truth",
-    `How many of the words given with about one confidence were right; expected calibration error ${percent(found.error, 1)}`,
+    `How many of the words given with about one confidence were right; expected calibration error ${percent(found.error, 1)}, ` +
+      `${percent(found.error_by_chance, 1)} by chance alone`,
   );
   const said = points.map(({ x, y, pairs }) => `of ${pairs} words given with ${percent(x)}, ${percent(y)} were right`);
   byId("reliable").setAttribute("aria-label", `Confidence and truth: ${said.join("; ")}`);
