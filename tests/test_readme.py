@@ -79,6 +79,11 @@ def test_the_comparison_holds_every_row_and_its_numbers() -> None:
         assert cost == expected
 
 
+def test_the_constant_answer() -> None:
+    constant, text = results("corel5k-collapse")["constant"], " ".join(RESULTS.split())
+    assert f"({', '.join(constant['words'])}), given to every test image, score {measures(constant['scores'])} " in text
+
+
 def test_the_costs_are_those_measured() -> None:
     rows = {(row["method"], row["images"]): row for row in results("baseline-costs")["rows"]}
     shown = table_after("What each costs as the training images grow")
