@@ -79,6 +79,20 @@ def test_the_comparison_holds_every_row_and_its_numbers() -> None:
         assert cost == expected
 
 
+def test_words_at_their_thresholds() -> None:
+    summary = {
+        way: {name: of["mean"] for name, of in found.items()} for way, found in results("corel5k-thresholds")["summary"].items()
+    }
+    for (_, *shown), found in zip(table_after("## Thresholds in place"), summary.values(), strict=True):
+        shares = [f"{100 * found[name]:.2f}" for name in ("precision", "recall", "f1")]
+        assert shown == [*shares, f"{found['n_plus']:.0f}", f"{found.get('words_an_image', 5):.1f}"]
+
+
+def test_the_constant_answer() -> None:
+    constant, text = results("corel5k-collapse")["constant"], " ".join(RESULTS.split())
+    assert f"({', '.join(constant['words'])}), given to every test image, score {measures(constant['scores'])} " in text
+
+
 def test_the_costs_are_those_measured() -> None:
     rows = {(row["method"], row["images"]): row for row in results("baseline-costs")["rows"]}
     shown = table_after("What each costs as the training images grow")
