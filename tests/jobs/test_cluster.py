@@ -328,7 +328,7 @@ def test_the_dashboard_is_on_this_machine_alone(capfd: pytest.CaptureFixture[str
         assert all(ipaddress.ip_address(address).is_loopback for address, _ in listening() - before)
     assert re.fullmatch(r"dashboard: http://127\.0\.0\.1:\d+/status\n", capfd.readouterr().err)
     with pytest.raises(ValueError, match="the dashboard is that of workers on this machine"):
-        check_options(None, "tcp://127.0.0.1:1", dashboard=True)
+        check_options(None, "tcp://127.0.0.1:1", "vgg16", dashboard=True)
 
 
 @pytest.mark.parametrize(

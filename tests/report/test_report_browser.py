@@ -169,7 +169,10 @@ def test_an_address_leads_to_a_part(read: Any, page: Path) -> None:
     for fragment, expected in (("confusion", "Confusion"), ("pager", "Images"), ("nowhere", "Images"), ("run", "Run")):
         reader.browser.get("about:blank")
         reader.browser.get(f"{reader.address}#{fragment}")
-        assert [link.text for link in reader.all(".tabs [aria-current]")] == [expected]
+        # The page's script runs once its data is there, which a busy machine's browser may be told of late.
+        WebDriverWait(reader.browser, 20).until(
+            lambda _, expected=expected: [link.text for link in reader.all(".tabs [aria-current]")] == [expected]
+        )
         assert [part.get_attribute("id") for part in reader.all("main > section") if part.is_displayed()] == [expected.lower()]
     reader.browser.get(f"{reader.address}#images")
     reader.script("location.hash = 'pager'")
