@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import sparse
 from scipy.special import expit
 
-from benchmarks.common import parser_of, write_if_asked
+from benchmarks.common import keep_if_asked, parser_of, write_if_asked
 from gpuannot.config import OBJECTIVES, AnnotatorConfig
 from gpuannot.datasets.label_files import LabelledImages, load_labelled_images
 from gpuannot.experiments.bootstrap import resample
@@ -276,6 +276,18 @@ def given(variant: Variant, held: NDArray[np.int64], config: AnnotatorConfig) ->
     return np.where(given_words(likely, head.chosen.threshold), index, -1)
 
 
+def content(
+    found: dict[str, list[dict[str, float]]], samples: dict[str, list[NDArray[np.float64]]], about: dict[str, Any]
+) -> dict[str, Any]:
+    """A row for each variant: its scores on each split, its gains, and their standard error over the images."""
+    rows, measure = [], about["measure"]
+    for name, splits in found.items():
+        gains = [100 * (each[measure] - base[measure]) for each, base in zip(splits, found["kernel"], strict=True)]
+        error = 100 * float(np.mean(samples[name], axis=0).std(ddof=1))
+        rows.append({"variant": name, "splits": splits, "gain": gains, "gain_error": error})
+    return {**about, "k": K, "rows": rows}
+
+
 def main() -> None:
     parser = parser_of("benchmarks.encodings", __doc__)
     parser.add_argument("data", help="folder with train.json")
@@ -291,6 +303,9 @@ def main() -> None:
     samples: dict[str, list[NDArray[np.float64]]] = {}
     with ExitStack() as stack:
         stores = stores_of(images, config, arguments.cache, stack)
+        arithmetic = stores.plain[0].trunk.arithmetic
+        about: dict[str, Any] = {"dataset": images.name, "objective": arguments.objective, "measure": measure}
+        about |= {"trunk_dtype": arithmetic, "images": len(images)}
         for split in range(arguments.splits):
             learn, held = cover_holdout(images.labels, len(images) // 9, split)
             truth, words = sparse.csr_array(images.labels[held]), covered_words(images.labels, held)
@@ -309,18 +324,8 @@ def main() -> None:
                 print(f"{split} {variant.name}: {100 * scores.f1:.2f} / N+ {scores.n_plus} / image {100 * scores.image_f1:.2f}, "
                       f"gain {100 * (found[variant.name][split][measure] - base):+.2f} ± {100 * (drawn - first).std(ddof=1):.2f}, "
                       f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
-    rows = []
-    for name, splits in found.items():
-        gains = [100 * (each[measure] - base[measure]) for each, base in zip(splits, found["kernel"], strict=True)]
-        error = 100 * float(np.mean(samples[name], axis=0).std(ddof=1))
-        rows.append({"variant": name, "splits": splits, "gain": gains, "gain_error": error})
-    about = {
-        "dataset": images.name,
-        "objective": arguments.objective,
-        "measure": measure,
-        "trunk_dtype": stores.plain[0].trunk.arithmetic,
-    }
-    write_if_asked(parser, arguments, {**about, "images": len(images), "k": K, "rows": rows})
+            keep_if_asked(parser, arguments, content(found, samples, about))
+    write_if_asked(parser, arguments, content(found, samples, about))
 
 
 if __name__ == "__main__":
