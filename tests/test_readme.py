@@ -204,12 +204,15 @@ def test_the_steps_are_those_measured() -> None:
 
 
 def test_the_other_encodings_are_those_measured() -> None:
+    sets = [results(f"{name}-encodings") for name in ("corel5k", "scenes2000")]
+    assert [found["measure"] for found in sets] == ["f1", "image_f1"]
     shown = table_after("## Other encodings")
-    for number, ((name, values, f1, n_plus, gain), row) in enumerate(zip(shown, results("corel5k-encodings")["rows"], strict=True)):
-        assert (name, values) == (row["variant"], str(row["dimension"]))
-        assert f1 == f"{100 * statistics.mean(split['f1'] for split in row['splits']):.2f}"
-        assert n_plus == f"{statistics.mean(split['n_plus'] for split in row['splits']):.1f}"
-        assert gain == (", ".join(f"{value:+.2f}" for value in row["gain"]) if number else "")
+    for number, (row, *rows) in enumerate(zip(shown, *(found["rows"] for found in sets), strict=True)):
+        assert {row[0]} == {of["variant"] for of in rows}
+        for (f1, gain), of, measure in zip(((row[1], row[3]), row[4:]), rows, ("f1", "image_f1"), strict=True):
+            assert f1 == f"{100 * statistics.mean(split[measure] for split in of['splits']):.2f}"
+            assert gain == (f"{statistics.mean(of['gain']):+.2f} ± {of['gain_error']:.2f}" if number else "")
+        assert row[2] == f"{statistics.mean(split['n_plus'] for split in rows[0]['splits']):.1f}"
 
 
 def test_what_hold_outs_tell_of_the_test_images() -> None:
