@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from benchmarks.common import alternate, parser_of, with_peak_memory, write_if_asked
+from benchmarks.common import alternate, keep_if_asked, parser_of, with_peak_memory, write_if_asked
 from gpuannot.config import AnnotatorConfig
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.model.ranker import WordRanker
@@ -80,12 +80,14 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(costs(arguments.one)))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
+    content = {"dimension": DIMENSION, "words": WORDS, "k": K, "batch": BATCH, "rows": rows}
     for images in arguments.images:
         command = [sys.executable, "-m", "benchmarks.kernel_costs", "--one", str(images)]
         rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
         print(rows[-1], flush=True)
-    write_if_asked(parser, arguments, {"dimension": DIMENSION, "words": WORDS, "k": K, "batch": BATCH, "rows": rows})
+        keep_if_asked(parser, arguments, content)
+    write_if_asked(parser, arguments, content)
 
 
 if __name__ == "__main__":
