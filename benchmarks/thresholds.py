@@ -22,7 +22,7 @@ from gpuannot.experiments.feature_cache import cached_features
 from gpuannot.experiments.holdout import cover_holdout, covered_words
 from gpuannot.experiments.reproduce import annotate_descriptors
 from gpuannot.heads.left_out import left_out_predictions
-from gpuannot.metrics import evaluate, harmonic_mean
+from gpuannot.metrics import WordCounts, evaluate, harmonic_mean
 from gpuannot.model.encoder import Encoder, Learnt, to_host
 from gpuannot.model.fit import InProcess, fit_from_descriptors, learn_transform
 from gpuannot.model.store import FeatureStore, StoreSubset
@@ -54,13 +54,13 @@ def best_thresholds(predictions: NDArray[np.floating], labels: sparse.csr_array)
 def scores_of(given: NDArray[np.bool_], truth: sparse.csr_array, words: NDArray[np.int64]) -> dict[str, float]:
     """The protocol's measures of words given (T, W), of which an image may have none."""
     carried = truth.toarray() > 0
-    right, p, g = ((part)[:, words].sum(axis=0) for part in (given & carried, given, carried))
-    precision, recall = (float((right / np.maximum(number, 1)).mean()) for number in (p, g))
+    counts = WordCounts(*(part[:, words].sum(axis=0) for part in (given & carried, given, carried)))
+    precision, recall = float(counts.precision.mean()), float(counts.recall.mean())
     return {
         "precision": precision,
         "recall": recall,
         "f1": harmonic_mean(precision, recall),
-        "n_plus": int((right > 0).sum()),
+        "n_plus": int((counts.correct > 0).sum()),
         "words_an_image": float(given.sum(axis=1).mean()),
         "images_without_a_word": int((~given.any(axis=1)).sum()),
     }

@@ -175,7 +175,8 @@ class Reliability:
         confidence: (B,) their mean confidence, NaN where there are none.
         right: (B,) the share of them that is right, NaN where there are none.
         error: expected calibration error, Σ_b n_b/n·|right_b − confidence_b| (Guo et al. 2017, equation 3); NaN of no pairs.
-        error_by_chance: what it would be on average if the confidences were true, so few pairs being what they are; NaN likewise.
+        error_by_chance: what it would be on average if the confidences were true, so few pairs being what they are,
+            Σ_b n_b/n·E|X_b/n_b − confidence_b| with X_b binomial of n_b and confidence_b; NaN likewise.
     """
 
     pairs: NDArray[np.int64]
@@ -189,7 +190,7 @@ class Reliability:
 
     @property
     def error_by_chance(self) -> float:
-        # |right − confidence| of a bin is then that of a binomial share, whose mean De Moivre gave in closed form.
+        # De Moivre: E|X − n·p| = 2·v·(1 − p)·P(X = v), v = ⌊n·p⌋ + 1.
         pairs, share = self.pairs[self.pairs > 0], self.confidence[self.pairs > 0]
         above = np.minimum(np.floor(pairs * share) + 1, pairs)
         ways = special.gammaln(pairs + 1) - special.gammaln(above + 1) - special.gammaln(pairs - above + 1)

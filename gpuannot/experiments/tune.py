@@ -116,26 +116,19 @@ def read_config(path: str | Path) -> AnnotatorConfig:
         raise DataError(f"{path}: {error}") from error
 
 
-def training_images(
-    source: str | Path,
-    *,
-    fold_case: bool = False,
-    min_count: int = 1,
-    labels: Source = "auto",
-    hierarchy: bool = False,
-    machine_words: bool = False,
-) -> LabelledImages:
+def training_images(source: str | Path, *, labels: Source = "auto", **reading: Any) -> LabelledImages:
     """Labelled images for :func:`tune`, as :func:`~gpuannot.datasets.label_files.load_labelled_images` reads them; with ``labels``
     ``auto`` a folder may also hold ``train.json`` or ``train.csv`` (``.jsonl``, ``.tsv``).
+
+    Args:
+        source, labels: as there. reading: its other arguments.
 
     Raises:
         DataError: these are test images: the file is called ``test``, or names images that a ``test.json`` or ``test.csv`` beside
             it names too. Otherwise as :func:`~gpuannot.datasets.label_files.load_labelled_images`.
     """
     path = training_file(source) if labels == "auto" else Path(source)
-    images = load_labelled_images(
-        path, fold_case=fold_case, min_count=min_count, labels=labels, hierarchy=hierarchy, machine_words=machine_words
-    )
+    images = load_labelled_images(path, labels=labels, **reading)
     folder = path if path.is_dir() else path.parent
     refuse_test_images(images)
     own = set(map(os.path.realpath, images.paths))
