@@ -8,9 +8,10 @@ carry are scored, and the held images resampled for standard errors. Test images
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,35 +82,46 @@ class Variant(NamedTuple):
     width: float | None = None
 
 
-class Stores(NamedTuple):
-    """Features of all images: as the preset has them, in a mirror, at larger inputs; colours (N, 256)."""
+class Stores:
+    """What does not depend on what is held out, each computed once, when it is asked for."""
 
-    plain: tuple[Encoder, FeatureStore]
-    mirrored: FeatureStore
-    larger: list[tuple[Encoder, FeatureStore]]
-    colours: Vectors
+    def __init__(self, images: LabelledImages, config: AnnotatorConfig, cache: str | None, stack: ExitStack) -> None:
+        self.images, self.config, self.cache, self.stack = images, config, cache, stack
 
+    def _kept(self, size: int) -> tuple[Encoder, FeatureStore]:
+        encoder = Encoder(replace(self.config, input_size=size), device="cpu", new=True)
+        return encoder, self.stack.enter_context(cached_features(encoder, self.images, self.cache, False))
 
-def stores_of(images: LabelledImages, config: AnnotatorConfig, cache: str | None, stack: ExitStack) -> Stores:
-    """Features that do not depend on what is held out, computed once."""
+    @cached_property
+    def plain(self) -> tuple[Encoder, FeatureStore]:
+        """Features as the preset has them."""
+        return self._kept(self.config.input_size)
 
-    def kept(size: int) -> tuple[Encoder, FeatureStore]:
-        encoder = Encoder(replace(config, input_size=size), device="cpu", new=True)
-        return encoder, stack.enter_context(cached_features(encoder, images, cache, False))
+    @cached_property
+    def mirrored(self) -> FeatureStore:
+        """Features of the images in a mirror."""
+        extractor = self.plain[0].extractor
+        mirrored = self.stack.enter_context(extractor.new_store(len(self.images)))
+        extractor.extract(Mirrored(self.images.paths, self.config.input_size), mirrored, np.arange(len(self.images)))
+        return mirrored
 
-    plain = kept(config.input_size)
-    mirrored = stack.enter_context(plain[0].extractor.new_store(len(images)))
-    plain[0].extractor.extract(Mirrored(images.paths, config.input_size), mirrored, np.arange(len(images)))
-    colours = np.stack([_colours(path) for path in images.paths])
-    return Stores(plain, mirrored, [kept(size) for size in LARGER], colours)
+    @cached_property
+    def larger(self) -> list[tuple[Encoder, FeatureStore]]:
+        """Features at larger inputs."""
+        return [self._kept(size) for size in LARGER]
+
+    @cached_property
+    def colours(self) -> Vectors:
+        """Square roots of the shares (N, 3, 256) of colours in the upper, middle and lower third of each image."""
+        return np.sqrt(np.stack([_colours(path) for path in self.images.paths]))
 
 
 def _colours(path: Path) -> Vectors:
-    """Square roots of the shares of 16 × 4 × 4 bins of hue, saturation and value at 96 × 96 pixels."""
+    """Shares (3, 256) of 16 × 4 × 4 bins of hue, saturation and value in the thirds of 96 × 96 pixels."""
     image = Image.fromarray(decode_image(path, (96, 96))).convert("HSV")
-    hue, saturation, value = np.asarray(image).reshape(-1, 3).astype(np.int64).T
-    bins = (hue // 16) * 16 + (saturation // 64) * 4 + value // 64
-    return np.sqrt(np.bincount(bins, minlength=256) / len(bins)).astype(np.float32)
+    hue, saturation, value = np.moveaxis(np.asarray(image).astype(np.int64), 2, 0)
+    bins = ((hue // 16) * 16 + (saturation // 64) * 4 + value // 64).reshape(3, -1)
+    return np.stack([np.bincount(third, minlength=256) / len(third) for third in bins]).astype(np.float32)
 
 
 class _Layers:
@@ -200,7 +212,27 @@ def completed(unit: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64],
     return sparse.csr_array(full)
 
 
-def variants(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig) -> Iterator[Variant]:
+def with_blocks(
+    of: Callable[..., Variant], vlad: Vectors, stores: Stores, images: LabelledImages, learn: NDArray[np.int64]
+) -> Iterator[Variant]:
+    """Other blocks beside the VLAD vectors, or in their place."""
+    with _Layers(fresh(stores.plain[0], n_components=_MOMENT_COMPONENTS), stores.plain[1], images, learn) as layers:
+        moments = rooted_moments(layers.steps.descriptors, _MOMENT_COMPONENTS), 1.0
+    whole = np.sqrt(np.square(stores.colours).mean(axis=1))
+    colours, thirds = (whole, _COLOUR_SHARE), (stores.colours.reshape(len(whole), -1), _COLOUR_SHARE)
+    yield of("√moments in place of VLAD", side_by_side([moments], learn))
+    yield of("√moments and colours in place of VLAD", side_by_side([moments, colours], learn))
+    yield of("√moments beside it", side_by_side([(vlad, 1), moments], learn))
+    yield of("√moments and colours beside it", side_by_side([(vlad, 1), moments, colours], learn))
+    yield of("√moments and colours of thirds beside it", side_by_side([(vlad, 1), moments, thirds], learn))
+    yield of("colours beside it", side_by_side([(vlad, 1), colours], learn))
+    yield of("colours of half its weight beside it", side_by_side([(vlad, 1), (whole, 0.5)], learn))
+    yield of("colours of thirds beside it", side_by_side([(vlad, 1), thirds], learn))
+
+
+def variants(
+    stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig, only_blocks: bool
+) -> Iterator[Variant]:
     """Every variant, the preset's own first, as each is made."""
     labels = images.labels
 
@@ -211,6 +243,9 @@ def variants(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], c
         vlad = layers.vlad()
         own = of("kernel", vlad)
         yield own
+        if only_blocks:
+            yield from with_blocks(of, vlad, stores, images, learn)
+            return
         unit = own.views[0]
         for width in WIDTHS:
             yield own._replace(name=f"γ = {width:g}", width=width)
@@ -226,13 +261,7 @@ def variants(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], c
         other = layers.vlad(layers.encoder.sharing_trunk(Learnt(layers.encoder.transform_), seed=config.seed + 1))
         yield of("two codebooks side by side", np.hstack([vlad, other]))
         yield of("two codebooks, scores averaged", vlad, other)
-    with _Layers(fresh(stores.plain[0], n_components=_MOMENT_COMPONENTS), stores.plain[1], images, learn) as layers:
-        moments = rooted_moments(layers.steps.descriptors, _MOMENT_COMPONENTS)
-    colours = stores.colours, _COLOUR_SHARE
-    yield of("√moments in place of VLAD", side_by_side([(moments, 1)], learn))
-    yield of("colours beside it", side_by_side([(vlad, 1), colours], learn))
-    yield of("√moments beside it", side_by_side([(vlad, 1), (moments, 1)], learn))
-    yield of("√moments and colours beside it", side_by_side([(vlad, 1), (moments, 1), colours], learn))
+    yield from with_blocks(of, vlad, stores, images, learn)
     for encoder, features in stores.larger:
         size = encoder.config.input_size
         with _Layers(fresh(encoder), features, images, learn) as layers:
@@ -293,6 +322,7 @@ def main() -> None:
     parser.add_argument("data", help="folder with train.json")
     parser.add_argument("--objective", choices=OBJECTIVES, default="words")
     parser.add_argument("--splits", type=int, default=3, help="hold-outs of a ninth of the images (default: %(default)s)")
+    parser.add_argument("--only-blocks", action="store_true", help="no other variants than blocks beside VLAD")
     parser.add_argument("--cache", help="folder for features (default: the user's cache folder)")
     parser.add_argument("--trunk-dtype", default="auto")
     arguments = parser.parse_args()
@@ -302,7 +332,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {}
     samples: dict[str, list[NDArray[np.float64]]] = {}
     with ExitStack() as stack:
-        stores = stores_of(images, config, arguments.cache, stack)
+        stores = Stores(images, config, arguments.cache, stack)
         arithmetic = stores.plain[0].trunk.arithmetic
         about: dict[str, Any] = {"dataset": images.name, "objective": arguments.objective, "measure": measure}
         about |= {"trunk_dtype": arithmetic, "images": len(images)}
@@ -310,7 +340,7 @@ def main() -> None:
             learn, held = cover_holdout(images.labels, len(images) // 9, split)
             truth, words = sparse.csr_array(images.labels[held]), covered_words(images.labels, held)
             first: NDArray[np.float64] | None = None
-            for variant in variants(stores, images, learn, config):
+            for variant in variants(stores, images, learn, config, arguments.only_blocks):
                 start = time.perf_counter()
                 index = given(variant, held, config)
                 scores, drawn = (
