@@ -8,7 +8,7 @@ carry are scored, and the held images resampled for standard errors. Test images
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import sparse
 from scipy.special import expit
 
@@ -44,8 +43,7 @@ from gpuannot.model.word_model import WordModel
 K = 5
 LARGER = (320, 448)
 WIDTHS = (1.0, 4.0)
-_MOMENT_COMPONENTS = 96  # PCA components whose second moments are taken
-_COLOUR_SHARE = 0.2  # of the colours in the squared norm, that of each other block being 1
+MOMENTS = 96
 _CANONICAL = 100  # directions that go with the labels
 _COMPLETED = 0.5  # of a word's images: where an image without it scores higher than so many of them, it is given the word
 
@@ -88,14 +86,14 @@ class Stores:
     def __init__(self, images: LabelledImages, config: AnnotatorConfig, cache: str | None, stack: ExitStack) -> None:
         self.images, self.config, self.cache, self.stack = images, config, cache, stack
 
-    def _kept(self, size: int) -> tuple[Encoder, FeatureStore]:
-        encoder = Encoder(replace(self.config, input_size=size), device="cpu", new=True)
+    def _kept(self, **changes: Any) -> tuple[Encoder, FeatureStore]:
+        encoder = Encoder(replace(self.config, **changes), device="cpu", new=True)
         return encoder, self.stack.enter_context(cached_features(encoder, self.images, self.cache, False))
 
     @cached_property
     def plain(self) -> tuple[Encoder, FeatureStore]:
         """Features as the preset has them."""
-        return self._kept(self.config.input_size)
+        return self._kept()
 
     @cached_property
     def mirrored(self) -> FeatureStore:
@@ -108,20 +106,12 @@ class Stores:
     @cached_property
     def larger(self) -> list[tuple[Encoder, FeatureStore]]:
         """Features at larger inputs."""
-        return [self._kept(size) for size in LARGER]
+        return [self._kept(input_size=size) for size in LARGER]
 
     @cached_property
-    def colours(self) -> Vectors:
-        """Square roots of the shares (N, 3, 256) of colours in the upper, middle and lower third of each image."""
-        return np.sqrt(np.stack([_colours(path) for path in self.images.paths]))
-
-
-def _colours(path: Path) -> Vectors:
-    """Shares (3, 256) of 16 × 4 × 4 bins of hue, saturation and value in the thirds of 96 × 96 pixels."""
-    image = Image.fromarray(decode_image(path, (96, 96))).convert("HSV")
-    hue, saturation, value = np.moveaxis(np.asarray(image).astype(np.int64), 2, 0)
-    bins = ((hue // 16) * 16 + (saturation // 64) * 4 + value // 64).reshape(3, -1)
-    return np.stack([np.bincount(third, minlength=256) / len(third) for third in bins]).astype(np.float32)
+    def coloured(self) -> tuple[Encoder, FeatureStore]:
+        """Features with a layer of colours."""
+        return self._kept(layer=f"colours+{self.config.layer}")
 
 
 class _Layers:
@@ -154,35 +144,11 @@ def fresh(encoder: Encoder, **changes: Any) -> Encoder:
     return encoder.sharing_trunk(**changes)
 
 
-def rooted_moments(descriptors: FeatureStore, components: int) -> Vectors:
-    """The upper triangle of (Σ f fᵀ/P)^½ of each layer, off its diagonal times √2, at length 1; layers side by side."""
-    upper = torch.triu_indices(components, components)
-    scale = torch.where(upper[0] == upper[1], 1.0, 2.0**0.5)
-    blocks = []
-    for _, block in descriptors.blocks(within_partitions=True):
-        layers = []
-        for layer in block.float().split(components, dim=2):
-            values, directions = torch.linalg.eigh(layer.transpose(1, 2) @ layer / layer.shape[1])
-            root = (directions * values.clamp(min=0).sqrt()[:, None]) @ directions.transpose(1, 2)
-            layers.append(torch.nn.functional.normalize(root[:, upper[0], upper[1]] * scale, dim=1))
-        blocks.append(torch.cat(layers, dim=1).numpy())
-    return np.concatenate(blocks)
-
-
-def side_by_side(blocks: Sequence[tuple[Vectors, float]], learn: NDArray[np.int64]) -> Vectors:
-    """Blocks, centred, each of the mean squared norm that stands beside it."""
-    parts = []
-    for block, share in blocks:
-        centred = block - block[learn].mean(axis=0)
-        parts.append(centred * np.float32(np.sqrt(share / np.square(centred[learn]).sum(axis=1).mean())))
-    return np.hstack(parts)
-
-
-def projected(vectors: Vectors, learn: NDArray[np.int64], config: AnnotatorConfig) -> Vectors:
+def projected(vectors: Vectors, learn: NDArray[np.int64], config: AnnotatorConfig, blocks: Sequence[int] = ()) -> Vectors:
     """Unit vectors by the joint projection, which is learnt as a fit learns it."""
     projection = JointProjection(config.projection)
     sample = projection_sample(learn, config.projection_sample, config.seed)
-    projection.fit(torch.from_numpy(vectors[sample]))
+    projection.fit(torch.from_numpy(vectors[sample]), blocks=blocks)
     return to_host(projection.transform(torch.from_numpy(vectors)))
 
 
@@ -213,21 +179,16 @@ def completed(unit: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64],
 
 
 def with_blocks(
-    of: Callable[..., Variant], vlad: Vectors, stores: Stores, images: LabelledImages, learn: NDArray[np.int64]
-) -> Iterator[Variant]:
-    """Other blocks beside the VLAD vectors, or in their place."""
-    with _Layers(fresh(stores.plain[0], n_components=_MOMENT_COMPONENTS), stores.plain[1], images, learn) as layers:
-        moments = rooted_moments(layers.steps.descriptors, _MOMENT_COMPONENTS), 1.0
-    whole = np.sqrt(np.square(stores.colours).mean(axis=1))
-    colours, thirds = (whole, _COLOUR_SHARE), (stores.colours.reshape(len(whole), -1), _COLOUR_SHARE)
-    yield of("√moments in place of VLAD", side_by_side([moments], learn))
-    yield of("√moments and colours in place of VLAD", side_by_side([moments, colours], learn))
-    yield of("√moments beside it", side_by_side([(vlad, 1), moments], learn))
-    yield of("√moments and colours beside it", side_by_side([(vlad, 1), moments, colours], learn))
-    yield of("√moments and colours of thirds beside it", side_by_side([(vlad, 1), moments, thirds], learn))
-    yield of("colours beside it", side_by_side([(vlad, 1), colours], learn))
-    yield of("colours of half its weight beside it", side_by_side([(vlad, 1), (whole, 0.5)], learn))
-    yield of("colours of thirds beside it", side_by_side([(vlad, 1), thirds], learn))
+    stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig
+) -> Iterator[tuple[str, Vectors]]:
+    """What settings put beside the VLAD vectors of the preset: unit vectors, each by its name."""
+    for beside, (encoder, features) in (("", stores.plain), ("colours", stores.coloured)):
+        for moments in (0, MOMENTS):
+            if beside or moments:
+                with _Layers(fresh(encoder, moments=moments), features, images, learn) as layers:
+                    vectors, blocks = layers.vlad(), layers.encoder.config.blocks
+                name = " and ".join(filter(None, ["moments" if moments else "", beside])) + " beside it"
+                yield name, projected(vectors, learn, config, blocks)
 
 
 def variants(
@@ -244,7 +205,8 @@ def variants(
         own = of("kernel", vlad)
         yield own
         if only_blocks:
-            yield from with_blocks(of, vlad, stores, images, learn)
+            for name, vectors in with_blocks(stores, images, learn, config):
+                yield Variant(name, [vectors], labels, learn)
             return
         unit = own.views[0]
         for width in WIDTHS:
@@ -261,7 +223,8 @@ def variants(
         other = layers.vlad(layers.encoder.sharing_trunk(Learnt(layers.encoder.transform_), seed=config.seed + 1))
         yield of("two codebooks side by side", np.hstack([vlad, other]))
         yield of("two codebooks, scores averaged", vlad, other)
-    yield from with_blocks(of, vlad, stores, images, learn)
+    for name, vectors in with_blocks(stores, images, learn, config):
+        yield Variant(name, [vectors], labels, learn)
     for encoder, features in stores.larger:
         size = encoder.config.input_size
         with _Layers(fresh(encoder), features, images, learn) as layers:

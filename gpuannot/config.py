@@ -150,7 +150,8 @@ CONSTRAINTS: dict[str, Constraint] = {
     "intra": flag(),
     "signed_sqrt": flag(),
     "l2": flag(),
-    "projection": whole(0, most="vlad_dimension"),
+    "moments": whole(0, most="n_components"),
+    "projection": whole(0, most="joined_dimension"),
     "projection_sample": whole(1),
     "quadratic": whole(0, most="projection"),
     "quadratic_weight": positive(1e30),
@@ -184,7 +185,8 @@ class AnnotatorConfig:
     """``caffe`` or ``torchvision``, for a weights file whose metadata does not say."""
     layer: str = _OF_TRUNK
     """Layer whose local features are used, ``conv5_2`` of VGG-16, or several of one stride joined by ``+``: ``pool4+conv5_1``. Each
-    layer gets its own PCA, visual words and VLAD vector, which are put behind each other."""
+    layer gets its own PCA, visual words and VLAD vector, which are put behind each other. Of ``vgg16`` ``colours`` can be one:
+    ``colours+conv5_2``."""
     relu: bool = True
     """Take a convolution layer's output after its ReLU."""
     trunk_dtype: str = "auto"
@@ -213,6 +215,9 @@ class AnnotatorConfig:
     """VLAD normalisation, third step: sign(v)·√|v|."""
     l2: bool = False
     """VLAD normalisation, last step: unit L2 norm for the whole vector."""
+    moments: int = 0
+    """t: behind the VLAD vectors, the matrix square roots of the second moments of each layer's first t components
+    (:class:`~gpuannot.heads.second_order.MatrixRoots`), before a ``projection`` to which both say as much; 0 for none."""
     projection: int = 0
     """d, the principal components kept of the VLAD vectors, then brought to unit length; 0 leaves the vectors as they are.
     No more are kept than a quarter of the images that they are learnt from."""
@@ -254,6 +259,8 @@ class AnnotatorConfig:
         self._complete()
         for name, constraint in CONSTRAINTS.items():
             constraint.check(name, getattr(self, name), self)
+        if self.moments and not self.projection:
+            raise InvalidArgumentError(f"moments = {self.moments} needs a projection, which brings them to the VLAD vectors' scale")
         if self.head == "kernel" and (self.quadratic or not (self.l2 or self.projection)):
             raise InvalidArgumentError("head 'kernel' takes image vectors of unit length: set l2 or projection, and quadratic = 0")
 
@@ -278,6 +285,17 @@ class AnnotatorConfig:
     def vlad_dimension(self) -> int:
         """D = L·m·n, the length of the VLAD vectors of all layers."""
         return self.layer_count * self.n_centers * self.n_components
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The lengths of what a vector is made of before any projection: VLAD of all layers, and with ``moments`` their roots."""
+        roots = self.layer_count * self.moments * (self.moments + 1) // 2
+        return (self.vlad_dimension, roots) if roots else (self.vlad_dimension,)
+
+    @property
+    def joined_dimension(self) -> int:
+        """The sum of :attr:`blocks`."""
+        return sum(self.blocks)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> AnnotatorConfig:

@@ -23,7 +23,7 @@ OTHERS: dict[str, Any] = {
     "weights": "vgg16.pth", "weights_convention": "torchvision", "layer": "conv4_3", "relu": False, "trunk_dtype": "float32",
     "interpolation": "bilinear", "mass": True, "intra": True, "signed_sqrt": True, "l2": True, "metric": "cosine", "seed": 7,
     "head": "ridge", "kernel_width": 1.5, "objective": "words", "regularisation": 3.0, "balance": 0.5, "calibration": "odds",
-    "projection": 5, "quadratic": 2, "quadratic_weight": 0.75,
+    "moments": 3, "projection": 5, "quadratic": 2, "quadratic_weight": 0.75,
     **dict.fromkeys(COUNTS, 3),
 }  # fmt: skip
 

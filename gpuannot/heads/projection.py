@@ -7,6 +7,7 @@ does, at a cost that does not depend on the number of training images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from ..method.descriptors import product_float32
 from ..system.threads import one_blas_thread, one_torch_thread
 from .calibration import random_numbers
 from .products import gram, leading_eigenvectors, product
+
+#: A part of the vectors is raised by so much at most: what hardly varies is rounding.
+MOST_RAISED = 100.0
 
 
 def projection_images(images: int, most: int) -> int:
@@ -78,11 +82,13 @@ class JointProjection:
         return self.n_components + self.quadratic * (self.quadratic + 1) // 2
 
     @one_torch_thread()
-    def fit(self, vectors: Tensor, *, overwrite: bool = False) -> JointProjection:
+    def fit(self, vectors: Tensor, *, overwrite: bool = False, blocks: Sequence[int] = ()) -> JointProjection:
         """Learn μ and P from vectors (S, D) float32, on their device; on the CPU the same bits with any number of threads.
 
         Args:
             overwrite: their memory may be used as scratch instead of a copy.
+            blocks: lengths of the vectors' parts, which add up to D, where each part is to say as much: P then first brings it to
+                the first one's root mean squared distance from the mean, by a factor of :data:`MOST_RAISED` at most.
 
         Raises:
             ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
@@ -94,6 +100,9 @@ class JointProjection:
         if not bool(torch.isfinite(mean).all()):
             raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         centred = vectors.sub_(mean) if overwrite else vectors - mean
+        scale = _even(centred, blocks) if len(blocks) > 1 else None
+        if scale is not None:
+            centred *= scale
         tall = len(centred) > centred.shape[1]
         # The smaller of the two systems has the same eigenvalues.
         values, found = leading_eigenvectors(gram(centred.T if tall else centred), keep)
@@ -104,6 +113,8 @@ class JointProjection:
                 f"in {keep}; leave out copies of images or choose a smaller projection"
             )
         matrix = found if tall else product(centred.T, found / values.sqrt())
+        if scale is not None:
+            matrix = matrix * scale[:, None]
         # The sign of a component is arbitrary; a fixed one makes models that can be compared.
         matrix *= matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True)).sign()
         # Rounded before anything is learnt by it, so that a model that comes back from a file has the same bits.
@@ -200,6 +211,13 @@ class JointProjection:
                 matrix = torch.cat(tuple(bfloat16_parts(matrix)), dim=1)
             self._device = device, offset, matrix
         return self._device[1:]
+
+
+def _even(centred: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Factors (D,) that bring blocks of the columns of (S, D), so many each, to the first one's sum of squares."""
+    power = torch.stack([part.square().sum(dtype=torch.float64) for part in centred.split(list(blocks), dim=1)])
+    scale = torch.where(power > 0, power[0] / power.clamp(min=1e-30), 1.0).sqrt().clamp(max=MOST_RAISED).float()
+    return scale.repeat_interleave(torch.tensor(blocks, device=scale.device))
 
 
 def takes_parts(device: torch.device) -> bool:

@@ -138,7 +138,7 @@ def descriptors_at(
 
 
 def vectors_at(job: FitJob, part: Part, read: Read, learnt: Learnt, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """VLAD vectors (S, L·m·n), not projected, of some images of a part that has been described."""
+    """Vectors of :meth:`Encoder.vlad` (S, D) of some images of a part that has been described."""
     encoder, descriptors = _encoder(job, learnt), _describe(job, part, read, learnt)
     return _joined(torch.as_tensor(encoder.vlad(block.to(encoder.device))) for block in descriptors.rows(rows)).numpy()
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..config import REGRESSIONS, AnnotatorConfig
 from ..errors import ModelFileError
 from ..heads.choosing import Chosen
+from ..heads.projection import MOST_RAISED
 from ..method.weights import Preprocessing
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -42,6 +43,7 @@ _OF_HEAD = {
 }
 # Squares of larger numbers, added up over a vector, leave the range of their type.
 _LARGEST = {"float16": 1.01, "float32": 1e17, "float64": 1e140}
+_LARGEST_OF_PROJECTION = 1.01 * MOST_RAISED
 _MOST_IMAGES = 2**53
 _ROUNDING = 1e-6
 
@@ -130,12 +132,14 @@ def _check_shapes(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any
         _check_range(path, name, tensor)
     if sizes.get("R", 3) not in (2, 3):  # earlier versions had two rows
         raise ModelFileError(f"{path}: confidence has {sizes['R']} rows, expected 3")
-    vlad = sizes.get("L", 1) * sizes["m"] * sizes["n"]
+    stated = {name: (metadata["config"] or {}).get(name, 0) if "projection" in tensors else 0 for name in ("quadratic", "moments")}
+    for name, value in stated.items():
+        if not _whole(value):
+            raise _wrong(path, name, f"{_shown(value)} in the settings, expected a whole number")
+    quadratic, moments = stated.values()
+    vlad = sizes.get("L", 1) * (sizes["m"] * sizes["n"] + moments * (moments + 1) // 2)
     if sizes.get("V", vlad) != vlad:
-        raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the VLAD vectors have {vlad}")
-    quadratic = (metadata["config"] or {}).get("quadratic", 0) if "projection" in tensors else 0
-    if not _whole(quadratic):
-        raise _wrong(path, "quadratic", f"{_shown(quadratic)} in the settings, expected a whole number")
+        raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the images' have {vlad} before it")
     if ("projection" in tensors) != ("projection_mean" in tensors):
         raise ModelFileError(f"{path} has only one of the tensors 'projection' and 'projection_mean'")
     kept = sizes.get("d", vlad)
@@ -152,7 +156,8 @@ def _check_range(path: str | Path, name: str, tensor: NDArray[Any]) -> None:
     if tensor.dtype.kind == "f":
         if not np.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} holds NaN or infinite values")
-        if tensor.size and max(abs(tensor.min()), abs(tensor.max())) > (largest := _LARGEST[tensor.dtype.name]):
+        largest = max(_LARGEST[tensor.dtype.name], _LARGEST_OF_PROJECTION if name == "projection" else 0)
+        if tensor.size and max(abs(tensor.min()), abs(tensor.max())) > largest:
             raise _wrong(path, name, f"out of range: it holds values beyond ±{largest:g}")
     elif tensor.size and not (tensor.min() >= 0 and (tensor.max() <= _MOST_IMAGES or name == "image_keys")):
         raise _wrong(path, name, f"out of range: it holds {tensor.min()}…{tensor.max()}, expected numbers of images, 0 or more")

@@ -18,13 +18,13 @@ from torch import Tensor
 from ..config import AnnotatorConfig
 from ..errors import InvalidArgumentError, NotFittedError
 from ..heads.projection import JointProjection, projection_sample, takes_parts
+from ..heads.second_order import Pooling
 from ..images.decode_task import ImageFailure
 from ..images.inputs import Images, as_sequence, warn_of_failures
 from ..method.codebook import LayerCodebooks, sample_positions
 from ..method.descriptors import DeviceLayerTransforms, LayerTransforms
 from ..method.trunks import GivenTrunk
 from ..method.trunks.protocol import LoadedTrunk, LocalFeatures
-from ..method.vlad import LayerVlad, Vlad
 from ..system.progress import progress_bar
 from ..system.threads import one_blas_thread
 from .extractor import FeatureExtractor
@@ -95,7 +95,7 @@ class Encoder:
             loaded = GivenTrunk(changes.pop("trunk"))
         self.extractor = FeatureExtractor((config or AnnotatorConfig()).changed(**changes), device, loaded=loaded, new=new)
         self.config = self.extractor.config
-        self._vlad = LayerVlad(Vlad(self.config.mass, self.config.intra, self.config.signed_sqrt, self.config.l2))
+        self._pooling = Pooling.of(self.config)
         self._stages: _DeviceStages | None = None
 
     @property
@@ -178,12 +178,12 @@ class Encoder:
         self.codebook_.fit(sample if self.extractor.on_gpu else lambda layer: sample(layer).numpy())
 
     def fit_projection(self, sample: Tensor) -> None:
-        """Learn the projection from VLAD vectors (S, L·m·n) float32 on this encoder's device, which are overwritten.
+        """Learn the projection from what :meth:`vlad` makes (S, D) float32, on this encoder's device, which is overwritten.
 
         Raises:
             ValueError: as :meth:`~gpuannot.heads.projection.JointProjection.fit`.
         """
-        self.projection_ = self.new_projection().fit(sample, overwrite=True)
+        self.projection_ = self.new_projection().fit(sample, overwrite=True, blocks=self.config.blocks)
 
     def patch_sample(self, images: int) -> NDArray[np.int64]:
         """Which of the local features of so many images PCA (on a GPU) and codebook are learnt from, ascending."""
@@ -297,12 +297,13 @@ class Encoder:
         return projected if self.extractor.on_gpu else projected.numpy()
 
     def vlad(self, descriptors: Tensor, *, parts: bool = False) -> Vectors:
-        """VLAD vectors (B, L·m·n), not projected, of descriptors (B, P, L·n); on a GPU in two parts, where these are asked for."""
+        """Vectors (B, ``config.joined_dimension``), VLAD first, not projected, of descriptors (B, P, L·n); on a GPU in two parts,
+        where these are asked for."""
         if self.extractor.on_gpu:
             stages = self.device_stages()
-            return self._vlad.encode_cuda(descriptors, stages.centers, stages.half_norms, parts=parts)
+            return self._pooling.encode_cuda(descriptors, stages.centers, stages.half_norms, parts=parts)
         with one_blas_thread():
-            return self._vlad.encode(descriptors.numpy(), self.codebook_.centers)
+            return self._pooling.encode(descriptors.numpy(), self.codebook_.centers)
 
     def patch_contributions(self, features: Tensor, weights: NDArray[np.floating]) -> PatchContributions:
         """How the patches of one image make linear scores w·x of its vector x.
@@ -314,12 +315,11 @@ class Encoder:
         descriptors = self.transform_.transform(features.float().cpu().numpy())
         grid = self.trunk.grid(self.config.input_size, self.config.input_size)
         if not self.config.projection:
-            vector, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, weights)
-            return PatchContributions(vector, patches, np.zeros(len(weights)), grid)
-        encoded = self._vlad.encode(descriptors[None], self.codebook_.centers)[0]
+            return PatchContributions(*self._pooling.patch_contributions(descriptors, self.codebook_.centers, weights), grid)
+        encoded = self._pooling.encode(descriptors[None], self.codebook_.centers)[0]
         vector, pulled, constant = self.projection_.pull_back(encoded, weights)
-        _, patches = self._vlad.patch_contributions(descriptors, self.codebook_.centers, pulled)
-        return PatchContributions(vector, patches, constant, grid)
+        _, patches, rest = self._pooling.patch_contributions(descriptors, self.codebook_.centers, pulled)
+        return PatchContributions(vector, patches, constant + rest, grid)
 
     def device_stages(self) -> _DeviceStages:
         """The learnt stages on the GPU, put there once."""

@@ -41,7 +41,7 @@ class FitSteps(Protocol):
         """Descriptors (S, n) of a layer at :meth:`Encoder.patch_sample`, on the encoder's device."""
 
     def vector_sample(self) -> Tensor:
-        """VLAD vectors (S, L·m·n) at :meth:`Encoder.vector_sample`, on the encoder's device."""
+        """Vectors of :meth:`Encoder.vlad` at :meth:`Encoder.vector_sample`, on the encoder's device."""
 
     def word_sums(self) -> WordBank | None:
         """The word vectors' sums over all images; None of none."""
@@ -157,7 +157,7 @@ class InProcess:
         store, encoder = self._chosen(self.descriptors), self._encoder
         chosen = encoder.vector_sample(store.positions)
         vectors = (torch.as_tensor(encoder.vlad(block.to(encoder.device))) for block in store.rows(chosen))
-        return self._filled(len(chosen), encoder.config.vlad_dimension, torch.float32, vectors)
+        return self._filled(len(chosen), encoder.config.joined_dimension, torch.float32, vectors)
 
     def word_sums(self) -> WordBank | None:
         descriptors = self._chosen(self.descriptors)

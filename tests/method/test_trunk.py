@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import colorsys
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from small import embedded
 from torch import Tensor
 from torch.nn import functional
 
-from gpuannot.errors import DeviceError
+from gpuannot.errors import DeviceError, InvalidArgumentError
 from gpuannot.method.trunk import Trunk, layer_names, resolve_dtype, split_layers
+from gpuannot.method.trunks.colours import colour_shares
 from gpuannot.method.weights import EMBEDDED_FILE, TrunkWeights, load_weights
 from gpuannot.system.device import cpu_has_bfloat16
 
@@ -346,6 +349,68 @@ def test_each_layer_is_what_a_trunk_of_its_own_gives(
 def test_layers_come_in_the_order_of_the_network(weights: TrunkWeights) -> None:
     assert split_layers("conv5_3+pool4+conv5_1") == ("pool4", "conv5_1", "conv5_3")
     assert Trunk(weights, "conv2_2+conv2_1").layer == "conv2_1+conv2_2"
+
+
+# ---- colours
+
+
+def binned(image: np.ndarray, stride: int) -> np.ndarray:
+    """Shares of colours by Python's own conversion, pixel by pixel: (rows, columns, 256)."""
+    rows, columns = image.shape[0] // stride, image.shape[1] // stride
+    counts = np.zeros((rows, columns, 256))
+    for y in range(rows * stride):
+        for x in range(columns * stride):
+            most, spread = int(image[y, x].max()), int(image[y, x].max()) - int(image[y, x].min())
+            hue = Fraction(0)
+            red, green, blue = (int(value) for value in image[y, x])
+            if spread:
+                sector = (Fraction(green - blue, spread), 2 + Fraction(blue - red, spread), 4 + Fraction(red - green, spread))
+                hue = sector[(red, green, blue).index(most)] / 6 % 1
+                assert abs(float(hue) - colorsys.rgb_to_hsv(red, green, blue)[0]) % 1 < 1e-9
+            saturation = min(3, 4 * spread // most) if most else 0
+            counts[y // stride, x // stride, int(16 * hue) * 16 + saturation * 4 + most // 64] += 1
+    return counts / stride**2
+
+
+@pytest.mark.parametrize(("batch", "height", "width", "stride"), [(2, 37, 50, 16), (1, 8, 8, 8), (3, 5, 4, 1), (0, 32, 32, 16)])
+def test_colours_of_patches(batch: int, height: int, width: int, stride: int) -> None:
+    rng = np.random.default_rng(height)
+    pixels = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    pixels[:, : height // 2, :, 1] = pixels[:, : height // 2, :, 0]  # ties of two channels, or of all
+    pixels[:, : height // 4, :, 2] = pixels[:, : height // 4, :, 0]
+    pixels[:, 0, : width // 2] = (0, 0, 0)
+    found = colour_shares(torch.from_numpy(pixels).permute(0, 3, 1, 2), stride)
+    assert found.shape == (batch, height // stride, width // stride, 256) and found.dtype == torch.float32
+    for image, shares in zip(pixels, found.square().numpy(), strict=True):
+        np.testing.assert_allclose(shares, binned(image, stride), atol=1e-6)
+
+
+def test_colours_at_the_edges_of_bins() -> None:
+    """22.5° is the first edge of hue, and saturations of a quarter and values of 64 are in the upper bin."""
+    colours = {(64, 40, 16): 1, (255, 255, 255): 0, (255, 0, 0): 0, (255, 255, 0): 2, (0, 255, 255): 8, (255, 0, 255): 13,
+               (80, 50, 0): 1, (80, 30, 0): 1, (80, 29, 0): 0, (255, 0, 1): 15}  # fmt: skip
+    pixels = torch.tensor(list(colours), dtype=torch.uint8).T.reshape(1, 3, 1, -1)
+    found = colour_shares(pixels, 1)[0, 0].argmax(dim=1)
+    assert (found // 16).tolist() == list(colours.values())
+    assert (found[0] % 16).tolist() == 3 * 4 + 1 and (found[1] % 16).tolist() == 3
+    quarter = colour_shares(torch.tensor([[64, 48, 48], [63, 48, 48]], dtype=torch.uint8).T.reshape(1, 3, 1, 2), 1)
+    assert (quarter[0, 0].argmax(dim=1) % 16).tolist() == [1 * 4 + 1, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_colours_beside_layers(weights: TrunkWeights, dtype: str) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 20, 33), dtype=np.uint8))
+    trunk = Trunk(weights, "conv2_1+colours+pool1", dtype=dtype)
+    assert trunk.layer == "colours+pool1+conv2_1" and trunk.layer_channels == (256, 64, 128) and trunk.channels == 448
+    found = trunk(images)
+    assert found.shape == (5, 10 * 16, 448)
+    assert torch.equal(found[..., :256], colour_shares(images, 2).flatten(1, 2).to(trunk.dtype))
+    assert torch.equal(found[..., 256:], Trunk(weights, "pool1+conv2_1", dtype=dtype)(images))
+
+
+def test_colours_alone() -> None:
+    with pytest.raises(InvalidArgumentError, match="layer 'colours' goes with one of the network"):
+        split_layers("colours")
 
 
 # ---- wrong input

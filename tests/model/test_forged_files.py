@@ -25,7 +25,7 @@ from gpuannot.model.persistence import restore
 # Shallow layers: a model that loads packs their weights anew.
 PAPER = {**SMALL, "layer": "pool1", "input_size": 16, "n_centers": 3}
 DEMIXED = {**LAYERED, "layer": "pool1+conv2_1", "input_size": 16, "head": "demixed", "metric": "cosine"}
-KERNEL = {**DEMIXED, "metric": "l2", "projection": 5, "head": "kernel", "signed_sqrt": True, "l2": True}
+KERNEL = {**DEMIXED, "metric": "l2", "projection": 5, "moments": 2, "head": "kernel", "signed_sqrt": True, "l2": True}
 BEST = {**DEMIXED, **RIDGE, "metric": "l2", "projection": 5, "quadratic": 3, "balance": 1.0}
 #: Values of every kind, of which a field takes few.
 VALUES: tuple[Any, ...] = (

@@ -4,6 +4,7 @@
 :mod:`.protocol`               what a trunk offers
 :mod:`.base`                   what they share
 :mod:`.vgg16`                  the paper's, embedded: ``vgg16``
+:mod:`.colours`                colours as a layer beside its own
 :mod:`.timm_models`            ``timm:NAME``
 :mod:`.torchvision_models`     ``torchvision:NAME``
 :mod:`.module`                 a torch module of the user's

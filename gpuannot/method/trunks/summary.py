@@ -13,6 +13,7 @@ from ...errors import InvalidArgumentError
 from ..trunk_layers import build_layers
 from ..weights import load_weights
 from . import resolve, split_name
+from .colours import COLOUR_BINS, COLOURS
 from .vgg16 import split_layers
 
 
@@ -58,7 +59,8 @@ def _network(config: AnnotatorConfig, image: torch.Tensor) -> tuple[nn.Module, t
         layers = split_layers(config.layer)
         features, ends = build_layers(load_weights(), layers[-1], config.relu)
         features = features.to("meta")
-        return features, torch.Size((1, sum(ends[one].channels for one in layers), *features(image).shape[2:]))
+        channels = sum(COLOUR_BINS if one == COLOURS else ends[one].channels for one in layers)
+        return features, torch.Size((1, channels, *features(image).shape[2:]))
     if source == "timm":
         from .timm_models import without_weights
 

@@ -18,6 +18,7 @@ from .. import int8
 from ..trunk_layers import build_layers, fuse_layers, put_kernels
 from ..weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, load_weights
 from .base import LocalTrunk, check_images, resolve_dtype, runs_int8
+from .colours import COLOUR_BINS, COLOURS, colour_shares
 
 # Activations of one image in conv1 are 6.4 MB in bfloat16: a few images at a time keep the working set near the caches, which
 # is faster on CPUs than one large batch (benchmarks/bench_trunk.py) and bounds memory whatever the batch.
@@ -35,17 +36,21 @@ def layer_names() -> tuple[str, ...]:
 
 
 def split_layers(layer: str) -> tuple[str, ...]:
-    """The layers that a setting names, as ``pool4+conv5_1`` does, in the order of the network.
+    """The layers that a setting names, as ``pool4+conv5_1`` does, in the order of the network, ``colours`` before all.
 
     Raises:
-        ValueError: a layer that is unknown, or named twice.
+        ValueError: a layer that is unknown, or named twice, or no layer of the network.
     """
-    names, known = layer.split("+"), layer_names()
+    names, known = layer.split("+"), (COLOURS, *layer_names())
     for name in names:
         if name not in known:
-            raise InvalidArgumentError(f"layer {name!r} is unknown; choose one of {', '.join(known)}, or several joined by '+'")
+            raise InvalidArgumentError(
+                f"layer {name!r} is unknown; choose one of {', '.join(layer_names())}, or several joined by '+', also {COLOURS}"
+            )
     if len(set(names)) != len(names):
         raise InvalidArgumentError(f"layer {layer!r} names a layer twice")
+    if names == [COLOURS]:
+        raise InvalidArgumentError(f"layer {COLOURS!r} goes with one of the network, whose patches it takes: {COLOURS}+conv5_2")
     return tuple(sorted(names, key=known.index))
 
 
@@ -57,7 +62,7 @@ class Vgg16(LocalTrunk):
     Args:
         weights: a :class:`~gpuannot.method.weights.TrunkWeights`, or None for the embedded ones.
         layer: ``conv1_1`` … ``conv5_3`` or ``pool1`` … ``pool5``, or several joined by ``+``: their channels lie side by side, in
-            the order of the network.
+            the order of the network. With ``colours+`` before them :func:`~.colours.colour_shares` of the same patches come first.
         relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only), or ``int8``
             (:class:`~gpuannot.method.int8.Int8Layers`; as ``auto`` where the device does not multiply int8).
@@ -104,17 +109,19 @@ class Vgg16(LocalTrunk):
         self.features, ends = build_layers(weights, last, self.relu)
         self.pixel_channels = pixel_channels
         put_kernels(self.features, kernel_pooling, pixel_channels, self.device)
-        taps = [ends[name] for name in self.layers]
+        self._colours, network = COLOURS in self.layers, [name for name in self.layers if name != COLOURS]
+        taps = [ends[name] for name in network]
         if len({tap.stride for tap in taps}) > 1:
-            strides = ", ".join(f"{name} {ends[name].stride}" for name in self.layers)
+            strides = ", ".join(f"{name} {ends[name].stride}" for name in network)
             raise InvalidArgumentError(f"layers of one stride can be taken together, these have different ones: {strides}")
-        self.layer_channels, self.stride = tuple(tap.channels for tap in taps), taps[-1].stride
+        of_network, self.stride = tuple(tap.channels for tap in taps), taps[-1].stride
+        self.layer_channels = (COLOUR_BINS, *of_network) if self._colours else of_network
         self.channels = sum(self.layer_channels)
         self._taps = tuple(tap.modules for tap in taps)
         if in_int8:
             self.features = nn.Sequential()  # which would only hold memory
         self.features.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
-        self._int8 = int8.Int8Layers(weights, self.layers, self.relu) if in_int8 else None
+        self._int8 = int8.Int8Layers(weights, network, self.relu) if in_int8 else None
         self._fused = None if in_int8 else fuse_layers(self.features, self.device, self.dtype, cudnn_fused)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -157,6 +164,12 @@ class Vgg16(LocalTrunk):
 
     def _parts(self, images: Tensor) -> list[Tensor]:
         """(B, C, H', W') of each layer."""
+        if not self._colours:
+            return self._of_network(images)
+        return [colour_shares(images, self.stride).to(self.dtype).permute(0, 3, 1, 2), *self._of_network(images)]
+
+    def _of_network(self, images: Tensor) -> list[Tensor]:
+        """:meth:`_parts` without colours."""
         if self._int8 is not None:
             return self._int8(images)
         normalised = self._normalised(images)

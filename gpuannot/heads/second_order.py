@@ -1,0 +1,149 @@
+"""Second-order pooling: which components of a layer come together over an image's patches, put behind its VLAD vectors.
+
+VLAD keeps how the descriptors lie around the visual words, and of components that are strong together only what the words hold
+apart. Their second moments say it for every pair; the matrix square root brings the few large ones down to the many small ones
+(Li, Xie, Wang and Gao, "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
+Normalization", 2018, whose iteration this is).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config import AnnotatorConfig
+from ..method.vlad import LayerVlad, Vlad
+from ..system.precision import exact_float32
+from .projection import bfloat16_parts
+
+#: Steps of the iteration: eigenvalues above a hundredth of their sum get their roots by it, smaller ones a part of them.
+STEPS = 7
+_LEAST = 1e-30
+
+
+@dataclass(frozen=True)
+class MatrixRoots:
+    """R = S^½ of each layer's S = (1/P)·Σ_p f_p·f_pᵀ, f being the first t of its n components: R's upper triangle, row by row, what
+    is off the diagonal times √2, at length 1; the layers behind each other. Descriptors with NaN or infinite values count as zeros.
+
+    So ⟨r, r'⟩ = tr(R·R')/(‖R‖·‖R'‖). With Y = S/tr S and Z = I, R is √(tr S)·Y after seven steps T = ½(3I − Z·Y), Y ← Y·T,
+    Z ← T·Z. What is zero stays zero.
+
+    Args:
+        components: t. of: n, the components of a layer.
+    """
+
+    components: int
+    of: int
+
+    def encode(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, L·t(t + 1)/2) float32 of descriptors (B, P, L·n); an image's bits do not depend on the others."""
+        return self._rooted(descriptors, np, np.eye(self.components, dtype=np.float32), *np.triu_indices(self.components))
+
+    @exact_float32()
+    def encode_cuda(self, descriptors: Tensor) -> Tensor:
+        """:meth:`encode` in torch, on the descriptors' device, without a wait for it."""
+        size, device = self.components, descriptors.device
+        identity = torch.eye(size, dtype=torch.float32, device=device)
+        return self._rooted(descriptors.float(), torch, identity, *torch.triu_indices(size, size, device=device))
+
+    def _rooted(self, descriptors: Any, xp: Any, identity: Any, first: Any, second: Any) -> Any:
+        """In NumPy or torch; ``first`` and ``second`` are the indices of the upper triangle."""
+        layers = descriptors.shape[2] // self.of
+        f = descriptors.reshape(*descriptors.shape[:2], layers, self.of)[..., : self.components]
+        f = xp.where(xp.isfinite(f).all(-1)[..., None], f, 0 * identity[0, 0]).swapaxes(1, 2)  # (B, L, P, t)
+        root = newton_schulz(f.swapaxes(2, 3) @ f / max(1, f.shape[2]), identity)
+        rows = root[..., first, second] * xp.where(first == second, identity[0, 0], 2**0.5 * identity[0, 0])
+        rows = rows / (rows * rows).sum(-1)[..., None].clip(min=_LEAST) ** 0.5
+        return rows.reshape(len(descriptors), layers * len(first))
+
+    def patch_contributions(
+        self,
+        descriptors: NDArray[np.float32],  # (P, L·n)
+        weights: NDArray[np.floating],  # (k, L·t(t + 1)/2)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """The vector of one image, what each patch adds to w·vector (k, P), and what the iteration's rounding adds (k,).
+
+        R is homogeneous of degree ½ in S, so tr(W·R) = 2·tr(X·S) with R·X + X·R = W: a sum over patches, (2/P)·f_pᵀ·X·f_p. Its
+        length is held at the image's.
+        """
+        vector = self.encode(descriptors[None])[0].astype(np.float64)
+        by_layer = descriptors.reshape(len(descriptors), descriptors.shape[1] // self.of, self.of)
+        exact = by_layer[..., : self.components].astype(np.float64)
+        exact[~np.isfinite(exact).all(axis=-1)] = 0
+        first, second = np.triu_indices(self.components)
+        patches = np.zeros((len(weights), len(descriptors)))
+        for layer, share in enumerate(np.split(np.asarray(weights, dtype=np.float64), exact.shape[1], axis=1)):
+            f = exact[:, layer]
+            values, basis = np.linalg.eigh(f.T @ f / max(1, len(f)))
+            roots = np.sqrt(values.clip(min=0))
+            apart = roots[:, None] + roots
+            inverse = np.divide(1, apart, out=np.zeros_like(apart), where=apart > 1e-9 * max(roots.max(), _LEAST))
+            given = f @ basis
+            for number, row in enumerate(share):
+                w = np.zeros((self.components, self.components))
+                w[first, second] = np.where(first == second, row / 2, row / 2**0.5)
+                solved = (basis.T @ (w + w.T) @ basis) * inverse
+                patches[number] += np.einsum("pi,ij,pj->p", given, solved, given) * 2 / (len(f) * (np.linalg.norm(roots) or 1))
+        return vector, patches, weights @ vector - patches.sum(axis=1)
+
+
+def newton_schulz(moments: Any, identity: Any) -> Any:
+    """Square roots (..., t, t) of symmetric matrices without negative eigenvalues, in NumPy or torch, by :data:`STEPS` steps."""
+    trace = (moments * identity).sum(-1).sum(-1)[..., None, None].clip(min=_LEAST)
+    y = moments / trace
+    t = 1.5 * identity - 0.5 * y  # the first step, Z being I
+    y, z = y @ t, t
+    for step in range(1, STEPS):
+        t = 1.5 * identity - 0.5 * (z @ y)
+        y = y @ t
+        if step < STEPS - 1:
+            z = t @ z
+    return y * trace**0.5
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How descriptors become one vector, before any projection: VLAD of each layer, and behind them all its matrix roots.
+
+    Args:
+        vlad: the first block. roots: the second; None for none.
+    """
+
+    vlad: LayerVlad
+    roots: MatrixRoots | None = None
+
+    @classmethod
+    def of(cls, config: AnnotatorConfig) -> Pooling:
+        """As the settings have it."""
+        vlad = LayerVlad(Vlad(config.mass, config.intra, config.signed_sqrt, config.l2))
+        return cls(vlad, MatrixRoots(config.moments, config.n_components) if config.moments else None)
+
+    def encode(self, descriptors: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors (B, D) float32 of descriptors (B, P, L·n), centres (L, m, n)."""
+        vectors = self.vlad.encode(descriptors, centers)
+        return vectors if self.roots is None else np.concatenate([vectors, self.roots.encode(descriptors)], axis=1)
+
+    def encode_cuda(self, descriptors: Tensor, centers: Tensor, half_norms: Tensor, *, parts: bool = False) -> Tensor:
+        """:meth:`encode` on a GPU; arguments, ``parts`` and errors as :meth:`~gpuannot.method.vlad.LayerVlad.encode_cuda`."""
+        vectors = self.vlad.encode_cuda(descriptors, centers, half_norms, parts=parts)
+        if self.roots is None:
+            return vectors
+        roots = self.roots.encode_cuda(descriptors)
+        return torch.cat([vectors, bfloat16_parts(roots) if parts else roots], dim=-1)
+
+    def patch_contributions(
+        self, descriptors: NDArray[np.float32], centers: NDArray[np.float32], weights: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Of one image (P, L·n): its vector, what each patch adds to w·vector, (k, P), and what none does, (k,)."""
+        length = centers.size
+        vector, patches = self.vlad.patch_contributions(descriptors, centers, weights[:, :length])
+        if self.roots is None:
+            return vector, patches, np.zeros(len(weights))
+        second, more, rest = self.roots.patch_contributions(descriptors, weights[:, length:])
+        return np.concatenate([vector, second]), patches + more, rest

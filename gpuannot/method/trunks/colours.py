@@ -1,0 +1,55 @@
+"""Colours as a layer beside those of the network: how each patch's pixels share in hue, saturation and value.
+
+Convolution layers are trained to know things whatever their colour; what is asked for often is one, such as a sunset or a
+green field. As a layer of its own, colours take part in all that follows: PCA, visual words, VLAD.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: The layer's name in settings, before those of the network: ``colours+conv5_2``.
+COLOURS = "colours"
+#: 16 hues × 4 saturations × 4 values.
+COLOUR_BINS = 256
+_HUES = 16
+
+
+@torch.inference_mode()
+def colour_shares(images: Tensor, stride: int) -> Tensor:
+    """Square roots of the shares of colours in each patch, so that products of them are Bhattacharyya coefficients.
+
+    A pixel with largest channel V, smallest v and hue sector s lies in the bin of hue ⌊16·H⌋, H = (2s + (a − b)/(V − v))/6 mod 1,
+    saturation ⌊4·(V − v)/V⌋, at most 3, and value ⌊V/64⌋; a and b are the two channels that follow the largest. It is worked out in
+    whole numbers: a patch has the same bins on every device.
+
+    Args:
+        images: (B, 3, H, W) uint8, RGB.
+        stride: side of a patch in pixels; what is left at the right and the bottom is left out.
+
+    Returns:
+        (B, H // stride, W // stride, 256) float32, on the images' device.
+    """
+    rows, columns = images.shape[2] // stride, images.shape[3] // stride
+    bins = _bins(images[:, :, : rows * stride, : columns * stride].int())
+    patch = torch.arange(rows * columns, device=images.device).view(rows, 1, columns, 1) * COLOUR_BINS
+    place = (bins.view(-1, rows, stride, columns, stride) + patch).flatten(1)
+    counts = torch.zeros((len(images), rows * columns * COLOUR_BINS), dtype=torch.int32, device=images.device)
+    counts.scatter_add_(1, place, torch.ones_like(place, dtype=torch.int32))
+    return counts.view(-1, rows, columns, COLOUR_BINS).float().div_(stride * stride).sqrt_()
+
+
+def _bins(pixels: Tensor) -> Tensor:
+    """The bin (B, H, W) int64 of each pixel (B, 3, H, W) int32."""
+    red, green, blue = pixels.unbind(1)
+    most = pixels.amax(dim=1)
+    spread = most - pixels.amin(dim=1)
+    # Of equals the first: red, then green.
+    of_green = 2 * spread + (blue - red)
+    of_blue = 4 * spread + (red - green)
+    hue = torch.where(most == red, green - blue, torch.where(most == green, of_green, of_blue))
+    sixth = (6 * spread).clamp_(min=1)
+    hue = (hue.remainder(sixth) * _HUES).div(sixth, rounding_mode="floor")
+    saturation = (4 * spread).div(most.clamp(min=1), rounding_mode="floor").clamp_(max=3)
+    return (hue * 16 + saturation * 4 + most.div(64, rounding_mode="floor")).long()
