@@ -29,6 +29,7 @@ from gpuannot.experiments.feature_cache import cached_features
 from gpuannot.experiments.holdout import cover_holdout, covered_words
 from gpuannot.heads.kernel import KernelSystem
 from gpuannot.heads.projection import JointProjection, projection_sample
+from gpuannot.heads.second_order import Pooling
 from gpuannot.heads.systems import kept_images
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.images.decode import decode_image
@@ -186,7 +187,7 @@ def with_blocks(
         for moments in (0, MOMENTS):
             if beside or moments:
                 with _Layers(fresh(encoder, moments=moments), features, images, learn) as layers:
-                    vectors, blocks = layers.vlad(), layers.encoder.config.blocks
+                    vectors, blocks = layers.vlad(), Pooling.blocks(layers.encoder.config)
                 name = " and ".join(filter(None, ["moments" if moments else "", beside])) + " beside it"
                 yield name, projected(vectors, learn, config, blocks)
 

@@ -19,6 +19,7 @@ HEADS = ("mean", "demixed", "ridge", "kernel")
 REGRESSIONS = ("ridge", "kernel")  # heads whose scores are regressions of the labels
 CALIBRATIONS = ("none", "odds")
 OBJECTIVES = ("images", "words")
+_FLAGS = {"true": True, "false": False}
 # Values that files of earlier versions may state.
 _REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}
 
@@ -30,12 +31,9 @@ _OF_VGG16: dict[str, Any] = {"weights": "embedded", "layer": "conv5_2", "input_s
 class Constraint:
     """The values that a setting takes.
 
-    Attributes:
-        expected: the values in words, such as ``a whole number of at least 1``; ``{most}`` is where ``most`` belongs.
-        allows: whether a value, given what ``most`` is, is one of them.
-        parse: the value that a text means; it raises ValueError for a text that means none.
-        most: the name of the config's attribute that is the largest value; None where no other setting bounds this one.
-        refusal: what is said of a value that is not allowed.
+    ``expected`` is the values in words, with ``{most}`` where that belongs: the name of the config's attribute that is the largest
+    value, None where no other bounds it. ``allows`` says of a value, given what ``most`` is, whether it is one of them.
+    ``parse`` gives the value that a text means, or an error.
     """
 
     expected: str
@@ -51,8 +49,7 @@ class Constraint:
         """Raise InvalidArgumentError unless ``value`` is one for the setting ``name`` of ``config``."""
         most = None if self.most is None else getattr(config, self.most)
         if not self.allows(value, most):
-            expected = self.expected.format(most=most)
-            raise InvalidArgumentError(self.refusal.format(name=name, expected=expected, value=value))
+            raise InvalidArgumentError(self.refusal.format(name=name, expected=self.expected.format(most=most), value=value))
 
     def convert(self, text: str) -> Any:
         """The value that a text such as ``32`` or ``true`` means; whether it is in range is seen when settings are made of it.
@@ -62,7 +59,7 @@ class Constraint:
         """
         try:
             return self.parse(text)
-        except ValueError:
+        except (ValueError, KeyError):
             raise InvalidArgumentError(f"expected {self}") from None
 
 
@@ -104,27 +101,19 @@ def or_chosen(constraint: Constraint) -> Constraint:
 
 def one_of(choices: tuple[str, ...], *, optional: bool = False) -> Constraint:
     """One of the texts ``choices``, or with ``optional`` None."""
-    allowed = (*choices, None) if optional else choices
-    listed = ", ".join(choices)
-    return Constraint(
-        f"one of {listed}", lambda value, _: value in allowed, refusal=f"{{name}} {{value!r}} is unknown; choose one of {listed}"
-    )
+    allowed, listed = (*choices, None) if optional else choices, ", ".join(choices)
+    refusal = f"{{name}} {{value!r}} is unknown; choose one of {listed}"
+    return Constraint(f"one of {listed}", lambda value, _: value in allowed, refusal=refusal)
 
 
 def flag() -> Constraint:
     """True or False."""
-    return Constraint("true or false", lambda value, _: isinstance(value, bool), _parse_flag)
+    return Constraint("true or false", lambda value, _: isinstance(value, bool), lambda given: _FLAGS[given.lower()])
 
 
 def text(expected: str) -> Constraint:
     """A text whose meaning is checked where it is used."""
     return Constraint(expected, lambda value, _: isinstance(value, str))
-
-
-def _parse_flag(given: str) -> bool:
-    if given.lower() not in ("true", "false"):
-        raise ValueError(given)
-    return given.lower() == "true"
 
 
 def _is_number(value: Any) -> bool:
@@ -185,8 +174,7 @@ class AnnotatorConfig:
     """``caffe`` or ``torchvision``, for a weights file whose metadata does not say."""
     layer: str = _OF_TRUNK
     """Layer whose local features are used, ``conv5_2`` of VGG-16, or several of one stride joined by ``+``: ``pool4+conv5_1``. Each
-    layer gets its own PCA, visual words and VLAD vector, which are put behind each other. Of ``vgg16`` ``colours`` can be one:
-    ``colours+conv5_2``."""
+    layer gets its own PCA, visual words and VLAD vector, put behind each other. VGG-16 has ``colours`` too: ``colours+conv5_2``."""
     relu: bool = True
     """Take a convolution layer's output after its ReLU."""
     trunk_dtype: str = "auto"
@@ -216,8 +204,8 @@ class AnnotatorConfig:
     l2: bool = False
     """VLAD normalisation, last step: unit L2 norm for the whole vector."""
     moments: int = 0
-    """t: behind the VLAD vectors, the matrix square roots of the second moments of each layer's first t components
-    (:class:`~gpuannot.heads.second_order.MatrixRoots`), before a ``projection`` to which both say as much; 0 for none."""
+    """t: behind the VLAD vectors, matrix square roots of the second moments of each layer's first t components
+    (:class:`~gpuannot.heads.second_order.MatrixRoots`), for a ``projection`` to which both say as much; 0 for none."""
     projection: int = 0
     """d, the principal components kept of the VLAD vectors, then brought to unit length; 0 leaves the vectors as they are.
     No more are kept than a quarter of the images that they are learnt from."""
@@ -287,15 +275,9 @@ class AnnotatorConfig:
         return self.layer_count * self.n_centers * self.n_components
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """The lengths of what a vector is made of before any projection: VLAD of all layers, and with ``moments`` their roots."""
-        roots = self.layer_count * self.moments * (self.moments + 1) // 2
-        return (self.vlad_dimension, roots) if roots else (self.vlad_dimension,)
-
-    @property
     def joined_dimension(self) -> int:
-        """The sum of :attr:`blocks`."""
-        return sum(self.blocks)
+        """The length of the VLAD vectors of all layers and of what ``moments`` puts behind them."""
+        return self.vlad_dimension + self.layer_count * self.moments * (self.moments + 1) // 2
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> AnnotatorConfig:

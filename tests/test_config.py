@@ -228,7 +228,7 @@ def test_texts_that_are_no_value(name: str, given: str, expected: str) -> None:
 
 def test_constraints_say_what_they_allow() -> None:
     said = {name: str(constraint) for name, constraint in CONSTRAINTS.items()}
-    assert said["metric"] == "one of l2, cosine" and said["projection"] == "a whole number in 0…vlad_dimension"
+    assert said["metric"] == "one of l2, cosine" and said["projection"] == "a whole number in 0…joined_dimension"
     assert all(said.values()) and not any("{" in text for text in said.values())
 
 

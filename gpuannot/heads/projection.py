@@ -100,7 +100,7 @@ class JointProjection:
         if not bool(torch.isfinite(mean).all()):
             raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         centred = vectors.sub_(mean) if overwrite else vectors - mean
-        scale = _even(centred, blocks) if len(blocks) > 1 else None
+        scale = _even(centred, blocks) if sum(length > 0 for length in blocks) > 1 else None
         if scale is not None:
             centred *= scale
         tall = len(centred) > centred.shape[1]

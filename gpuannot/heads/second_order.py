@@ -124,6 +124,11 @@ class Pooling:
         vlad = LayerVlad(Vlad(config.mass, config.intra, config.signed_sqrt, config.l2))
         return cls(vlad, MatrixRoots(config.moments, config.n_components) if config.moments else None)
 
+    @staticmethod
+    def blocks(config: AnnotatorConfig) -> tuple[int, ...]:
+        """The lengths of the blocks, which add up to ``config.joined_dimension``."""
+        return config.vlad_dimension, config.joined_dimension - config.vlad_dimension
+
     def encode(self, descriptors: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors (B, D) float32 of descriptors (B, P, L·n), centres (L, m, n)."""
         vectors = self.vlad.encode(descriptors, centers)

@@ -183,7 +183,7 @@ class Encoder:
         Raises:
             ValueError: as :meth:`~gpuannot.heads.projection.JointProjection.fit`.
         """
-        self.projection_ = self.new_projection().fit(sample, overwrite=True, blocks=self.config.blocks)
+        self.projection_ = self.new_projection().fit(sample, overwrite=True, blocks=Pooling.blocks(self.config))
 
     def patch_sample(self, images: int) -> NDArray[np.int64]:
         """Which of the local features of so many images PCA (on a GPU) and codebook are learnt from, ascending."""

@@ -113,7 +113,7 @@ def test_what_a_patch_adds_is_what_the_score_gains_by_its_weight() -> None:
 def test_pooling_puts_them_behind_vlad() -> None:
     rng = np.random.default_rng(4)
     config = AnnotatorConfig(layer="pool4+conv5_1", n_components=6, n_centers=3, l2=True, moments=4, projection=5)
-    assert config.blocks == (36, 20) and config.joined_dimension == 56
+    assert Pooling.blocks(config) == (36, 20) and config.joined_dimension == 56
     descriptors, centers = spread(rng, 4, 30, 2, 6), rng.standard_normal((2, 3, 6)).astype(np.float32)
     pooling, plain = Pooling.of(config), Pooling.of(config.changed(moments=0))
     found = pooling.encode(descriptors, centers)
@@ -129,16 +129,16 @@ def test_a_projection_hears_every_block_alike() -> None:
     rng = np.random.default_rng(5)
     loud, quiet = 3 * rng.standard_normal((80, 9)), 0.1 * rng.standard_normal((80, 4)) + 3
     given = torch.from_numpy(np.hstack([loud, quiet]).astype(np.float32))
-    found = JointProjection(10).fit(given, blocks=(9, 4))
+    found = JointProjection(9).fit(given, blocks=(9, 4))
     centred = given.double() - given.double().mean(dim=0)
     factor = float(centred[:, :9].square().sum().sqrt() / centred[:, 9:].square().sum().sqrt())
     scaled = torch.cat([given[:, :9].double(), given[:, 9:].double() * factor], dim=1)
     scaled = (scaled - scaled.mean(dim=0)).float()
-    expected = JointProjection(10).fit(scaled)
+    expected = JointProjection(9).fit(scaled)
     signs = np.sign((found.matrix_[:9] * expected.matrix_[:9]).sum(axis=0))
     np.testing.assert_allclose(found.transform(given), expected.transform(scaled).numpy() * signs, atol=0.01)
-    alone = JointProjection(10).fit(given)
-    assert np.abs(alone.matrix_[9:]).max() < 0.01 < 0.1 < np.abs(found.matrix_[9:]).max() / factor
+    alone = JointProjection(9).fit(given)
+    assert np.abs(alone.matrix_[9:]).max() < 0.02 < 0.3 < np.abs(found.matrix_[9:]).max() / factor
     still = torch.cat([given[:, :9], torch.ones(80, 2)], dim=1)  # a block that does not vary has no scale
     assert np.isfinite(JointProjection(8).fit(still, blocks=(9, 2)).matrix_).all()
 

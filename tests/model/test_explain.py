@@ -22,7 +22,7 @@ from gpuannot.model.store import FeatureStore
 from gpuannot.reference.vlad import patch_contributions, vlad
 from gpuannot.report.explained import write_explanations
 
-HEADS: list[dict[str, Any]] = [{}, {"metric": "cosine"}, {"head": "demixed"}, RIDGE]
+HEADS: list[dict[str, Any]] = [{}, {"metric": "cosine"}, {"head": "demixed"}, RIDGE, {**RIDGE, "moments": 5, "projection": 12}]
 NORMALISATIONS = [(), ("signed_sqrt", "l2"), ("mass", "intra"), ("mass", "intra", "signed_sqrt", "l2")]
 
 

@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"layer": "pool2", "n_components": 8, "n_centers": 5},
     "best": {**_LAYERED, "quadratic": 6, "head": "ridge", "regularisation": 0.2},
     "kernel": {**_LAYERED, "head": "kernel", "regularisation": 0.2},
-    "moments": {**_LAYERED, "moments": 4, "head": "kernel", "regularisation": 0.2},
+    "moments": {**_LAYERED, "layer": "colours+pool2+conv3_1", "moments": 4, "head": "kernel", "regularisation": 0.2},
 }
 
 

@@ -32,7 +32,7 @@ def colour_shares(images: Tensor, stride: int) -> Tensor:
         (B, H // stride, W // stride, 256) float32, on the images' device.
     """
     rows, columns = images.shape[2] // stride, images.shape[3] // stride
-    bins = _bins(images[:, :, : rows * stride, : columns * stride].int())
+    bins = _bins(images.int()[:, :, : rows * stride, : columns * stride])
     patch = torch.arange(rows * columns, device=images.device).view(rows, 1, columns, 1) * COLOUR_BINS
     place = (bins.view(-1, rows, stride, columns, stride) + patch).flatten(1)
     counts = torch.zeros((len(images), rows * columns * COLOUR_BINS), dtype=torch.int32, device=images.device)
