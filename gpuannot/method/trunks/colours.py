@@ -49,7 +49,7 @@ def _bins(pixels: Tensor) -> Tensor:
     of_green = 2 * spread + (blue - red)
     of_blue = 4 * spread + (red - green)
     hue = torch.where(most == red, green - blue, torch.where(most == green, of_green, of_blue))
-    sixth = (6 * spread).clamp_(min=1)
-    hue = (hue.remainder(sixth) * _HUES).div(sixth, rounding_mode="floor")
+    whole = 6 * spread
+    hue = (torch.where(hue < 0, hue + whole, hue) * _HUES).div(whole.clamp(min=1), rounding_mode="floor")
     saturation = (4 * spread).div(most.clamp(min=1), rounding_mode="floor").clamp_(max=3)
     return (hue * 16 + saturation * 4 + most.div(64, rounding_mode="floor")).long()
