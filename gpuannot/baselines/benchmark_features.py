@@ -29,6 +29,7 @@ KINDS = {
     "vlad-normalised": "VLAD, signed sqrt and L2",
     "visual-words": "counts of the codebook's visual words",
     "conv5_3": "VGG-16 conv5_3, mean square root over positions",
+    "layers": "VGG-16 pool4, conv5_1, conv5_2, conv5_3: mean square root over positions; pool5: maximum",
     "pool5": "VGG-16 pool5, flattened",
     "fc7": "VGG-16 fc7",
     "histograms": "hand-made: RGB, HSV, Lab, Gabor, Haar",
@@ -38,6 +39,8 @@ KINDS = {
 
 # Nearest images under square roots carry the right words more often than under means, on hold-outs of Corel5k's training images.
 _POOLING = {"conv5_3": "root", "pool5": "flatten"}
+#: The arrays of ``layers``.
+LAYERS = ("pool4", "conv5_1", "conv5_2", "conv5_3", "pool5")
 
 
 class BenchmarkFeatures:
@@ -97,23 +100,33 @@ class BenchmarkFeatures:
             return self._kept(kind, split, lambda: {"grid": grid_features(split.paths, progress=self.progress)})["grid"]
         return self._deep(kind, split)
 
-    def _deep(self, kind: str, split: LabelledImages) -> NDArray[Any]:
-        config = self.config
+    def _deep(self, kind: str, split: LabelledImages) -> Features:
+        if kind == "layers":
+            return self._kept((kind, *self._trunk_key()), split, lambda: self._by_layer(split))
 
         def encode() -> dict[str, NDArray[Any]]:
-            describe = GlobalFeatures(
-                kind,
-                _POOLING.get(kind),
-                weights=config.weights,
-                convention=config.weights_convention,
-                input_size=config.input_size,
-                interpolation=config.interpolation,
-                dtype=config.trunk_dtype,
-                device=self.device,
-            )
-            return {kind: describe.encode(split.paths, progress=self.progress)}
+            return {kind: self._global(kind, _POOLING.get(kind), split)}
 
         return self._kept((kind, _POOLING.get(kind), *self._trunk_key()), split, encode)[kind]
+
+    def _by_layer(self, split: LabelledImages) -> dict[str, NDArray[Any]]:
+        *before, last = LAYERS
+        parts = np.split(self._global("+".join(before), "root", split), len(before), axis=1)
+        return {**dict(zip(before, parts, strict=True)), last: self._global(last, "max", split)}
+
+    def _global(self, layer: str, pooling: str | None, split: LabelledImages) -> NDArray[Any]:
+        config = self.config
+        describe = GlobalFeatures(
+            layer,
+            pooling,
+            weights=config.weights,
+            convention=config.weights_convention,
+            input_size=config.input_size,
+            interpolation=config.interpolation,
+            dtype=config.trunk_dtype,
+            device=self.device,
+        )
+        return describe.encode(split.paths, progress=self.progress)
 
     def _encoded(self, split: LabelledImages) -> dict[str, NDArray[Any]]:
         """VLAD vectors and visual-word counts by an encoder that learnt from the training images."""

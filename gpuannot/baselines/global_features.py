@@ -29,7 +29,8 @@ class GlobalFeatures:
     """Images → one vector each.
 
     Args:
-        layer: a layer of the trunk (``conv1_1`` … ``pool5``), or ``fc6`` or ``fc7``; all after their ReLU.
+        layer: a layer of the trunk (``conv1_1`` … ``pool5``), several of one stride joined by ``+``, whose vectors lie behind each
+            other, or ``fc6`` or ``fc7``; all after their ReLU.
         pooling: of a trunk layer (H', W', C): ``mean``, ``root`` (the mean of the square roots, in which a few strong responses say
             less) or ``max`` over its positions, (C,), or ``flatten``, (C·H'·W',), channel by channel as VGG-16's own fully
             connected layers read it. None is ``mean``; fc6 and fc7 have no positions and take None.
@@ -64,7 +65,7 @@ class GlobalFeatures:
         device: str | torch.device = "auto",
     ) -> None:
         connected = layer in FULLY_CONNECTED
-        if not connected and layer not in layer_names():
+        if not connected and not set(layer.split("+")) <= set(layer_names()):
             raise InvalidArgumentError(f"layer {layer!r} is unknown; choose one of {', '.join((*layer_names(), *FULLY_CONNECTED))}")
         if connected and pooling is not None:
             raise InvalidArgumentError(f"pooling {pooling!r} does not apply to {layer}, which has no positions; leave it None")

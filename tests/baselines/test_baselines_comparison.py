@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from gpuannot import Annotator
 from gpuannot.baselines import benchmark_features, comparison
-from gpuannot.baselines.benchmark_features import KINDS, BenchmarkFeatures
+from gpuannot.baselines.benchmark_features import KINDS, LAYERS, BenchmarkFeatures
 from gpuannot.baselines.comparison import ROWS, Row, compare
 from gpuannot.baselines.end_to_end import EndToEnd
+from gpuannot.baselines.global_features import GlobalFeatures
 from gpuannot.baselines.two_pass_knn import TwoPassKNN
 from gpuannot.cli.main import app
 from gpuannot.config import AnnotatorConfig
@@ -96,6 +97,16 @@ def test_vlad_features_are_the_annotators(benchmark_folder: Path, tmp_path: Path
     np.testing.assert_array_equal(again.get("vlad")[1], vectors)
     with pytest.raises(ValueError, match="unknown"):
         features.get("fc9")
+
+
+def test_features_of_each_layer(benchmark_folder: Path, tmp_path: Path) -> None:
+    train, test = load_benchmark("corel5k", benchmark_folder)
+    of_benchmark = BenchmarkFeatures(train, test, SMALL, cache=tmp_path, device="cpu")
+    features, dtype = of_benchmark.get("layers")[1], of_benchmark.config.trunk_dtype
+    assert tuple(features) == LAYERS and {part.shape for part in features.values()} == {(len(test), 512)}
+    for layer, pooling in (("conv5_1", "root"), ("pool5", "max")):
+        alone = GlobalFeatures(layer, pooling, input_size=SMALL.input_size, dtype=dtype, device="cpu").encode(test.paths)
+        np.testing.assert_array_equal(features[layer], alone)
 
 
 def test_features_that_cannot_be_had(benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,14 @@ def test_lengths_at_vgg16s_own_size() -> None:
     assert lengths == [512, 7 * 7 * 512]
 
 
+def test_layers_of_one_stride_lie_behind_each_other() -> None:
+    images = random_images(2, 32)
+    first, second, both = (
+        GlobalFeatures(layer, "root", input_size=32, device="cpu").encode(images) for layer in ("pool2", "conv3_1", "pool2+conv3_1")
+    )
+    assert np.array_equal(both, np.hstack([first, second]))
+
+
 def test_every_kind_of_source_gives_the_same_vector(tmp_path: Path) -> None:
     pixels = random_images(1, 40)[0]
     Image.fromarray(pixels).save(tmp_path / "a.png")
