@@ -36,10 +36,10 @@ def comparison_rows() -> list[dict[str, Any]]:
     """The comparison's rows, those of later runs of single systems in place of theirs and marked ``later``."""
 
     def system(row: dict[str, Any]) -> tuple[str, str]:
-        return row["method"], row["features"].partition(",")[0]
+        return row["method"], row["paper_row"] or row["features"].partition(",")[0]
 
     rows = {system(row): row for row in results("corel5k-comparison")["rows"]}
-    for name in ("corel5k-comparison-conv5_3", "corel5k-comparison-fixed-network"):
+    for name in ("corel5k-comparison-conv5_3", "corel5k-comparison-fixed-network", "corel5k-comparison-layers"):
         later = {system(row): {**row, "later": True} for row in results(name)["rows"]}
         assert set(later) <= set(rows)
         rows.update(later)
