@@ -130,7 +130,7 @@ class _Layers:
         self.steps.close()
 
     def vlad(self, encoder: Encoder | None = None) -> Vectors:
-        """VLAD vectors (N, L·m·n) of all images, by the visual words of ``encoder``, None being the split's own."""
+        """Vectors (N, D) of all images before any projection, by the visual words of ``encoder``, None being the split's own."""
         chosen = encoder or self.encoder
         chosen.fit_codebook(self.steps.descriptor_sample)
         return encoded(chosen, self.steps.descriptors)

@@ -102,7 +102,7 @@ class BenchmarkFeatures:
 
     def _deep(self, kind: str, split: LabelledImages) -> Features:
         if kind == "layers":
-            return self._kept((kind, *self._trunk_key()), split, lambda: self._by_layer(split))
+            return self._kept((*LAYERS, "root", "max", *self._trunk_key()), split, lambda: self._by_layer(split))
 
         def encode() -> dict[str, NDArray[Any]]:
             return {kind: self._global(kind, _POOLING.get(kind), split)}

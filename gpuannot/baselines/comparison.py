@@ -155,7 +155,7 @@ def compare(
             continue
         try:
             train_features, test_features = features.get(row.features)
-        except (DeviceError, WeightsError) as error:
+        except (DeviceError, WeightsError, InvalidArgumentError) as error:  # the last where pool5 finds no patch
             result["missing"] = str(error)
         else:
             result |= _run(row, train_features, test_features, train, test, k, splits, device, progress)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
@@ -202,7 +203,10 @@ def tune(
             there = f"{best.trunk}@{best.layer}" if setting == "trunk" else getattr(best, setting)
             candidates: dict[AnnotatorConfig, Any] = {}
             for value in (there, *values):
-                candidates.setdefault(_with(best, setting, value, device), value)
+                try:
+                    candidates.setdefault(_with(best, setting, value, device), value)
+                except InvalidArgumentError as error:
+                    warnings.warn(f"{setting} = {value} does not go with what was chosen before: {error}", stacklevel=2)
             for candidate, value in candidates.items():
                 trial = search.trial(setting, value, candidate, config)
                 trials.append(trial)

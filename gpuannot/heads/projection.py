@@ -23,6 +23,8 @@ from .products import gram, leading_eigenvectors, product
 
 #: A part of the vectors is raised by so much at most: what hardly varies is rounding.
 MOST_RAISED = 100.0
+# Vectors that are squared at once.
+_ROWS = 256
 
 
 def projection_images(images: int, most: int) -> int:
@@ -215,8 +217,11 @@ class JointProjection:
 
 def _even(centred: Tensor, blocks: Sequence[int]) -> Tensor:
     """Factors (D,) that bring blocks of the columns of (S, D), so many each, to the first one's sum of squares."""
-    power = torch.stack([part.square().sum(dtype=torch.float64) for part in centred.split(list(blocks), dim=1)])
-    scale = torch.where(power > 0, power[0] / power.clamp(min=1e-30), 1.0).sqrt().clamp(max=MOST_RAISED).float()
+    power = torch.zeros(len(blocks), dtype=torch.float64, device=centred.device)
+    for rows in centred.split(_ROWS):  # squares of all would take as much memory again
+        power += torch.stack([part.square().sum(dtype=torch.float64) for part in rows.split(list(blocks), dim=1)])
+    factor = torch.where((power > 0) & (power[0] > 0), power[0] / power.clamp(min=1e-30), 1.0)
+    scale = factor.sqrt().clamp(max=MOST_RAISED).float()
     return scale.repeat_interleave(torch.tensor(blocks, device=scale.device))
 
 

@@ -19,17 +19,22 @@ from torch import Tensor
 from ..config import AnnotatorConfig
 from ..method.vlad import LayerVlad, Vlad
 from ..system.precision import exact_float32
+from ..system.threads import for_blocks
 from .projection import bfloat16_parts
 
 #: Steps of the iteration: eigenvalues above a hundredth of their sum get their roots by it, smaller ones a part of them.
 STEPS = 7
 _LEAST = 1e-30
+# Descriptors whose squares add up to more are left out, as VLAD leaves out those without a nearest centre: sums of theirs overflow.
+_LARGEST = 1e30
+# Images that a thread takes at once.
+_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class MatrixRoots:
     """R = S^½ of each layer's S = (1/P)·Σ_p f_p·f_pᵀ, f being the first t of its n components: R's upper triangle, row by row, what
-    is off the diagonal times √2, at length 1; the layers behind each other. Descriptors with NaN or infinite values count as zeros.
+    is off the diagonal times √2, at length 1; the layers behind each other. NaN, infinite and huge descriptors count as zeros.
 
     So ⟨r, r'⟩ = tr(R·R')/(‖R‖·‖R'‖). With Y = S/tr S and Z = I, R is √(tr S)·Y after seven steps T = ½(3I − Z·Y), Y ← Y·T,
     Z ← T·Z. What is zero stays zero.
@@ -43,7 +48,15 @@ class MatrixRoots:
 
     def encode(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, L·t(t + 1)/2) float32 of descriptors (B, P, L·n); an image's bits do not depend on the others."""
-        return self._rooted(descriptors, np, np.eye(self.components, dtype=np.float32), *np.triu_indices(self.components))
+        found = np.empty((len(descriptors), self._layers(descriptors) * len(np.triu_indices(self.components)[0])), np.float32)
+        identity, upper = np.eye(self.components, dtype=np.float32), np.triu_indices(self.components)
+
+        def root(start: int, stop: int) -> None:
+            with np.errstate(over="ignore", invalid="ignore"):  # of what is left out
+                found[start:stop] = self._rooted(descriptors[start:stop], np, identity, *upper)
+
+        for_blocks(root, len(descriptors), _IMAGES)
+        return found
 
     @exact_float32()
     def encode_cuda(self, descriptors: Tensor) -> Tensor:
@@ -52,13 +65,17 @@ class MatrixRoots:
         identity = torch.eye(size, dtype=torch.float32, device=device)
         return self._rooted(descriptors.float(), torch, identity, *torch.triu_indices(size, size, device=device))
 
+    def _layers(self, descriptors: Any) -> int:
+        """L, of descriptors (..., L·n)."""
+        return descriptors.shape[-1] // self.of
+
     def _rooted(self, descriptors: Any, xp: Any, identity: Any, first: Any, second: Any) -> Any:
         """In NumPy or torch; ``first`` and ``second`` are the indices of the upper triangle."""
-        layers = descriptors.shape[2] // self.of
+        layers, one = self._layers(descriptors), identity[:1, 0]  # an array: it keeps NumPy's numbers float32
         f = descriptors.reshape(*descriptors.shape[:2], layers, self.of)[..., : self.components]
-        f = xp.where(xp.isfinite(f).all(-1)[..., None], f, 0 * identity[0, 0]).swapaxes(1, 2)  # (B, L, P, t)
+        f = xp.where((f * f).sum(-1)[..., None] < _LARGEST, f, 0 * one).swapaxes(1, 2)  # (B, L, P, t)
         root = newton_schulz(f.swapaxes(2, 3) @ f / max(1, f.shape[2]), identity)
-        rows = root[..., first, second] * xp.where(first == second, identity[0, 0], 2**0.5 * identity[0, 0])
+        rows = root[..., first, second] * xp.where(first == second, one, 2**0.5 * one)
         rows = rows / (rows * rows).sum(-1)[..., None].clip(min=_LEAST) ** 0.5
         return rows.reshape(len(descriptors), layers * len(first))
 
@@ -73,9 +90,9 @@ class MatrixRoots:
         length is held at the image's.
         """
         vector = self.encode(descriptors[None])[0].astype(np.float64)
-        by_layer = descriptors.reshape(len(descriptors), descriptors.shape[1] // self.of, self.of)
+        by_layer = descriptors.reshape(len(descriptors), self._layers(descriptors), self.of)
         exact = by_layer[..., : self.components].astype(np.float64)
-        exact[~np.isfinite(exact).all(axis=-1)] = 0
+        exact[~(np.square(exact).sum(axis=-1) < _LARGEST)] = 0
         first, second = np.triu_indices(self.components)
         patches = np.zeros((len(weights), len(descriptors)))
         for layer, share in enumerate(np.split(np.asarray(weights, dtype=np.float64), exact.shape[1], axis=1)):

@@ -5,9 +5,9 @@ The file's tensors are ``matrix`` (C, n) and ``offset`` (n,) of normalisation an
 a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA-256, and the SHA-256 of all that with the tensors.
 
 Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``, ``explained_variance_ratio`` (L, n) and ``centers``
-(L, m, n) of each. With a joint projection there are ``projection`` (L·m·n, d) and ``projection_mean`` (L·m·n,), and image vectors
-have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D = L·m·n. Read D for
-m·n below.
+(L, m, n) of each. With a joint projection there are ``projection`` (V, d) and ``projection_mean`` (V,), V = L·m·n and with the
+setting ``moments`` L·s(s + 1)/2 more, s being that; image vectors have D = d + t(t + 1)/2 values, t being the setting ``quadratic``
+or d, if that is smaller; without, D = L·m·n. Read D for m·n below.
 
 With the head ``ridge`` there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
 confidences ``confidence`` (3, W), slope, offset and level of each word's; two rows, without level, in earlier files. With a head

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpuannot import AnnotatorConfig
 from gpuannot.errors import InvalidArgumentError
-from gpuannot.heads.projection import JointProjection
+from gpuannot.heads.projection import MOST_RAISED, JointProjection
 from gpuannot.heads.second_order import STEPS, MatrixRoots, Pooling, newton_schulz
 
 
@@ -79,8 +79,9 @@ def test_what_is_zero_or_not_a_number() -> None:
     descriptors[1, 3] = np.nan
     descriptors[2, 7, 2] = np.inf
     descriptors[3, 5, 5] = np.nan  # beyond the components that are taken
+    descriptors[2, 9] = 2e18  # whose squares add up beyond float32
     left = descriptors.copy()
-    left[1, 3] = left[2, 7] = 0
+    left[1, 3] = left[2, 7] = left[2, 9] = 0
     left[3, 5, 5] = 0
     for found in (roots.encode(descriptors), roots.encode_cuda(torch.from_numpy(descriptors)).numpy()):
         assert not found[0].any()
@@ -139,8 +140,16 @@ def test_a_projection_hears_every_block_alike() -> None:
     np.testing.assert_allclose(found.transform(given), expected.transform(scaled).numpy() * signs, atol=0.01)
     alone = JointProjection(9).fit(given)
     assert np.abs(alone.matrix_[9:]).max() < 0.02 < 0.3 < np.abs(found.matrix_[9:]).max() / factor
+    silent = torch.cat([given[:, :9], given[:, 9:] * 0.1], dim=1)  # raised a hundredfold, and no more
+    assert 0.5 * MOST_RAISED < np.abs(JointProjection(13).fit(silent, blocks=(9, 4)).matrix_[9:]).max() <= MOST_RAISED
+    assert np.isfinite(JointProjection(4).fit(still_first(given), blocks=(9, 4)).matrix_).all()
     still = torch.cat([given[:, :9], torch.ones(80, 2)], dim=1)  # a block that does not vary has no scale
     assert np.isfinite(JointProjection(8).fit(still, blocks=(9, 2)).matrix_).all()
+
+
+def still_first(given: torch.Tensor) -> torch.Tensor:
+    """The vectors with a first block that does not vary."""
+    return torch.cat([torch.ones_like(given[:, :9]), given[:, 9:]], dim=1)
 
 
 def test_moments_need_a_projection() -> None:

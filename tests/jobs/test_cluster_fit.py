@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "uncalibrated": {"statistics_images": 500, "projection": 0, "quadratic": 0, "calibration": "none"},
     "chosen": {"regularisation": None, "balance": None, "calibration": None},
     "kernel": {"quadratic": 0, "head": "kernel", "regularisation": None, "balance": None, "calibration": None},
-    "moments": {"quadratic": 0, "moments": 4, "head": "kernel"},
+    "moments": {"layer": "colours+pool1+conv2_1", "quadratic": 0, "moments": 4, "head": "kernel"},
     "demixed": {"layer": "pool1", "head": "demixed"},
 }
 

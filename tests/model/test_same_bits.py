@@ -25,7 +25,7 @@ for changes in (
     {"layer": "pool4+conv5_1", "n_components": 12, "n_centers": 4, "head": "demixed", "metric": "cosine", "trunk_dtype": "float32"},
     {"layer": "pool2+conv3_1", "n_components": 16, "n_centers": 16, "signed_sqrt": True, "l2": True, "projection": 22,
      "quadratic": 20, "head": "ridge", "objective": "words"},
-    {"layer": "pool2+conv3_1", "n_components": 16, "n_centers": 8, "moments": 9, "l2": True, "projection": 22, "head": "kernel"},
+    {"layer": "colours+conv3_1", "n_components": 16, "n_centers": 8, "moments": 9, "l2": True, "projection": 22, "head": "kernel"},
     {"layer": "pool3", "n_components": 16, "n_centers": 16, "signed_sqrt": True, "l2": True, "head": "kernel"},
 ):
     made = Annotator(**small, **changes).fit(images[:90], labels[:90], progress=False)
