@@ -217,6 +217,18 @@ def test_the_other_encodings_are_those_measured() -> None:
         assert row[2] == f"{statistics.mean(split['n_plus'] for split in rows[0]['splits']):.1f}"
 
 
+def test_the_blocks_are_those_measured() -> None:
+    sets = [results(f"{name}-blocks") for name in ("corel5k", "scenes2000")]
+    assert [(found["measure"], len(found["rows"][0]["splits"])) for found in sets] == [("f1", 4), ("image_f1", 10)]
+    shown = table_after("## Blocks beside VLAD")
+    for number, (row, *rows) in enumerate(zip(shown, *(found["rows"] for found in sets), strict=True)):
+        assert {f"{row[0]} beside it" if number else "kernel"} == {of["variant"] for of in rows} or row[0] == "nothing: kernel"
+        for (f1, gain), of, measure in zip(((row[1], row[3]), row[4:]), rows, ("f1", "image_f1"), strict=True):
+            assert f1 == f"{100 * statistics.mean(split[measure] for split in of['splits']):.2f}"
+            assert gain == (f"{statistics.mean(of['gain']):+.2f} ± {of['gain_error']:.2f}" if number else "")
+        assert row[2] == f"{statistics.mean(split['n_plus'] for split in rows[0]['splits']):.1f}"
+
+
 def test_what_hold_outs_tell_of_the_test_images() -> None:
     found = results("corel5k-holdouts")
     for shown, row in zip(table_after("## What hold-outs tell"), found["rows"], strict=True):
