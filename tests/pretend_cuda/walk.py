@@ -30,7 +30,8 @@ SIZE, K = 32, 3
 _LAYERED = {
     "layer": "pool2+conv3_1", "n_components": 6, "n_centers": 4, "signed_sqrt": True, "l2": True, "projection": 12,
 }  # fmt: skip
-# As the presets are, at a size that a test can take, one with both blocks beside VLAD. bfloat16 on both sides: whether a CPU would choose it differs by CPU.
+# As the presets are, at a size that a test can take, one with both blocks beside VLAD. bfloat16 on both sides: whether a CPU would
+# choose it differs by CPU.
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"layer": "pool2", "n_components": 8, "n_centers": 5},
     "best": {**_LAYERED, "quadratic": 6, "head": "ridge", "regularisation": 0.2},
