@@ -217,6 +217,20 @@ def test_the_other_encodings_are_those_measured() -> None:
         assert row[2] == f"{statistics.mean(split['n_plus'] for split in rows[0]['splits']):.1f}"
 
 
+def test_what_the_head_kernel_costs() -> None:
+    for shown, row in zip(table_after("## What the head kernel costs"), results("kernel-costs")["rows"], strict=True):
+        assert shown == [
+            f"{row['images']:,}", "" if row["landmarks"] >= row["images"] else f"{row['landmarks']:,}", f"{row['fit_seconds']:.1f} s",
+            f"{row['peak_bytes'] / 1e6:,.0f} MB", f"{row['annotate_microseconds'] / 1e3:.2f} ms", f"{row['new_word_seconds']:.2f} s",
+            *(f"{row[name] / 1e6:.0f} MB" for name in ("annotating_bytes", "learning_bytes")),
+        ]  # fmt: skip
+
+
+def test_what_an_image_costs_by_kernel() -> None:
+    small, large = (f"{row['annotate_microseconds'] / 1e3:.1f} ms" for row in results("kernel-costs")["rows"][:2])
+    assert f"{small} after 4,500 training images of d = 1,024, {large} after 20,000" in " ".join(README.split())
+
+
 def test_the_blocks_are_those_measured() -> None:
     sets = [results(f"{name}-blocks") for name in ("corel5k", "scenes2000")]
     assert [(found["measure"], len(found["rows"][0]["splits"])) for found in sets] == [("f1", 4), ("image_f1", 10)]
