@@ -219,11 +219,10 @@ def test_the_other_encodings_are_those_measured() -> None:
 
 def test_what_the_head_kernel_costs() -> None:
     for shown, row in zip(table_after("## What the head kernel costs"), results("kernel-costs")["rows"], strict=True):
-        assert shown == [
-            f"{row['images']:,}", "" if row["landmarks"] >= row["images"] else f"{row['landmarks']:,}", f"{row['fit_seconds']:.1f} s",
-            f"{row['peak_bytes'] / 1e6:,.0f} MB", f"{row['annotate_microseconds'] / 1e3:.2f} ms", f"{row['new_word_seconds']:.2f} s",
-            *(f"{row[name] / 1e6:.0f} MB" for name in ("annotating_bytes", "learning_bytes")),
-        ]  # fmt: skip
+        landmarks = "" if row["landmarks"] >= row["images"] else f"{row['landmarks']:,}"
+        assert shown[:4] == [f"{row['images']:,}", landmarks, f"{row['fit_seconds']:.1f} s", f"{row['peak_bytes'] / 1e6:,.0f} MB"]
+        assert shown[4:6] == [f"{row['annotate_microseconds'] / 1e3:.2f} ms", f"{row['new_word_seconds']:.2f} s"]
+        assert shown[6:] == [f"{row[name] / 1e6:.0f} MB" for name in ("annotating_bytes", "learning_bytes")]
 
 
 def test_what_an_image_costs_by_kernel() -> None:
