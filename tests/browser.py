@@ -72,6 +72,11 @@ class Reader:
     def press(self, *keys: str) -> None:
         ActionChains(self.browser).send_keys(*keys).perform()
 
+    def turns_to(self, tab: str) -> bool:
+        """Whether the page comes to show this tab: a changed address is told to it after what changed it has returned."""
+        wait = WebDriverWait(self.browser, 5, poll_frequency=0.05)
+        return bool(wait.until(lambda _: self.one(".tabs [aria-current]").text == tab))
+
     def comes_to(self, label: str) -> bool:
         """Whether the focus comes to what is labelled so: after a dialog, the browser gives it back first."""
         wait = WebDriverWait(self.browser, 5, poll_frequency=0.05)

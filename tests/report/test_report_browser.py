@@ -140,7 +140,7 @@ def test_the_table_of_words(read: Any, page: Path) -> None:
     reader = read(page)
     reader.all(".tabs a")[1].click()
     assert reader.one("#words").is_displayed() and not reader.one("#images").is_displayed()
-    assert reader.one(".tabs [aria-current]").text == "Words"
+    assert reader.turns_to("Words")
 
     def rows() -> list[list[str]]:
         return [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in reader.all("#word-table tbody tr")]
@@ -176,7 +176,7 @@ def test_an_address_leads_to_a_part(read: Any, page: Path) -> None:
         assert [part.get_attribute("id") for part in reader.all("main > section") if part.is_displayed()] == [expected.lower()]
     reader.browser.get(f"{reader.address}#images")
     reader.script("location.hash = 'pager'")
-    assert reader.one(".tabs [aria-current]").text == "Images"
+    assert reader.turns_to("Images")
 
 
 def test_charts_are_drawn(read: Any, page: Path) -> None:
@@ -400,7 +400,7 @@ def test_failures_are_a_press_away_and_numbers_explained(read: Any, tmp_path: Pa
     assert [term.text for term in reader.all(".meanings dt")] == ["precision", "recall", "F1", "N+"]
     assert all(each.text for each in reader.all(".meanings dd"))
     reader.one(".tiles a").click()
-    assert reader.one(".tabs [aria-current]").text == "Run" and "b.png decode: cut <short>" in reader.one("#facts li").text
+    assert reader.turns_to("Run") and "b.png decode: cut <short>" in reader.one("#facts li").text
 
 
 def test_the_page_of_explain(read: Any, scenes: LabelledImages, heated: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_pairs_and_words_of_an_audit(read: Any, reviewed: Reviewed) -> None:
     pair = reader.one("#alike-list > li")
     assert "copy.jpg" in pair.text and [each.text for each in pair.find_elements(By.CLASS_NAME, "chip")] == reviewed.only_once
     pair.find_elements(By.CLASS_NAME, "open")[1].click()
-    assert reader.one(".tabs [aria-current]").text == "Review" and reader.one("#review-name").text == "copy.jpg"
+    assert reader.turns_to("Review") and reader.one("#review-name").text == "copy.jpg"
 
 
 def test_an_audit_that_finds_nothing(read: Any, reviewed: Reviewed) -> None:
