@@ -44,7 +44,7 @@ from gpuannot.model.word_model import WordModel
 K = 5
 LARGER = (320, 448)
 WIDTHS = (1.0, 4.0)
-MOMENTS = 96
+MOMENTS = 96  # PCA components of a layer whose second moments are taken
 _CANONICAL = 100  # directions that go with the labels
 _COMPLETED = 0.5  # of a word's images: where an image without it scores higher than so many of them, it is given the word
 
@@ -179,17 +179,15 @@ def completed(unit: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64],
     return sparse.csr_array(full)
 
 
-def with_blocks(
-    stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig
-) -> Iterator[tuple[str, Vectors]]:
-    """What settings put beside the VLAD vectors of the preset: unit vectors, each by its name."""
+def with_blocks(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig) -> Iterator[Variant]:
+    """What settings put beside the VLAD vectors of the preset."""
     for beside, (encoder, features) in (("", stores.plain), ("colours", stores.coloured)):
         for moments in (0, MOMENTS):
             if beside or moments:
                 with _Layers(fresh(encoder, moments=moments), features, images, learn) as layers:
                     vectors, blocks = layers.vlad(), Pooling.blocks(layers.encoder.config)
                 name = " and ".join(filter(None, ["moments" if moments else "", beside])) + " beside it"
-                yield name, projected(vectors, learn, config, blocks)
+                yield Variant(name, [projected(vectors, learn, config, blocks)], images.labels, learn)
 
 
 def variants(
@@ -206,8 +204,7 @@ def variants(
         own = of("kernel", vlad)
         yield own
         if only_blocks:
-            for name, vectors in with_blocks(stores, images, learn, config):
-                yield Variant(name, [vectors], labels, learn)
+            yield from with_blocks(stores, images, learn, config)
             return
         unit = own.views[0]
         for width in WIDTHS:
@@ -224,8 +221,7 @@ def variants(
         other = layers.vlad(layers.encoder.sharing_trunk(Learnt(layers.encoder.transform_), seed=config.seed + 1))
         yield of("two codebooks side by side", np.hstack([vlad, other]))
         yield of("two codebooks, scores averaged", vlad, other)
-    for name, vectors in with_blocks(stores, images, learn, config):
-        yield Variant(name, [vectors], labels, learn)
+    yield from with_blocks(stores, images, learn, config)
     for encoder, features in stores.larger:
         size = encoder.config.input_size
         with _Layers(fresh(encoder), features, images, learn) as layers:

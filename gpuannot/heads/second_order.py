@@ -40,16 +40,17 @@ class MatrixRoots:
     Z ← T·Z. What is zero stays zero.
 
     Args:
-        components: t. of: n, the components of a layer.
+        components: t, at most n.
+        n_components: n, the components of a layer.
     """
 
     components: int
-    of: int
+    n_components: int
 
     def encode(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, L·t(t + 1)/2) float32 of descriptors (B, P, L·n); an image's bits do not depend on the others."""
-        found = np.empty((len(descriptors), self._layers(descriptors) * len(np.triu_indices(self.components)[0])), np.float32)
         identity, upper = np.eye(self.components, dtype=np.float32), np.triu_indices(self.components)
+        found = np.empty((len(descriptors), self._layers(descriptors) * len(upper[0])), np.float32)
 
         def root(start: int, stop: int) -> None:
             with np.errstate(over="ignore", invalid="ignore"):  # of what is left out
@@ -60,19 +61,20 @@ class MatrixRoots:
 
     @exact_float32()
     def encode_cuda(self, descriptors: Tensor) -> Tensor:
-        """:meth:`encode` in torch, on the descriptors' device, without a wait for it."""
+        """(B, L·t(t + 1)/2) float32 of descriptors (B, P, L·n) of any float type, as :meth:`encode` makes them, in torch on their
+        device, without a wait for it."""
         size, device = self.components, descriptors.device
         identity = torch.eye(size, dtype=torch.float32, device=device)
         return self._rooted(descriptors.float(), torch, identity, *torch.triu_indices(size, size, device=device))
 
     def _layers(self, descriptors: Any) -> int:
         """L, of descriptors (..., L·n)."""
-        return descriptors.shape[-1] // self.of
+        return descriptors.shape[-1] // self.n_components
 
     def _rooted(self, descriptors: Any, xp: Any, identity: Any, first: Any, second: Any) -> Any:
         """In NumPy or torch; ``first`` and ``second`` are the indices of the upper triangle."""
         layers, one = self._layers(descriptors), identity[:1, 0]  # an array: it keeps NumPy's numbers float32
-        f = descriptors.reshape(*descriptors.shape[:2], layers, self.of)[..., : self.components]
+        f = descriptors.reshape(*descriptors.shape[:2], layers, self.n_components)[..., : self.components]
         f = xp.where((f * f).sum(-1)[..., None] < _LARGEST, f, 0 * one).swapaxes(1, 2)  # (B, L, P, t)
         root = newton_schulz(f.swapaxes(2, 3) @ f / max(1, f.shape[2]), identity)
         rows = root[..., first, second] * xp.where(first == second, one, 2**0.5 * one)
@@ -90,7 +92,7 @@ class MatrixRoots:
         length is held at the image's.
         """
         vector = self.encode(descriptors[None])[0].astype(np.float64)
-        by_layer = descriptors.reshape(len(descriptors), self._layers(descriptors), self.of)
+        by_layer = descriptors.reshape(len(descriptors), self._layers(descriptors), self.n_components)
         exact = by_layer[..., : self.components].astype(np.float64)
         exact[~(np.square(exact).sum(axis=-1) < _LARGEST)] = 0
         first, second = np.triu_indices(self.components)
@@ -111,7 +113,15 @@ class MatrixRoots:
 
 
 def newton_schulz(moments: Any, identity: Any) -> Any:
-    """Square roots (..., t, t) of symmetric matrices without negative eigenvalues, in NumPy or torch, by :data:`STEPS` steps."""
+    """Square roots of symmetric matrices without negative eigenvalues, by :data:`STEPS` of :class:`MatrixRoots`' steps.
+
+    Args:
+        moments: (..., t, t), an array or a tensor of any float type.
+        identity: (t, t) of the same kind, type and device.
+
+    Returns:
+        (..., t, t) of that type, on that device.
+    """
     trace = (moments * identity).sum(-1).sum(-1)[..., None, None].clip(min=_LEAST)
     y = moments / trace
     t = 1.5 * identity - 0.5 * y  # the first step, Z being I
@@ -147,12 +157,13 @@ class Pooling:
         return config.vlad_dimension, config.joined_dimension - config.vlad_dimension
 
     def encode(self, descriptors: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors (B, D) float32 of descriptors (B, P, L·n), centres (L, m, n)."""
+        """Vectors (B, D) float32 of descriptors (B, P, L·n) and centres (L, m, n); D is ``config.joined_dimension``."""
         vectors = self.vlad.encode(descriptors, centers)
         return vectors if self.roots is None else np.concatenate([vectors, self.roots.encode(descriptors)], axis=1)
 
     def encode_cuda(self, descriptors: Tensor, centers: Tensor, half_norms: Tensor, *, parts: bool = False) -> Tensor:
-        """:meth:`encode` on a GPU; arguments, ``parts`` and errors as :meth:`~gpuannot.method.vlad.LayerVlad.encode_cuda`."""
+        """:meth:`encode` on a GPU: (B, D) float32, or with ``parts`` (2, B, D) bfloat16; arguments and errors as
+        :meth:`~gpuannot.method.vlad.LayerVlad.encode_cuda`."""
         vectors = self.vlad.encode_cuda(descriptors, centers, half_norms, parts=parts)
         if self.roots is None:
             return vectors

@@ -137,12 +137,12 @@ def _check_shapes(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any
         if not _whole(value):
             raise _wrong(path, name, f"{_shown(value)} in the settings, expected a whole number")
     quadratic, moments = stated.values()
-    vlad = sizes.get("L", 1) * (sizes["m"] * sizes["n"] + moments * (moments + 1) // 2)
-    if sizes.get("V", vlad) != vlad:
-        raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the images' have {vlad} before it")
+    joined = sizes.get("L", 1) * (sizes["m"] * sizes["n"] + moments * (moments + 1) // 2)
+    if sizes.get("V", joined) != joined:
+        raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the images' have {joined} before it")
     if ("projection" in tensors) != ("projection_mean" in tensors):
         raise ModelFileError(f"{path} has only one of the tensors 'projection' and 'projection_mean'")
-    kept = sizes.get("d", vlad)
+    kept = sizes.get("d", joined)
     quadratic = min(quadratic, kept)
     expected_length = kept + quadratic * (quadratic + 1) // 2
     if sizes["D"] != expected_length:

@@ -21,8 +21,9 @@ def colour_shares(images: Tensor, stride: int) -> Tensor:
     """Square roots of the shares of colours in each patch, so that products of them are Bhattacharyya coefficients.
 
     A pixel with largest channel V, smallest v and hue sector s lies in the bin of hue ⌊16·H⌋, H = (2s + (a − b)/(V − v))/6 mod 1,
-    saturation ⌊4·(V − v)/V⌋, at most 3, and value ⌊V/64⌋; a and b are the two channels that follow the largest. It is worked out in
-    whole numbers: a patch has the same bins on every device.
+    saturation ⌊4·(V − v)/V⌋, at most 3, and value ⌊V/64⌋; a and b are the two channels that follow the largest, blue being
+    followed by red, and s is 0, 1 or 2 where that is red, green or blue. It is worked out in whole numbers: a patch has the same
+    bins on every device.
 
     Args:
         images: (B, 3, H, W) uint8, RGB.
