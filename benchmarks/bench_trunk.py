@@ -18,7 +18,7 @@ from benchmarks.peers import calls, compiled
 from benchmarks.rows import OURS, Row, Setting, measure_rows, relative_error, stage_main
 from gpuannot.method.trunk import Trunk
 from gpuannot.method.weights import TrunkWeights, load_weights
-from gpuannot.system.device import cpu_has_bfloat16
+from gpuannot.system.device import cpu_has_fast_bfloat16
 
 EAGER = "eager float32 NCHW"
 
@@ -45,7 +45,7 @@ def variants(setting: Setting, weights: TrunkWeights) -> dict[str, tuple[Any, st
     """By name, what runs a batch, and its arithmetic."""
     device, quick = setting.device, setting.quick
     last = eager(weights, torch.float32, torch.channels_last, device)
-    short = "bfloat16" if setting.gpu or cpu_has_bfloat16() else "float32"
+    short = "bfloat16" if setting.gpu or cpu_has_fast_bfloat16() else "float32"
     found: dict[str, tuple[Any, str]] = {
         OURS: (Trunk(weights, device=device), short),
         EAGER: (eager(weights, torch.float32, torch.contiguous_format, device), "float32"),

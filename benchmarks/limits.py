@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.common import alternate
 from gpuannot.method import int8
-from gpuannot.system.device import cpu_has_bfloat16
+from gpuannot.system.device import cpu_has_fast_bfloat16
 
 #: Operations of one image: 14.88 GMAC of VGG-16 to conv5_2 at 224 × 224.
 TRUNK_FLOP = 29.8e9
@@ -52,7 +52,7 @@ def measure_limits(device: torch.device, *, quick: bool = False) -> Limits:
     size = (2048 if quick else 8192) if gpu else (1024 if quick else 4096)
     rates = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        if (dtype == torch.float64 and gpu) or (dtype == torch.bfloat16 and not gpu and not cpu_has_bfloat16()):
+        if (dtype == torch.float64 and gpu) or (dtype == torch.bfloat16 and not gpu and not cpu_has_fast_bfloat16()):
             continue
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         ways = {"torch": partial(torch.mm, left, right)}

@@ -179,7 +179,7 @@ class AnnotatorConfig:
     """Take a convolution layer's output after its ReLU."""
     trunk_dtype: str = "auto"
     """``float32``, ``bfloat16``, ``float16`` (CUDA), ``int8`` (on CPUs that multiply it, features 3% away; elsewhere as ``auto``)
-    or ``auto``: bfloat16 where the device multiplies it. A fit on a CPU that multiplies int8, makes ``auto`` that."""
+    or ``auto``: bfloat16 where the device gains by it. A fit on a CPU that multiplies int8, makes ``auto`` that."""
     input_size: int = _OF_TRUNK
     """Images are warped to input_size × input_size pixels, 224 for VGG-16."""
     interpolation: str = _OF_TRUNK

@@ -60,7 +60,7 @@ class EndToEnd(WordScorer):
         input_size: side of the network's input.
         width: factor on all channels, for small networks started from scratch.
         interpolation: as for :class:`~gpuannot.config.AnnotatorConfig`.
-        amp: mixed precision: in bfloat16 on CPUs that multiply it and on CUDA, there in float16 before compute capability 8.0.
+        amp: mixed precision: in bfloat16 on CPUs that gain by it and on CUDA, there in float16 before compute capability 8.0.
         memory: bytes that decoded images may take, and as many what frozen layers give, which are run once an image where ``crop``
             and ``flip`` are off. More images are decoded again in every epoch; more features lie in a file beside the checkpoint,
             or without one are computed again.

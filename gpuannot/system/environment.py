@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .device import cpu_has_bfloat16, cpu_has_int8
+from .device import cpu_has_fast_bfloat16, cpu_has_int8
 from .threads import cpus
 from .version import __version__
 
@@ -41,7 +41,7 @@ def versions(others: Iterable[str] = ()) -> dict[str, str]:
 
 
 def processor() -> dict[str, Any]:
-    """The CPU: its model name, usable cores, torch's threads, and whether it multiplies bfloat16 and int8 in hardware."""
+    """The CPU: its model name, cores, torch's threads, whether it gains by bfloat16 over float32, and multiplies int8."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -52,7 +52,7 @@ def processor() -> dict[str, Any]:
         "model": model,
         "cores": cpus(),
         "torch_threads": torch.get_num_threads(),
-        "bfloat16": cpu_has_bfloat16(),
+        "bfloat16": cpu_has_fast_bfloat16(),
         "int8": cpu_has_int8(),
     }
 
@@ -101,8 +101,8 @@ def missing() -> dict[str, str]:
                 advice[module] = f"needed for {use}; install gpuannot[cuda{generation}]"
     if importlib.util.find_spec("timm") is None:
         advice["timm"] = "needed for trunks timm:NAME (gpuannot trunks); install gpuannot[timm]"
-    if not cpu_has_bfloat16():
-        advice["bfloat16"] = "this processor has no bfloat16 instructions: what is not int8 runs in float32, 2 to 3 times slower"
+    if not cpu_has_fast_bfloat16():
+        advice["bfloat16"] = "this processor gains nothing by bfloat16: what is not int8 runs in float32, 2 to 3 times slower"
     if not cpu_has_int8():
         advice["int8"] = "this processor has no int8 instructions: the trunk runs in bfloat16 or float32, half as fast or less"
     return advice

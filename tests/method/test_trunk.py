@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from gpuannot.errors import DeviceError, InvalidArgumentError
 from gpuannot.method.trunk import Trunk, layer_names, resolve_dtype, split_layers
 from gpuannot.method.trunks.colours import colour_shares
 from gpuannot.method.weights import EMBEDDED_FILE, TrunkWeights, load_weights
-from gpuannot.system.device import cpu_has_bfloat16
+from gpuannot.system.device import cpu_has_fast_bfloat16
 
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -283,7 +284,7 @@ def test_forced_arithmetic(weights: TrunkWeights) -> None:
     for name, dtype in DTYPES.items():
         trunk = Trunk(weights, "conv1_1", dtype=name)
         assert trunk.dtype == resolve_dtype(name, CPU) == dtype == trunk(random_images(1, 3, 4, 4)).dtype
-    assert resolve_dtype("auto", CPU) == (torch.bfloat16 if cpu_has_bfloat16() else torch.float32)
+    assert resolve_dtype("auto", CPU) == (torch.bfloat16 if cpu_has_fast_bfloat16() else torch.float32)
 
 
 def test_float16_on_a_cpu_is_refused(weights: TrunkWeights) -> None:
@@ -297,12 +298,29 @@ def test_unknown_arithmetic(weights: TrunkWeights, dtype: str) -> None:
         Trunk(weights, "conv1_1", dtype=dtype)
 
 
-def test_bfloat16_is_found_where_the_processor_names_it() -> None:
+def test_bfloat16_is_chosen_where_the_processor_names_it_and_gains_by_it() -> None:
     information = Path("/proc/cpuinfo")
-    flags = [line for line in information.read_text().splitlines() if line.startswith("flags")] if information.exists() else []
+    lines = information.read_text().splitlines() if information.exists() else []
+    flags = {word for line in lines if line.startswith("flags") for word in line.split()}
     if not flags:
         pytest.skip("/proc/cpuinfo lists no flags on this machine")
-    assert cpu_has_bfloat16() == bool({"avx512_bf16", "amx_bf16"} & set(flags[0].split()))
+    intel = any(line.startswith("vendor_id") and line.endswith("GenuineIntel") for line in lines)
+    assert cpu_has_fast_bfloat16() == ("amx_bf16" in flags or ("avx512_bf16" in flags and not intel))
+
+
+@pytest.mark.parametrize(
+    ("known", "fast"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False),
+        ({"bf16": True}, True),
+    ],
+)
+def test_bfloat16_of_processors(monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], fast: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert cpu_has_fast_bfloat16() == fast
 
 
 def test_bfloat16_without_its_instructions(weights: TrunkWeights, tmp_path: Path) -> None:

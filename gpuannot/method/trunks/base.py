@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DeviceError, InvalidArgumentError
-from ...system.device import cpu_has_bfloat16
+from ...system.device import cpu_has_fast_bfloat16
 from .. import int8
 from ..weights import Preprocessing
 
@@ -32,7 +32,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype in ("auto", "int8"):
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+        return torch.bfloat16 if cpu_has_fast_bfloat16() else torch.float32
     if dtype not in _DTYPES:
         raise InvalidArgumentError(f"trunk dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}, int8")
     if dtype == "float16" and device.type == "cpu":
