@@ -62,9 +62,10 @@ class EndToEnd(WordScorer):
         interpolation: as for :class:`~gpuannot.config.AnnotatorConfig`.
         amp: mixed precision: in bfloat16 on CPUs that gain by it and on CUDA, there in float16 before compute capability 8.0.
         memory: bytes that decoded images may take, and as many what frozen layers give, which are run once an image where ``crop``
-            and ``flip`` are off. More images are decoded again in every epoch; more features lie in a file beside the checkpoint,
-            or without one are computed again.
-        checkpoint: file to write after every epoch, for ``fit(resume=True)``.
+            and ``flip`` are off. More images are decoded again in every epoch; more features are read from the file beside the
+            checkpoint, or without one computed again.
+        checkpoint: file to write after every epoch, for ``fit(resume=True)``. What frozen layers give lies beside it, for every
+            training of the folder that they are the same for: ``frozen-….npy``.
         seed: of all random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
@@ -271,7 +272,7 @@ class EndToEnd(WordScorer):
             if self.checkpoint is not None:
                 decides = ("network", "mode", "freeze", "weights", "images", "batch_size", "input_size", "amp")
                 key = hashlib.sha256(repr([settings[name] for name in decides]).encode()).hexdigest()[:16]
-                file = self.checkpoint.with_name(f"{self.checkpoint.name}.frozen-{key}.npy")
+                file = self.checkpoint.with_name(f"frozen-{key}.npy")
             self.network_.eval()
             inputs.fix(self._new_trainer(self.network_.base).infer, self.memory, file, progress)
         return inputs

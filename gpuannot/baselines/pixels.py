@@ -124,8 +124,8 @@ class Inputs:
         """Compute ``embed`` (B, 3, size, size) → (B, …) float16 of the middle of every image, once and for all.
 
         Args:
-            memory: bytes that the features may take on the device.
-            file: where they go if they take more; what is there already is taken for them. None: they are then not kept.
+            memory: bytes that the features may take on the device; more stay in the file, or without one are not kept.
+            file: where they go; what is there already is taken for them.
 
         Raises:
             ModelFileError: the file cannot be written.
@@ -133,20 +133,22 @@ class Inputs:
         positions = self._decoded.positions
         blank = torch.zeros((1, 3, self._size, self._size), dtype=torch.uint8, device=self._device)
         shape = (int(positions[-1]) + 1, *embed(blank).shape[1:])
-        if 2 * math.prod(shape) <= memory:
-            features = torch.zeros(shape, dtype=torch.float16, device=self._device)
-            self._fill(features, embed, progress)
-            self.features = features
-        elif file is not None:
+        fits = 2 * math.prod(shape) <= memory
+        if file is not None:
             try:
                 if not file.is_file():
                     with replacing(file) as partial:
                         kept = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
                         self._fill(torch.from_numpy(kept), embed, progress)
                         kept.flush()
-                self.features = torch.from_numpy(np.lib.format.open_memmap(file, "r+"))
+                mapped = torch.from_numpy(np.lib.format.open_memmap(file, "r+"))
             except OSError as error:
                 raise ModelFileError(f"cannot write the frozen layers' features to {file} ({error})") from error
+            self.features = mapped.to(self._device, copy=True) if fits else mapped
+        elif fits:
+            features = torch.zeros(shape, dtype=torch.float16, device=self._device)
+            self._fill(features, embed, progress)
+            self.features = features
 
     def _fill(self, features: Tensor, embed: Callable[[Tensor], Tensor], progress: bool | None) -> None:
         with progress_bar("features", len(self._decoded.positions), progress) as bar:

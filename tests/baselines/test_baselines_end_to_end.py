@@ -268,18 +268,22 @@ FROM_VGG16: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_features_of_layers_that_stay_lie_in_a_file(learning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the checkpoint, with the bits of those in memory; a training that goes on reads them."""
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_features_of_layers_that_stay_lie_in_a_file(
+    learning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    """Beside the checkpoint, with the bits of those in memory; a training that goes on reads them, and so does another."""
     images = tuple(part[:10] for part in learning[:2])
     path = tmp_path / "training.safetensors"
     settings = {**FROM_VGG16, "mode": "frozen"}
-    EndToEnd(epochs=1, memory=0, checkpoint=path, **settings).fit(*images, learning[2])
+    EndToEnd(epochs=1, memory=memory, checkpoint=path, **settings).fit(*images, learning[2])
     [file] = set(tmp_path.iterdir()) - {path}
-    assert file.name.startswith("training.safetensors.frozen-") and file.stat().st_size == 128 + 10 * 512 * 2
+    assert file.name.startswith("frozen-") and file.stat().st_size == 128 + 10 * 512 * 2
     kept = EndToEnd(epochs=2, **settings).fit(*images, learning[2])
     monkeypatch.setattr(Inputs, "_fill", None)
-    mapped = EndToEnd(epochs=2, memory=0, checkpoint=path, **settings).fit(*images, learning[2], resume=True)
-    assert same(kept, mapped)
+    for checkpoint, resume in ((path, True), (tmp_path / "another.safetensors", False)):
+        again = EndToEnd(epochs=2, memory=memory, checkpoint=checkpoint, **settings).fit(*images, learning[2], resume=resume)
+        assert same(kept, again)
 
 
 def test_layers_up_to_one_stay(learning: Any) -> None:
