@@ -78,7 +78,13 @@ def main() -> None:
     }
     print(content, flush=True)
     if arguments.epochs:
-        settings = {"learning_rate": arguments.rate, "input_size": arguments.size, "width": arguments.width, "batch_size": 64}
+        settings = {
+            "optimizer": "sgd",
+            "learning_rate": arguments.rate,
+            "input_size": arguments.size,
+            "width": arguments.width,
+            "batch_size": 64,
+        }
         estimator = EndToEnd("vgg16", "scratch", **settings, epochs=arguments.epochs, holdout=0, device=arguments.device)
         estimator.fit(train.paths, train.labels, train.vocabulary, progress=True)
         content |= {

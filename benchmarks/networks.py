@@ -15,7 +15,7 @@ from benchmarks.common import keep_if_asked, parser_of, write_if_asked
 from gpuannot.baselines.comparison import ROWS
 from gpuannot.baselines.end_to_end import EndToEnd
 from gpuannot.baselines.networks import SMALLEST_INPUT
-from gpuannot.baselines.training import LEARNING_RATES, LOSSES, best_epoch
+from gpuannot.baselines.training import LEARNING_RATES, LOSSES, OPTIMIZERS_OF, best_epoch
 from gpuannot.datasets.label_files import LabelledImages, load_benchmark
 from gpuannot.experiments.bootstrap import resample
 from gpuannot.metrics import evaluate
@@ -61,9 +61,10 @@ def main() -> None:
     parser.add_argument("data", help="its folder")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="beside it FILE.all is written")
     parser.add_argument("--network", choices=list(SMALLEST_INPUT), default="alexnet")
-    parser.add_argument("--mode", choices=list(LEARNING_RATES), default="scratch")
+    parser.add_argument("--mode", choices=list(OPTIMIZERS_OF), default="scratch")
     parser.add_argument("--loss", choices=list(LOSSES), default="sigmoid")
     parser.add_argument("--freeze", metavar="LAYER", help="the last convolution that stays as it is: conv4_3")
+    parser.add_argument("--optimizer", choices=list(LEARNING_RATES), help="by default the mode's")
     parser.add_argument("--rate", type=float, help="learning rate; by default the mode's")
     parser.add_argument("--batch", type=int, default=32, help="images of a step")
     parser.add_argument("--size", type=int, default=224, help="side of the network's input")
@@ -78,7 +79,8 @@ def main() -> None:
     train, test = load_benchmark(arguments.dataset, arguments.data)
     settings = {
         "network": arguments.network, "mode": arguments.mode, "loss": arguments.loss, "freeze": arguments.freeze,
-        "learning_rate": arguments.rate, "batch_size": arguments.batch, "input_size": arguments.size, "width": arguments.width,
+        "optimizer": arguments.optimizer, "learning_rate": arguments.rate, "batch_size": arguments.batch,
+        "input_size": arguments.size, "width": arguments.width,
         "patience": arguments.patience, "crop": not arguments.fixed_window, "flip": not arguments.fixed_window,
     }  # fmt: skip
     held = len(train) // 9
@@ -87,7 +89,7 @@ def main() -> None:
     content: dict[str, Any] = {
         "dataset": arguments.dataset,
         "images": {"train": len(train), "test": len(test), "held": held},
-        "settings": {**settings, "learning_rate": first.learning_rate},
+        "settings": {**settings, "optimizer": first.optimizer, "learning_rate": first.learning_rate},
         "k": K,
         "epochs": best,
         "holdout": {"history": first.history_, **costs(first.history_)},

@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint
 from .networks import CONVOLUTION_NAMES, SMALLEST_INPUT, Network, StartWeights, start_weights, started_network
 from .pixels import DecodedImages, Inputs, centre_crop, to_device
 from .search import cover_holdout
-from .training import LEARNING_RATES, LOSSES, WEIGHT_DECAYS, Trainer, best_epoch, check_ranges, most_memory, stalled
+from .training import LOSSES, OPTIMIZERS_OF, Trainer, best_epoch, check_choices, check_ranges, defaults, most_memory, stalled
 
 _HOLDOUT_K = 5
 
@@ -50,8 +50,8 @@ class EndToEnd(WordScorer):
         weights_convention: ``convention`` of the same.
         epochs: passes over the images, at most.
         batch_size: images of a step.
-        learning_rate: None takes that of the mode in :data:`LEARNING_RATES`.
-        momentum: of the running gradient, 0…0.9999.
+        optimizer: ``sgd``, with momentum 0.9, or ``adam``; None takes the mode's in :data:`OPTIMIZERS_OF`.
+        learning_rate: None takes the optimiser's and mode's in :data:`LEARNING_RATES`.
         weight_decay: None takes that of the mode in :data:`WEIGHT_DECAYS`.
         crop: images are decoded 8/7 as large as the input (256 for 224) and a random window is taken, in ``scores`` the middle one.
         flip: every other image is mirrored, at random.
@@ -93,8 +93,8 @@ class EndToEnd(WordScorer):
         weights_convention: str | None = None,
         epochs: int = 60,
         batch_size: int = 64,
+        optimizer: str | None = None,
         learning_rate: float | None = None,
-        momentum: float = 0.9,
         weight_decay: float | None = None,
         crop: bool = True,
         flip: bool = True,
@@ -110,13 +110,10 @@ class EndToEnd(WordScorer):
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(device=device)
-        for what, value, known in (("network", network, SMALLEST_INPUT), ("mode", mode, LEARNING_RATES), ("loss", loss, LOSSES)):
-            if value not in known:
-                raise InvalidArgumentError(f"{what} {value!r} is unknown; choose one of {', '.join(known)}")
-        rate = LEARNING_RATES[mode] if learning_rate is None else learning_rate
-        decay = WEIGHT_DECAYS[mode] if weight_decay is None else weight_decay
-        check_ranges(epochs=(epochs, 1), batch_size=(batch_size, 1), learning_rate=(rate, 1e-12), momentum=(momentum, 0, 0.9999))
-        check_ranges(weight_decay=(decay, 0), holdout=(holdout, 0, 0.9), patience=(patience, 1))
+        check_choices(network=(network, SMALLEST_INPUT), mode=(mode, OPTIMIZERS_OF), loss=(loss, LOSSES))
+        self.optimizer, rate, decay = defaults(mode, optimizer, learning_rate, weight_decay)
+        check_ranges(epochs=(epochs, 1), batch_size=(batch_size, 1), learning_rate=(rate, 1e-12), weight_decay=(decay, 0))
+        check_ranges(holdout=(holdout, 0, 0.9), patience=(patience, 1))
         check_ranges(input_size=(input_size, SMALLEST_INPUT[network]))
         if mode != "scratch" and width != 1:
             raise InvalidArgumentError(
@@ -128,7 +125,7 @@ class EndToEnd(WordScorer):
         self.network, self.mode, self.loss, self.epochs, self.batch_size = network, mode, loss, epochs, batch_size
         self.freeze = freeze
         self.weights, self.weights_convention, self.width = weights, weights_convention, width
-        self.learning_rate, self.momentum, self.weight_decay = rate, momentum, decay
+        self.learning_rate, self.weight_decay = rate, decay
         self.crop, self.flip, self.holdout, self.patience, self.seed = crop, flip, holdout, patience, seed
         self.input_size, self.interpolation, self.amp, self.memory = input_size, interpolation, amp, memory
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -238,7 +235,7 @@ class EndToEnd(WordScorer):
         if resume and self.checkpoint is not None:
             stored = Checkpoint.read(self.checkpoint, settings)
             trainer.set_weights(stored.tensors["weights"])
-            trainer.set_momentum(stored.tensors.get("momentum", {}))
+            trainer.set_memory(stored.tensors.get("memory", {}))
             trainer.set_scale(stored.state["scale"])
             best, self.history_ = stored.tensors.get("best", {}), stored.state["history"]
         with progress_bar("epochs", self.epochs, progress, initial=len(self.history_), unit="epoch") as bar:
@@ -257,7 +254,7 @@ class EndToEnd(WordScorer):
                 bar.set_postfix({key: f"{value:.4g}" for key, value in entry.items() if key != "epoch"}, refresh=False)
                 bar.update()
                 if self.checkpoint is not None:
-                    tensors = {"weights": trainer.weights(), "momentum": trainer.momentum(), "best": best}
+                    tensors = {"weights": trainer.weights(), "memory": trainer.memory(), "best": best}
                     Checkpoint(tensors, settings, {"history": self.history_, "scale": trainer.scale()}).write(self.checkpoint)
         if best:
             trainer.set_weights(best)
@@ -323,8 +320,8 @@ class EndToEnd(WordScorer):
             self.network_,
             forward,
             self.loss,
+            optimizer=self.optimizer,
             learning_rate=self.learning_rate,
-            momentum=self.momentum,
             weight_decay=self.weight_decay,
             dtype=kind if self.amp and kind != torch.float32 else None,
         )
@@ -333,7 +330,7 @@ class EndToEnd(WordScorer):
         self, start: StartWeights | None, decoded: DecodedImages, matrix: sparse.csr_array, words: tuple[str, ...]
     ) -> dict[str, Any]:
         """What a checkpoint must have been made with to go on from it."""
-        kept = ("network", "mode", "freeze", "loss", "batch_size", "learning_rate", "momentum", "weight_decay", "crop", "flip",
+        kept = ("network", "mode", "freeze", "loss", "batch_size", "optimizer", "learning_rate", "weight_decay", "crop", "flip",
                 "holdout", "patience", "input_size", "width", "interpolation", "amp", "seed")  # fmt: skip
         digest = hashlib.sha256(repr(words).encode())
         for part in (matrix.indptr, matrix.indices):

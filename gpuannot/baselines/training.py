@@ -1,9 +1,9 @@
-"""Stochastic gradient descent on a network's trainable layers, with the two losses."""
+"""Steps down the gradient of a network's trainable layers, by SGD or Adam, with the two losses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,10 +29,29 @@ def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return -(targets * functional.log_softmax(logits, dim=1)).sum() / len(labels)
 
 
-#: Step sizes that train from each start. From scratch longer steps leave units that never answer again, and a constant answer;
-#: frozen features have length 1, so their layer takes long steps.
-LEARNING_RATES = {"scratch": 0.0003, "finetune": 0.001, "frozen": 5.0}
+#: The optimiser of each start unless one is named.
+OPTIMIZERS_OF = {"scratch": "adam", "finetune": "adam", "frozen": "sgd"}
+#: Step sizes that train from each start. fc6 sees 25,088 values of pool5, most of one sign: longer steps leave units that never
+#: answer again, and a constant answer. Frozen features have length 1, so their layer takes long steps.
+LEARNING_RATES = {
+    "sgd": {"scratch": 0.0003, "finetune": 0.001, "frozen": 5.0},
+    "adam": {"scratch": 0.0001, "finetune": 0.00002, "frozen": 0.01},
+}
 WEIGHT_DECAYS = {"scratch": 0.0005, "finetune": 0.0005, "frozen": 0.00001}
+
+
+def defaults(mode: str, optimizer: str | None, rate: float | None, decay: float | None) -> tuple[str, float, float]:
+    """Optimiser, learning rate and weight decay: those given, or for None those of the mode, a key of :data:`OPTIMIZERS_OF`."""
+    name = optimizer or OPTIMIZERS_OF[mode]
+    check_choices(optimizer=(name, LEARNING_RATES))
+    return name, LEARNING_RATES[name][mode] if rate is None else rate, WEIGHT_DECAYS[mode] if decay is None else decay
+
+
+def check_choices(**given: tuple[str, Collection[str]]) -> None:
+    """Raise InvalidArgumentError for a value, given by its name with what is known, that is not among that."""
+    for what, (value, known) in given.items():
+        if value not in known:
+            raise InvalidArgumentError(f"{what} {value!r} is unknown; choose one of {', '.join(known)}")
 
 
 def check_ranges(**given: tuple[float, ...]) -> None:
@@ -65,13 +84,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sigmoid": sigmoid_loss
 
 
 class Trainer:
-    """SGD with momentum on the parameters of ``model`` that require a gradient.
+    """Steps of an optimiser on the parameters of ``model`` that require a gradient.
 
     Args:
         forward: inputs → logits (B, W), by ``model`` or a part of it.
         loss: a key of :data:`LOSSES`.
+        optimizer: ``sgd`` with momentum, or ``adam`` (AdamW: its decay stands apart from the gradient).
         learning_rate: step size.
-        momentum: of the running gradient; 0 for none.
+        momentum: of the running gradient, Adam's β₁; 0 for none.
         weight_decay: factor of the L2 penalty.
         dtype: None computes in the parameters' own type; bfloat16, or on CUDA float16 (with a scaled loss), is mixed precision:
             weights, loss and updates stay in float32.
@@ -83,21 +103,23 @@ class Trainer:
         forward: Callable[[Tensor], Tensor],
         loss: str,
         *,
+        optimizer: str = "sgd",
         learning_rate: float,
-        momentum: float,
+        momentum: float = 0.9,
         weight_decay: float,
         dtype: torch.dtype | None = None,
     ) -> None:
         self._forward, self._loss = forward, LOSSES[loss]
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._dtype, self._device = dtype, next(model.parameters()).device.type
-        self._optimizer = torch.optim.SGD(
-            self._parameters.values(),
-            lr=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            fused=self._device == "cpu" or None,  # passes over fc6 and fc7 else take a tenth of a step
-        )
+        fused = self._device == "cpu" or None  # passes over fc6 and fc7 else take a tenth of a step
+        parameters = list(self._parameters.values())
+        common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay, "fused": fused}
+        self._optimizer: torch.optim.Optimizer
+        if optimizer == "sgd":
+            self._optimizer = torch.optim.SGD(parameters, momentum=momentum, **common)
+        else:
+            self._optimizer = torch.optim.AdamW(parameters, betas=(momentum, 0.999), **common)
         self._scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -134,15 +156,21 @@ class Trainer:
         for name, value in self._parameters.items():
             value.copy_(weights[name])
 
-    def momentum(self) -> dict[str, Tensor]:
-        """The optimiser's running gradient of each parameter; empty before the first step and without momentum."""
-        buffers = {name: self._optimizer.state[value].get("momentum_buffer") for name, value in self._parameters.items()}
-        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+    def memory(self) -> dict[str, Tensor]:
+        """What the optimiser keeps of each parameter, by both names (its running gradient); empty before the first step."""
+        return {
+            f"{name} {kind}": kept
+            for name, value in self._parameters.items()
+            for kind, kept in self._optimizer.state[value].items()
+            if kept is not None
+        }
 
-    def set_momentum(self, buffers: Mapping[str, Tensor]) -> None:
-        for name, buffer in buffers.items():
+    def set_memory(self, memory: Mapping[str, Tensor]) -> None:
+        for names, kept in memory.items():
+            name, _, kind = names.partition(" ")
             parameter = self._parameters[name]
-            self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+            like = torch.empty_like(parameter) if kept.shape == parameter.shape else torch.empty_like(kept)
+            self._optimizer.state[parameter][kind] = like.copy_(kept)
 
     def scale(self) -> dict[str, Any]:
         """The state of float16's loss scale; empty where there is none."""
