@@ -66,6 +66,19 @@ def test_a_constant_answer_is_known_as_one(benchmark_folder: Path, tmp_path: Pat
     assert found["history"][0]["loss"] == pytest.approx(found["loss_of_frequencies"], rel=1e-3)
 
 
+def test_silent_units_are_those_that_answer_no_image(benchmark_folder: Path) -> None:
+    train, test = load_benchmark("corel5k", benchmark_folder)
+    settings: dict[str, Any] = {"width": 0.05, "input_size": 32, "epochs": 1, "holdout": 0, "learning_rate": 1e-9, "device": "cpu"}
+    estimator = EndToEnd("vgg16", "scratch", **settings).fit(train.paths, train.labels, train.vocabulary)
+    assert collapse.of_network(estimator, test)["silent_units"] < 0.5
+    hidden = [layer for layer in estimator.network_.classifier if isinstance(layer, torch.nn.Linear)][-2]
+    hidden.bias.data[::2] = -1e9
+    assert 0.5 <= collapse.of_network(estimator, test)["silent_units"] < 1
+    hidden.bias.data[:] = -1e9
+    found = collapse.of_network(estimator, test)
+    assert found["silent_units"] == 1 and found["answers"] == 1
+
+
 def test_thresholds_by_trying_all() -> None:
     generator = np.random.default_rng(0)
     predictions = generator.integers(0, 12, (40, 6)).astype(np.float64)  # with equal ones
