@@ -86,7 +86,7 @@ class Annotations:
         """
         if self.confidence is None:
             raise InvalidArgumentError(
-                "these annotations have no confidences to compare with a threshold; the head 'ridge' gives them"
+                "these annotations have no confidences to compare with a threshold; those of presets best and kernel have them"
             )
         check_threshold(threshold)
         kept = given_words(self.confidence, threshold)

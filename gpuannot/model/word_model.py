@@ -230,7 +230,7 @@ class WordModel:
         self.require_fit()
         check_threshold(threshold)
         if threshold is not None and not self.has_confidence:
-            raise InvalidArgumentError("this model gives no confidences to compare with a threshold; the head 'ridge' does")
+            raise InvalidArgumentError("this model gives no confidences to compare with a threshold; presets best and kernel do")
         known, without = len(self.bank_.known), len(self.vocabulary) - len(self.bank_.known)
         k = min(DEFAULT_K, known) if k is None else k
         if not 1 <= k <= known:

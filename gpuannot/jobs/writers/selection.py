@@ -57,7 +57,7 @@ class Selection:
         kept = (index >= 0) & ~excluded[index]
         if self.threshold is not None or self.of_words:
             if annotations.confidence is None:
-                raise InvalidArgumentError("there are no confidences to compare with a threshold; the head 'ridge' gives them")
+                raise InvalidArgumentError("no confidences to compare with a threshold: presets best and kernel give them")
             own = np.array([word in self.of_words for word in vocabulary], bool)[index]
             needed = np.array([self.of_words.get(word, self.threshold or 0.0) for word in vocabulary], np.float32)[index]
             passing = kept & (annotations.confidence >= needed)
