@@ -102,6 +102,17 @@ def test_the_constant_answer() -> None:
     assert f"({', '.join(constant['words'])}), given to every test image, score {measures(constant['scores'])} " in text
 
 
+def test_the_network_that_collapses() -> None:
+    found = results("corel5k-collapse-finetune")
+    network, text = found["network"], " ".join(RESULTS.split())
+    assert sorted(network["most_given"]["words"]) == sorted(found["constant"]["words"])
+    assert measures(network["scores"]) == measures(found["constant"]["scores"]) and network["spread_over_images"] == 0
+    rate, images = found["settings"]["learning_rate"], network["most_given"]["images"]
+    assert found["settings"]["optimizer"] == "sgd" and f"the usual learning rate {rate}, after one epoch: " in text
+    assert f"{network['answers']} answer for {images} images" in text
+    assert len(found["history"]) == 1 and f"{100 * network['silent_units']:.0f}% of the units of fc7" in text
+
+
 def test_the_costs_are_those_measured() -> None:
     rows = {(row["method"], row["images"]): row for row in results("baseline-costs")["rows"]}
     shown = table_after("What each costs as the training images grow")
