@@ -282,7 +282,9 @@ class EndToEnd(WordScorer):
         total = torch.zeros((), device=self.device)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(rng.integers(2**63)))
-            for index, batch in inputs.batches(order, rng):
+            for number, (index, batch) in enumerate(inputs.batches(order, rng)):
+                if number % 100 == 0:
+                    trainer.drop_subnormals()
                 total += trainer.step(batch, targets[index]) * len(index)
         loss = float(total) / len(learn)
         if not np.isfinite(loss):

@@ -80,6 +80,9 @@ def most_memory(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
+# Far below what a step can feel; a hundred more without a gradient leave a normal number.
+_NEXT_TO_NOTHING = 1e-30
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
 
 
@@ -171,6 +174,16 @@ class Trainer:
             parameter = self._parameters[name]
             like = torch.empty_like(parameter) if kept.shape == parameter.shape else torch.empty_like(kept)
             self._optimizer.state[parameter][kind] = like.copy_(kept)
+
+    @torch.no_grad()
+    def drop_subnormals(self) -> None:
+        """Make zeros of what is next to nothing in the optimiser's memory.
+
+        The running gradients of units that answer no image any more fall below float32's normal numbers, which processors multiply
+        many times slower: updates of AlexNet took half of each epoch.
+        """
+        for kept in self.memory().values():
+            kept.masked_fill_(kept.abs() < _NEXT_TO_NOTHING, 0)
 
     def scale(self) -> dict[str, Any]:
         """The state of float16's loss scale; empty where there is none."""

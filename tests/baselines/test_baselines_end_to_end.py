@@ -125,6 +125,26 @@ def test_steps_of_adam() -> None:
     assert np.allclose(trainer.memory()["weight exp_avg"], first[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_what_is_next_to_nothing_becomes_nothing(optimizer: str) -> None:
+    """A unit that answers no more has a running gradient that shrinks without end; steps stay what they were."""
+    layers = [nn.Linear(2, 2) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    settings: dict[str, Any] = {"optimizer": optimizer, "learning_rate": 0.01, "weight_decay": 0}
+    kept, dropped = (Trainer(layer, layer, "sigmoid", **settings) for layer in layers)
+    truth = torch.tensor([[1.0, 0.0]])
+    for step in range(1200):
+        inputs = torch.tensor([[1.0, float(step == 0)]])
+        kept.step(inputs, truth)
+        dropped.step(inputs, truth)
+        dropped.drop_subnormals()
+    kind = "momentum_buffer" if optimizer == "sgd" else "exp_avg"
+    shrunk, zero = (trainer.memory()[f"weight {kind}"] for trainer in (kept, dropped))
+    assert (shrunk[:, 1].abs() < 1e-37).all() and (shrunk[:, 1] != 0).any() and (zero[:, 1] == 0).all()
+    assert torch.equal(shrunk[:, 0], zero[:, 0])
+    assert torch.equal(layers[0].weight, layers[1].weight) and torch.equal(layers[0].bias, layers[1].bias)
+
+
 # ---- pixels
 
 
