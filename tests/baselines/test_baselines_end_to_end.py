@@ -247,7 +247,7 @@ def test_frozen_features_kept_or_not_give_the_same(learning: Any, memory: int) -
 def test_scratch_lowers_the_loss(scene_arrays: Any, network: str, size: int, loss: str) -> None:
     images, labels = scene_arrays
     settings = {**SMALL, "network": network, "input_size": size, "width": 0.1}
-    estimator = EndToEnd(loss=loss, holdout=0, epochs=8, learning_rate=0.002, **settings)
+    estimator = EndToEnd(loss=loss, holdout=0, epochs=8, learning_rate=0.0003, **settings)
     estimator.fit(images, labels)
     losses = [entry["loss"] for entry in estimator.history_]
     # Without its images a network can do no better than the words' shares, with which it starts.
