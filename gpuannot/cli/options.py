@@ -63,7 +63,7 @@ Threshold = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Give of those words only the ones with at least this confidence, but one at least (presets best and kernel); "
+        help="Of those words, only the ones of this confidence or more, but one at least (presets best and kernel); "
         "without --words, by default what the fit chose for the objective 'images'.",
     ),
 ]
