@@ -32,7 +32,7 @@ _HOLDOUT_K = 5
 
 
 class EndToEnd(WordScorer):
-    """A convolutional network with one output a word, trained from all its labels at once.
+    """A convolutional network with one output a word, trained by Adam or by SGD with momentum.
 
     On a CPU, the same images, settings, processor and number of threads give the same bits. Epoch e draws its order, crops, flips
     and dropped units from (seed, e), so a resumed training goes on as if it had never stopped.

@@ -180,7 +180,7 @@ class Trainer:
         """Make zeros of what is next to nothing in the optimiser's memory.
 
         The running gradients of units that answer no image any more fall below float32's normal numbers, which processors multiply
-        many times slower: updates of AlexNet took half of each epoch.
+        many times slower: they made AlexNet's epochs half as long again.
         """
         for kept in self.memory().values():
             kept.masked_fill_(kept.abs() < _NEXT_TO_NOTHING, 0)
