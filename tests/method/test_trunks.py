@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from gpuannot import Annotator, AnnotatorConfig
 from gpuannot.errors import DeviceError, GpuannotError, InvalidArgumentError, ModelFileError, WeightsError
 from gpuannot.method import trunks
 from gpuannot.method.trunk import LocalFeatures, Preprocessing, Trunk
+from gpuannot.method.trunks.base import LocalTrunk
+from gpuannot.system.threads import cpus
 
 PIXELS = Preprocessing("0…1", mean=(0, 0, 0), std=(255, 255, 255), input_size=32)
 WORDS = [["red"], ["green", "red"], ["green"], ["blue"], ["blue", "red"]]
@@ -244,6 +247,42 @@ def test_a_module_of_the_user(images: np.ndarray, tmp_path: Path, rng: np.random
     assert trunk.identity != changed.identity, "the trunk has a copy of the module"
     with pytest.raises(ModelFileError, match="module:Network of other weights than the trunk that was given"):
         Annotator.load(tmp_path / "model.safetensors", trunk=changed)
+
+
+class Shared(LocalTrunk):
+    """A convolution that notes which threads ran it, and whose output may depend on how many threads torch has, as rounding can."""
+
+    concurrent = True
+
+    def __init__(self, dependent: bool) -> None:
+        super().__init__("shared", "0" * 64, PIXELS, "only")
+        self.network = tokens_and_maps().stem
+        self.dependent, self.seen = dependent, set[tuple[int, int]]()
+        self.measure(32)
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        self.seen.add((threading.get_ident(), torch.get_num_threads()))
+        found = self.network(pixels).permute(0, 2, 3, 1)
+        return [found * torch.get_num_threads() if self.dependent else found]
+
+
+@pytest.mark.skipif(cpus() < 2, reason="needs two cores")
+@pytest.mark.parametrize("dependent", [False, True])
+def test_images_share_the_cores_where_that_gives_the_same_bits(dependent: bool, rng: np.random.Generator) -> None:
+    batch = torch.from_numpy(rng.integers(0, 256, (9, 3, 32, 32), dtype=np.uint8))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trunk, own = Shared(dependent), threading.get_ident()
+        alone = torch.cat([trunk(image[None]) for image in batch])
+        assert trunk.seen == {(own, 2)}
+        assert torch.equal(trunk(batch), alone)
+        trunk.seen.clear()
+        assert torch.equal(trunk(batch), alone)
+        assert (own in {thread for thread, _ in trunk.seen}) == dependent and torch.get_num_threads() == 2
+        assert {number for _, number in trunk.seen} == {2 if dependent else 1}
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

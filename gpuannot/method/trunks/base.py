@@ -1,7 +1,8 @@
 """What all trunks share: the check of a batch, its normalisation, arithmetic by device, and how other networks than VGG-16 are run.
 
-A network of others is run through its library's own operators. On a CPU it takes one image at a time, so that an image has the same
-bits whatever it is batched with: oneDNN and BLAS choose algorithms by the batch. On CUDA it takes the batch whole, with cuDNN's
+A network of others is run through its library's own operators. On a CPU it takes every image alone, so that an image has the same
+bits whatever it is batched with: oneDNN and BLAS choose algorithms by the batch. Images of a batch then share the cores, one each,
+if the bits are those of one image on all cores. On CUDA it takes the batch whole, with cuDNN's
 deterministic algorithms and without TF32: the same batch gives the same bits, another batch size need not.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import DeviceError, InvalidArgumentError
 from ...system.device import cpu_has_fast_bfloat16
+from ...system.threads import for_blocks, one_torch_thread
 from .. import int8
 from ..weights import Preprocessing
 
@@ -79,8 +81,10 @@ class LocalTrunk(nn.Module):
         layer_channels: channels of each layer; ``channels`` is their sum, C.
         stride: pixels from one patch to the next.
         weights_sha256: ``identity``.
+        concurrent: several threads may be in :meth:`maps` at once: a subclass says so whose network keeps nothing between layers.
     """
 
+    concurrent = False
     layers: tuple[str, ...]
     layer_channels: tuple[int, ...]
     channels: int
@@ -106,6 +110,7 @@ class LocalTrunk(nn.Module):
         self.device, self.dtype = torch.device(device), dtype
         self.arithmetic = arithmetic or str(dtype).removeprefix("torch.")
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        self._equal: dict[tuple[int, int, int], bool] = {}
         mean, std = (torch.tensor(values, dtype=torch.float32) for values in (preprocessing.mean, preprocessing.std))
         self.register_buffer("pixel_scale", (1 / std).view(1, 3, 1, 1).to(self.device), persistent=False)
         self.register_buffer("pixel_offset", (-mean / std).view(1, 3, 1, 1).to(self.device), persistent=False)
@@ -137,14 +142,38 @@ class LocalTrunk(nn.Module):
         if self.device.type != "cpu":
             parts = self.layer_features(images)
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        height, width = self.grid(*images.shape[2:])
-        features = torch.empty((len(images), height, width, self.channels), dtype=self.dtype)
-        for number in range(len(images)):
-            channel = 0
-            for part in self.maps(self.normalised(images[number : number + 1])):
-                features[number, ..., channel : channel + part.shape[-1]] = part[0]
-                channel += part.shape[-1]
+        return self._one_by_one(images, self._may_share_cores(images))
+
+    def _one_by_one(self, images: Tensor, at_once: bool) -> Tensor:
+        """:meth:`forward` on a CPU: each image by all cores, or several at once, each by one."""
+        features = torch.empty((len(images), *self.grid(*images.shape[2:]), self.channels), dtype=self.dtype)
+
+        def run(start: int, stop: int) -> None:
+            for number in range(start, stop):
+                channel = 0
+                for part in self.maps(self.normalised(images[number : number + 1])):
+                    features[number, ..., channel : channel + part.shape[-1]] = part[0]
+                    channel += part.shape[-1]
+
+        def run_on_one(start: int, stop: int) -> None:
+            with one_torch_thread(), torch.inference_mode():
+                run(start, stop)
+
+        if at_once:
+            for_blocks(run_on_one, len(images), 1)
+        else:
+            run(0, len(images))
         return features.flatten(1, 2)
+
+    def _may_share_cores(self, images: Tensor) -> bool:
+        """Whether images that share the cores have the bits of images that each have all of them, which two random ones show."""
+        threads, size = torch.get_num_threads(), (images.shape[2], images.shape[3])
+        if not self.concurrent or len(images) < 2 or threads < 2:
+            return False
+        if (threads, *size) not in self._equal:
+            drawn = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+            self._equal[threads, *size] = torch.equal(self._one_by_one(drawn, True), self._one_by_one(drawn, False))
+        return self._equal[threads, *size]
 
     @torch.inference_mode()
     def layer_features(self, images: Tensor) -> tuple[Tensor, ...]:

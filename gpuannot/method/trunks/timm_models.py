@@ -232,6 +232,8 @@ class TimmTrunk(LocalTrunk):
         ValueError: a layer that is unknown, layers of different grids, or a size that the network does not take.
     """
 
+    concurrent = True
+
     def __init__(
         self, loaded: LoadedTimm, layer: str | None = None, size: int | None = None, *, dtype: str = "auto",
         device: str | torch.device = "cpu",

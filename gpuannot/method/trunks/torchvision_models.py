@@ -141,6 +141,8 @@ class TorchvisionTrunk(LocalTrunk):
         ValueError: a layer that puts out no map and no square of tokens, or layers of different grids.
     """
 
+    concurrent = True
+
     def __init__(
         self, loaded: LoadedTorchvision, extractor: nn.Module, layer: str, size: int, *, dtype: str, device: torch.device
     ) -> None:  # fmt: skip
