@@ -64,14 +64,25 @@ def spread(runs: dict[str, Any]) -> list[str]:
 def test_the_table_of_other_trunks() -> None:
     rows = {
         ("paper" if row["config"]["head"] == "mean" else "best", row["config"]["trunk"], row["config"]["layer"]): row["summary"]
-        for row in results("corel5k-efficientnet-lite")["rows"]
+        for name in ("corel5k-efficientnet-lite", "corel5k-efficientnet-lite-best")
+        for row in results(name)["rows"]
     }
     rows["paper", "vgg16", "conv5_2"] = results("corel5k-paper-embedded")["summary"]
+    best = results("corel5k-best-seeds")
+    rows["best", "vgg16", best["config"]["layer"]] = best["summary"]
     shown = table_after("## Measured", (ROOT / "docs" / "trunks.md").read_text())
     found = {(preset.strip("`"), trunk.strip("`"), layer): values for preset, trunk, layer, *values in shown}
     assert found == {
         (preset, trunk.removeprefix("timm:"), layer): spread(summary) for (preset, trunk, layer), summary in rows.items()
     }
+
+
+def test_the_times_of_other_trunks() -> None:
+    shown = table_after("has the same features", (ROOT / "docs" / "trunks.md").read_text())
+    for row, (network, layer, *numbers) in zip(results("timm-time")["rows"], shown, strict=True):
+        assert (f"timm:{network.strip('`')}", layer) == (row["trunk"], row["layer"])
+        taken = row["milliseconds"]
+        assert numbers == [f"{taken['trunk']:.1f}", f"{taken['bare']:.1f}", f"{row['ratio']:.2f}"]
 
 
 def test_the_comparison_holds_every_row_and_its_numbers() -> None:
