@@ -144,13 +144,6 @@ class KeptImages(BankExtra):
         self._keys, self._labels = self._keys[kept], self._labels[kept]
         self._vectors = self._vectors[torch.from_numpy(kept).to(self.device)]
 
-    def set_labels(self, rows: NDArray[np.int64], labels: sparse.csr_array) -> None:
-        """Let the images of these rows, each given once, have the labels (B, W)."""
-        self.flush()
-        chosen = np.arange(len(self))
-        chosen[rows] = len(self) + np.arange(len(rows))
-        self._labels = _canonical(sparse.vstack([self._labels, labels])[chosen])
-
     def merge(self, other: Any) -> Self:
         """Add the images of another part of the data set, of the same words and dimension."""
         other.flush()

@@ -179,14 +179,6 @@ class KernelSystem:
         elif len(vectors):
             self._solved.grow(self.images)
 
-    def set_labels(self, rows: NDArray[np.int64], labels: sparse.csr_array) -> None:
-        """Let the images of these rows, each given once, have the labels (B, W)."""
-        self.images.set_labels(rows, labels)
-        if isinstance(self._solved, ExactKernel):
-            self._solved.relabel(self.images, rows)
-        else:
-            self._solved = None
-
     def add_words(self, words: int) -> None:
         """Append words that no image carries."""
         numbers = np.arange(self.images.labels.shape[1])

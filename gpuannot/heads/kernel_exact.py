@@ -131,14 +131,6 @@ class ExactKernel:
             self._inverse = self._inverse[:size, :size]
         self._derive()
 
-    def relabel(self, images: KeptImages, rows: NDArray[np.int64]) -> None:
-        """``images`` are those of before, but those of ``rows`` carry other words."""
-        before = self.targets(rows)
-        self._take(images)
-        chosen = torch.from_numpy(rows).to(self._inverse.device)
-        self._applied[:, 1:] += product(self._inverse[chosen].T, self.targets(rows) - before)
-        self._derive()
-
     def change_words(self, images: KeptImages, words: NDArray[np.int64]) -> None:
         """``images`` are those of before, with other words, the w-th of which was ``words[w]`` before, or none where that is −1."""
         self._take(images)
