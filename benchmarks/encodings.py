@@ -28,7 +28,7 @@ from gpuannot.experiments.bootstrap import resample
 from gpuannot.experiments.feature_cache import cached_features
 from gpuannot.experiments.holdout import cover_holdout, covered_words
 from gpuannot.heads.kernel import KernelSystem
-from gpuannot.heads.projection import JointProjection, projection_sample
+from gpuannot.heads.projection import Block, JointProjection, projection_sample
 from gpuannot.heads.second_order import Pooling
 from gpuannot.heads.systems import kept_images
 from gpuannot.heads.word_head import WordHead, new_bank
@@ -145,7 +145,7 @@ def fresh(encoder: Encoder, **changes: Any) -> Encoder:
     return encoder.sharing_trunk(**changes)
 
 
-def projected(vectors: Vectors, learn: NDArray[np.int64], config: AnnotatorConfig, blocks: Sequence[int] = ()) -> Vectors:
+def projected(vectors: Vectors, learn: NDArray[np.int64], config: AnnotatorConfig, blocks: Sequence[Block] = ()) -> Vectors:
     """Unit vectors by the joint projection, which is learnt as a fit learns it."""
     projection = JointProjection(config.projection)
     sample = projection_sample(learn, config.projection_sample, config.seed)

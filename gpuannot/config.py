@@ -20,8 +20,7 @@ REGRESSIONS = ("ridge", "kernel")  # heads whose scores are regressions of the l
 CALIBRATIONS = ("none", "odds")
 OBJECTIVES = ("images", "words")
 _FLAGS = {"true": True, "false": False}
-# Values that files of earlier versions may state.
-_REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}
+_REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}  # files may state them
 
 _OF_TRUNK: Any = None  # left to the trunk: VGG-16's are these, others say theirs where they are resolved
 _OF_VGG16: dict[str, Any] = {"weights": "embedded", "layer": "conv5_2", "input_size": 224, "interpolation": "bicubic"}
@@ -174,7 +173,8 @@ class AnnotatorConfig:
     """``caffe`` or ``torchvision``, for a weights file whose metadata does not say."""
     layer: str = _OF_TRUNK
     """Layer whose local features are used, ``conv5_2`` of VGG-16, or several of one stride joined by ``+``: ``pool4+conv5_1``. Each
-    layer gets its own PCA, visual words and VLAD vector, put behind each other. VGG-16 has ``colours`` too: ``colours+conv5_2``."""
+    layer gets its own PCA, visual words and VLAD vector, put behind each other. VGG-16 has ``colours+conv5_2`` too: the
+    whole image's colours stand behind all, for a ``projection`` to which they say half as much."""
     relu: bool = True
     """Take a convolution layer's output after its ReLU."""
     trunk_dtype: str = "auto"
@@ -247,8 +247,8 @@ class AnnotatorConfig:
         self._complete()
         for name, constraint in CONSTRAINTS.items():
             constraint.check(name, getattr(self, name), self)
-        if self.moments and not self.projection:
-            raise InvalidArgumentError(f"moments = {self.moments} needs a projection, which brings them to the VLAD vectors' scale")
+        if (self.moments or self.whole_layers) and not self.projection:
+            raise InvalidArgumentError("moments and the layer colours need a projection, which brings all to one scale")
         if self.head == "kernel" and (self.quadratic or not (self.l2 or self.projection)):
             raise InvalidArgumentError("head 'kernel' takes image vectors of unit length: set l2 or projection, and quadratic = 0")
 
@@ -270,14 +270,20 @@ class AnnotatorConfig:
         return (self.layer or "").count("+") + 1
 
     @property
+    def whole_layers(self) -> int:
+        """How many of them, the first, say the same of all patches: 1 with ``colours``, else 0."""
+        return int("colours" in (self.layer or "").split("+"))
+
+    @property
     def vlad_dimension(self) -> int:
-        """D = L·m·n, the length of the VLAD vectors of all layers."""
-        return self.layer_count * self.n_centers * self.n_components
+        """The length of the VLAD vectors of the others, m·n each."""
+        return (self.layer_count - self.whole_layers) * self.n_centers * self.n_components
 
     @property
     def joined_dimension(self) -> int:
-        """The length of the VLAD vectors of all layers and of what ``moments`` puts behind them."""
-        return self.vlad_dimension + self.layer_count * self.moments * (self.moments + 1) // 2
+        """The length of these and of what ``moments`` and ``colours`` put behind them."""
+        moments = (self.layer_count - self.whole_layers) * self.moments * (self.moments + 1) // 2
+        return self.vlad_dimension + moments + self.whole_layers * self.n_components
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> AnnotatorConfig:
@@ -337,14 +343,8 @@ def _without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "best": {
-        "layer": "pool4+conv5_1+conv5_2+conv5_3",
-        "n_components": 128,
-        "n_centers": 32,
-        "signed_sqrt": True,
-        "l2": True,
-        "projection": 1024,
-        "quadratic": 90,
-        "head": "ridge",
+        "layer": "pool4+conv5_1+conv5_2+conv5_3", "n_components": 128, "n_centers": 32, "signed_sqrt": True, "l2": True,
+        "projection": 1024, "quadratic": 90, "head": "ridge",
     },
-}
+}  # fmt: skip
 PRESETS["kernel"] = {**PRESETS["best"], "quadratic": 0, "head": "kernel"}

@@ -8,7 +8,7 @@ does, at a cost that does not depend on the number of training images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,15 @@ from .products import gram, leading_eigenvectors, product
 
 #: A part of the vectors is raised by so much at most: what hardly varies is rounding.
 MOST_RAISED = 100.0
+
+
+class Block(NamedTuple):
+    """Part of the vectors: how many of their values, and its mean squared distance from the mean, in those of the first block."""
+
+    length: int
+    power: float = 1.0
+
+
 # Vectors that are squared at once.
 _ROWS = 256
 
@@ -84,13 +93,13 @@ class JointProjection:
         return self.n_components + self.quadratic * (self.quadratic + 1) // 2
 
     @one_torch_thread()
-    def fit(self, vectors: Tensor, *, overwrite: bool = False, blocks: Sequence[int] = ()) -> JointProjection:
+    def fit(self, vectors: Tensor, *, overwrite: bool = False, blocks: Sequence[Block] = ()) -> JointProjection:
         """Learn μ and P from vectors (S, D) float32, on their device; on the CPU the same bits with any number of threads.
 
         Args:
             overwrite: their memory may be used as scratch instead of a copy.
-            blocks: lengths of the vectors' parts, which add up to D, where each part is to say as much: P then first brings it to
-                the first one's root mean squared distance from the mean, by a factor of :data:`MOST_RAISED` at most.
+            blocks: of the vectors, whose lengths add up to D, where each is to say what its power states: P then first brings it
+                to that, by a factor of :data:`MOST_RAISED` at most.
 
         Raises:
             ValueError: fewer than 4 vectors, too few directions in which they vary, or non-finite values.
@@ -102,7 +111,7 @@ class JointProjection:
         if not bool(torch.isfinite(mean).all()):
             raise InvalidArgumentError("the image vectors hold NaN or infinite values")
         centred = vectors.sub_(mean) if overwrite else vectors - mean
-        scale = _even(centred, blocks) if sum(length > 0 for length in blocks) > 1 else None
+        scale = _even(centred, blocks) if sum(block.length > 0 for block in blocks) > 1 else None
         if scale is not None:
             centred *= scale
         tall = len(centred) > centred.shape[1]
@@ -215,14 +224,16 @@ class JointProjection:
         return self._device[1:]
 
 
-def _even(centred: Tensor, blocks: Sequence[int]) -> Tensor:
-    """Factors (D,) that bring blocks of the columns of (S, D), so many each, to the first one's sum of squares."""
+def _even(centred: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Factors (D,) that bring blocks of the columns of (S, D) to their power of the first one's sum of squares."""
+    lengths = [block.length for block in blocks]
     power = torch.zeros(len(blocks), dtype=torch.float64, device=centred.device)
     for rows in centred.split(_ROWS):  # squares of all would take as much memory again
-        power += torch.stack([part.square().sum(dtype=torch.float64) for part in rows.split(list(blocks), dim=1)])
-    factor = torch.where((power > 0) & (power[0] > 0), power[0] / power.clamp(min=1e-30), 1.0)
+        power += torch.stack([part.square().sum(dtype=torch.float64) for part in rows.split(lengths, dim=1)])
+    asked = torch.tensor([block.power for block in blocks], dtype=torch.float64, device=centred.device)
+    factor = torch.where((power > 0) & (power[0] > 0), asked * power[0] / power.clamp(min=1e-30), 1.0)
     scale = factor.sqrt().clamp(max=MOST_RAISED).float()
-    return scale.repeat_interleave(torch.tensor(blocks, device=scale.device))
+    return scale.repeat_interleave(torch.tensor(lengths, device=scale.device))
 
 
 def takes_parts(device: torch.device) -> bool:

@@ -33,6 +33,7 @@ class GaussianPCA:
 
     Args:
         n_components: n, dimensions of a descriptor.
+        normalise: False leaves the channels' variances as they are.
 
     Attributes:
         matrix_: (C, n) float32 and offset_: (n,) float32, with ``descriptor = feature @ matrix_ + offset_``.
@@ -44,8 +45,8 @@ class GaussianPCA:
     offset_: NDArray[np.float32]
     explained_variance_ratio_: NDArray[np.float64]
 
-    def __init__(self, n_components: int = 64) -> None:
-        self.n_components = n_components
+    def __init__(self, n_components: int = 64, *, normalise: bool = True) -> None:
+        self.n_components, self.normalise = n_components, normalise
         self.count_ = 0
         self._total: Any = None  # (C,) and (C, C) float64, NumPy or torch, where the features are
         self._outer: Any = None
@@ -106,6 +107,9 @@ class GaussianPCA:
             raise InvalidArgumentError("no features were accumulated: not one image could be read")
         mean, scale, correlation = _reference.normalisation(self.count_, _host(self._total), _host(self._outer))
         _reference.check_components(scale, self.n_components)
+        if not self.normalise:
+            deviation = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+            scale, correlation = np.sign(scale), correlation * np.outer(deviation, deviation)
         cuml = cuml_module("decomposition") if sample is not None else None
         if cuml is not None and sample is not None:
             components, ratio = _components_cuml(cuml, sample, mean, scale, self.n_components)
@@ -203,14 +207,15 @@ class LayerTransforms:
 
     Args:
         n_components: n, kept of each layer. channels: C of each layer, in the order of the features' columns.
+        unnormalised: how many layers, the first, keep their channels' variances.
 
     Attributes:
         parts: the transforms.
     """
 
-    def __init__(self, n_components: int, channels: Sequence[int]) -> None:
+    def __init__(self, n_components: int, channels: Sequence[int], *, unnormalised: int = 0) -> None:
         self.n_components, self.channels = n_components, tuple(channels)
-        self.parts = [GaussianPCA(n_components) for _ in self.channels]
+        self.parts = [GaussianPCA(n_components, normalise=layer >= unnormalised) for layer in range(len(self.channels))]
 
     def accumulate(self, features: NDArray[np.floating] | Tensor) -> LayerTransforms:
         """Add the features (..., ΣC) of some images, in an array or a tensor of any float type, to each layer's running sums.

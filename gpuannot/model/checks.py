@@ -31,8 +31,8 @@ _DTYPES = {
     "scatter": "float32/float64", "projection": "float16/float32", "landmarks": "float16", "images": "float16",
     "image_keys": "int64", "image_words": "int64",
 }  # fmt: skip
-#: The same of a model of several layers.
-_LAYER_SHAPES = {"offset": "L n", "explained_variance_ratio": "L n", "centers": "L m n"}
+#: The same of a model of several layers, L' of them with visual words.
+_LAYER_SHAPES = {"offset": "L n", "explained_variance_ratio": "L n", "centers": "L' m n"}
 _ALWAYS = ("matrix", "offset", "explained_variance_ratio", "centers", "counts")
 #: Tensors beside those that each head ranks by and, after the stroke, learns on with.
 _OF_HEAD = {
@@ -87,9 +87,9 @@ def check_settings(
     Raises:
         ModelFileError: names the file and the field.
     """
-    layers = config.layer_count
-    centers = tensors["centers"]
-    if (centers.ndim == 3) != (layers > 1) or (layers > 1 and len(centers) != layers):
+    layers, centers = config.layer_count, tensors["centers"]
+    expected_layers = layers, layers - config.whole_layers  # with a PCA, and with visual words
+    if (centers.ndim == 3) != (layers > 1) or (layers > 1 and (len(tensors["offset"]), len(centers)) != expected_layers):
         raise ModelFileError(f"{path}: its settings name {layers} layers, its tensors are those of another number")
     for name, axis, number in (("n_centers", -2, config.n_centers), ("n_components", -1, config.n_components)):
         if centers.shape[axis] != number:
@@ -137,7 +137,8 @@ def _check_shapes(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any
         if not _whole(value):
             raise _wrong(path, name, f"{_shown(value)} in the settings, expected a whole number")
     quadratic, moments = stated.values()
-    joined = sizes.get("L", 1) * (sizes["m"] * sizes["n"] + moments * (moments + 1) // 2)
+    with_words = sizes.get("L'", 1)
+    joined = with_words * (sizes["m"] * sizes["n"] + moments * (moments + 1) // 2) + (sizes.get("L", 1) - with_words) * sizes["n"]
     if sizes.get("V", joined) != joined:
         raise ModelFileError(f"{path}: the projection takes vectors of {sizes['V']} values, the images' have {joined} before it")
     if ("projection" in tensors) != ("projection_mean" in tensors):

@@ -131,16 +131,16 @@ class Encoder:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_stages": None}
 
-    # -- learning, step by step; gpuannot.model.fit says in what order -------------------------------------------------------------
+    # -- learning; gpuannot.model.fit says in what order --------------------------------------------------------------------------
 
     def new_transform(self) -> LayerTransforms:
         """Normalisation and PCA that have learnt nothing yet."""
-        return LayerTransforms(self.config.n_components, self.trunk.layer_channels)
+        return LayerTransforms(self.config.n_components, self.trunk.layer_channels, unnormalised=self.config.whole_layers)
 
     def new_codebook(self) -> LayerCodebooks:
         """A codebook that has learnt nothing yet."""
-        config = self.config
-        return LayerCodebooks(config.layer_count, config.n_centers, max_iterations=config.kmeans_iterations, seed=config.seed)
+        config, layers = self.config, self.config.layer_count - self.config.whole_layers
+        return LayerCodebooks(layers, config.n_centers, max_iterations=config.kmeans_iterations, seed=config.seed)
 
     def new_projection(self) -> JointProjection:
         """A joint projection that has learnt nothing yet."""
@@ -174,8 +174,8 @@ class Encoder:
         Raises:
             ValueError: fewer distinct descriptors than centres.
         """
-        self._stages, self.codebook_ = None, self.new_codebook()
-        self.codebook_.fit(sample if self.extractor.on_gpu else lambda layer: sample(layer).numpy())
+        self._stages, self.codebook_, first = None, self.new_codebook(), self.config.whole_layers
+        self.codebook_.fit(lambda layer: sample(first + layer) if self.extractor.on_gpu else sample(first + layer).numpy())
 
     def fit_projection(self, sample: Tensor) -> None:
         """Learn the projection from what :meth:`vlad` makes (S, D) float32, on this encoder's device, which is overwritten.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpuannot import AnnotatorConfig
 from gpuannot.errors import InvalidArgumentError
-from gpuannot.heads.projection import MOST_RAISED, JointProjection
+from gpuannot.heads.projection import MOST_RAISED, Block, JointProjection
 from gpuannot.heads.second_order import STEPS, MatrixRoots, Pooling, newton_schulz
 
 
@@ -114,7 +114,7 @@ def test_what_a_patch_adds_is_what_the_score_gains_by_its_weight() -> None:
 def test_pooling_puts_them_behind_vlad() -> None:
     rng = np.random.default_rng(4)
     config = AnnotatorConfig(layer="pool4+conv5_1", n_components=6, n_centers=3, l2=True, moments=4, projection=5)
-    assert Pooling.blocks(config) == (36, 20) and config.joined_dimension == 56
+    assert Pooling.blocks(config) == ((36, 1), (20, 1), (0, 0.5)) and config.joined_dimension == 56
     descriptors, centers = spread(rng, 4, 30, 2, 6), rng.standard_normal((2, 3, 6)).astype(np.float32)
     pooling, plain = Pooling.of(config), Pooling.of(config.changed(moments=0))
     found = pooling.encode(descriptors, centers)
@@ -126,13 +126,31 @@ def test_pooling_puts_them_behind_vlad() -> None:
     np.testing.assert_allclose(patches.sum(axis=1) + rest, weights @ vector, rtol=1e-10)
 
 
-def test_a_projection_hears_every_block_alike() -> None:
+def test_what_is_the_same_for_all_patches_stands_behind_all() -> None:
+    rng = np.random.default_rng(6)
+    config = AnnotatorConfig(layer="colours+pool4+conv5_1", n_components=6, n_centers=3, moments=4, projection=5)
+    assert Pooling.blocks(config) == ((36, 1), (20, 1), (6, 0.5)) and config.joined_dimension == 62
+    descriptors, centers = spread(rng, 4, 30, 3, 6), rng.standard_normal((2, 3, 6)).astype(np.float32)
+    descriptors[..., :6] = descriptors[:, :1, :6]
+    pooling = Pooling.of(config)
+    found = pooling.encode(descriptors, centers)
+    without = Pooling.of(config.changed(layer="pool4+conv5_1")).encode(descriptors[..., 6:], centers)
+    np.testing.assert_array_equal(found, np.hstack([without, descriptors[:, 0, :6]]))
+    weights = rng.standard_normal((2, 62))
+    vector, patches, rest = pooling.patch_contributions(descriptors[0], centers, weights)
+    np.testing.assert_allclose(vector, found[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(patches.sum(axis=1) + rest, weights @ vector, rtol=1e-10)
+    without_roots = Pooling.of(config.changed(moments=0)).encode(descriptors, centers)
+    np.testing.assert_array_equal(without_roots, np.hstack([found[:, :36], found[:, 56:]]))
+
+
+def test_a_projection_hears_every_block_as_stated() -> None:
     rng = np.random.default_rng(5)
     loud, quiet = 3 * rng.standard_normal((80, 9)), 0.1 * rng.standard_normal((80, 4)) + 3
     given = torch.from_numpy(np.hstack([loud, quiet]).astype(np.float32))
-    found = JointProjection(9).fit(given, blocks=(9, 4))
+    found = JointProjection(9).fit(given, blocks=(Block(9), Block(4, 0.25)))
     centred = given.double() - given.double().mean(dim=0)
-    factor = float(centred[:, :9].square().sum().sqrt() / centred[:, 9:].square().sum().sqrt())
+    factor = 0.5 * float(centred[:, :9].square().sum().sqrt() / centred[:, 9:].square().sum().sqrt())
     scaled = torch.cat([given[:, :9].double(), given[:, 9:].double() * factor], dim=1)
     scaled = (scaled - scaled.mean(dim=0)).float()
     expected = JointProjection(9).fit(scaled)
@@ -141,10 +159,10 @@ def test_a_projection_hears_every_block_alike() -> None:
     alone = JointProjection(9).fit(given)
     assert np.abs(alone.matrix_[9:]).max() < 0.02 < 0.3 < np.abs(found.matrix_[9:]).max() / factor
     silent = torch.cat([given[:, :9], given[:, 9:] * 0.1], dim=1)  # raised a hundredfold, and no more
-    assert 0.5 * MOST_RAISED < np.abs(JointProjection(13).fit(silent, blocks=(9, 4)).matrix_[9:]).max() <= MOST_RAISED
-    assert np.isfinite(JointProjection(4).fit(still_first(given), blocks=(9, 4)).matrix_).all()
+    assert 0.5 * MOST_RAISED < np.abs(JointProjection(13).fit(silent, blocks=(Block(9), Block(4))).matrix_[9:]).max() <= MOST_RAISED
+    assert np.isfinite(JointProjection(4).fit(still_first(given), blocks=(Block(9), Block(4))).matrix_).all()
     still = torch.cat([given[:, :9], torch.ones(80, 2)], dim=1)  # a block that does not vary has no scale
-    assert np.isfinite(JointProjection(8).fit(still, blocks=(9, 2)).matrix_).all()
+    assert np.isfinite(JointProjection(8).fit(still, blocks=(Block(9), Block(2))).matrix_).all()
 
 
 def still_first(given: torch.Tensor) -> torch.Tensor:
@@ -153,7 +171,8 @@ def still_first(given: torch.Tensor) -> torch.Tensor:
 
 
 def test_moments_need_a_projection() -> None:
-    with pytest.raises(InvalidArgumentError, match="moments = 4 needs a projection"):
-        AnnotatorConfig(moments=4)
+    for changes in ({"moments": 4}, {"layer": "colours+conv5_2"}):
+        with pytest.raises(InvalidArgumentError, match="moments and the layer colours need a projection"):
+            AnnotatorConfig(**changes)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"moments must be a whole number in 0…64, got 65"):
         AnnotatorConfig(moments=65, projection=8)

@@ -326,6 +326,18 @@ def test_each_layer_has_its_own_normalisation_and_pca() -> None:
     np.testing.assert_allclose(on_device.numpy(), together.transform(features), atol=1e-5)
 
 
+def test_a_layer_that_keeps_its_variances_has_the_components_of_scikit_learn() -> None:
+    features = drawn_features(30)
+    features[..., :9] *= np.arange(9)  # of very different scales, one constant
+    layers = LayerTransforms(3, (9, 5), unnormalised=1).accumulate(features).finish()
+    found, given = layers.transform(features), features.reshape(-1, 14).astype(np.float64)
+    expected = PCA(3).fit_transform(given[:, :9])
+    expected *= np.sign((expected * found.reshape(-1, 6)[:, :3]).sum(axis=0))
+    np.testing.assert_allclose(found.reshape(-1, 6)[:, :3], expected, atol=1e-4)
+    np.testing.assert_array_equal(found[..., 3:], GaussianPCA(3).fit(features[..., 9:]).transform(features[..., 9:]))
+    assert layers.parts[0].constant_channels_.tolist() == [0]
+
+
 def test_other_channels_than_the_layers_have() -> None:
     with pytest.raises(ValueError, match="features have 13 channels, these layers have 14"):
         LayerTransforms(3, (9, 5)).accumulate(drawn_features()[..., 1:])

@@ -372,47 +372,44 @@ def test_layers_come_in_the_order_of_the_network(weights: TrunkWeights) -> None:
 # ---- colours
 
 
-def binned(image: np.ndarray, stride: int) -> np.ndarray:
-    """Shares of colours by Python's own conversion, pixel by pixel: (rows, columns, 256)."""
-    rows, columns = image.shape[0] // stride, image.shape[1] // stride
-    counts = np.zeros((rows, columns, 256))
-    for y in range(rows * stride):
-        for x in range(columns * stride):
-            most, spread = int(image[y, x].max()), int(image[y, x].max()) - int(image[y, x].min())
-            hue = Fraction(0)
-            red, green, blue = (int(value) for value in image[y, x])
-            if spread:
-                sector = (Fraction(green - blue, spread), 2 + Fraction(blue - red, spread), 4 + Fraction(red - green, spread))
-                hue = sector[(red, green, blue).index(most)] / 6 % 1
-                assert abs(float(hue) - colorsys.rgb_to_hsv(red, green, blue)[0]) % 1 < 1e-9
-            saturation = min(3, 4 * spread // most) if most else 0
-            counts[y // stride, x // stride, int(16 * hue) * 16 + saturation * 4 + most // 64] += 1
-    return counts / stride**2
+def binned(image: np.ndarray) -> np.ndarray:
+    """Shares of colours by Python's own conversion, pixel by pixel: (256,)."""
+    counts = np.zeros(256)
+    for pixel in image.reshape(-1, 3):
+        red, green, blue = (int(value) for value in pixel)
+        most, spread = max(red, green, blue), max(red, green, blue) - min(red, green, blue)
+        hue = Fraction(0)
+        if spread:
+            sector = (Fraction(green - blue, spread), 2 + Fraction(blue - red, spread), 4 + Fraction(red - green, spread))
+            hue = sector[(red, green, blue).index(most)] / 6 % 1
+            assert abs(float(hue) - colorsys.rgb_to_hsv(red, green, blue)[0]) % 1 < 1e-9
+        saturation = min(3, 4 * spread // most) if most else 0
+        counts[int(16 * hue) * 16 + saturation * 4 + most // 64] += 1
+    return counts / counts.sum()
 
 
-@pytest.mark.parametrize(("batch", "height", "width", "stride"), [(2, 37, 50, 16), (1, 8, 8, 8), (3, 5, 4, 1), (0, 32, 32, 16)])
-def test_colours_of_patches(batch: int, height: int, width: int, stride: int) -> None:
+@pytest.mark.parametrize(("batch", "height", "width"), [(2, 37, 50), (1, 8, 8), (3, 5, 4), (0, 32, 32)])
+def test_colours_of_images(batch: int, height: int, width: int) -> None:
     rng = np.random.default_rng(height)
     pixels = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
     pixels[:, : height // 2, :, 1] = pixels[:, : height // 2, :, 0]  # ties of two channels, or of all
     pixels[:, : height // 4, :, 2] = pixels[:, : height // 4, :, 0]
     pixels[:, 0, : width // 2] = (0, 0, 0)
-    found = colour_shares(torch.from_numpy(pixels).permute(0, 3, 1, 2), stride)
-    assert found.shape == (batch, height // stride, width // stride, 256) and found.dtype == torch.float32
+    found = colour_shares(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert found.shape == (batch, 256) and found.dtype == torch.float32
     for image, shares in zip(pixels, found.square().numpy(), strict=True):
-        np.testing.assert_allclose(shares, binned(image, stride), atol=1e-6)
+        np.testing.assert_allclose(shares, binned(image), atol=1e-6)
 
 
 def test_colours_at_the_edges_of_bins() -> None:
     """22.5° is the first edge of hue, and saturations of a quarter and values of 64 are in the upper bin."""
     colours = {(64, 40, 16): 1, (255, 255, 255): 0, (255, 0, 0): 0, (255, 255, 0): 2, (0, 255, 255): 8, (255, 0, 255): 13,
                (80, 50, 0): 1, (80, 30, 0): 1, (80, 29, 0): 0, (255, 0, 1): 15}  # fmt: skip
-    pixels = torch.tensor(list(colours), dtype=torch.uint8).T.reshape(1, 3, 1, -1)
-    found = colour_shares(pixels, 1)[0, 0].argmax(dim=1)
+    found = colour_shares(torch.tensor(list(colours), dtype=torch.uint8)[:, :, None, None]).argmax(dim=1)
     assert (found // 16).tolist() == list(colours.values())
     assert (found[0] % 16).tolist() == 3 * 4 + 1 and (found[1] % 16).tolist() == 3
-    quarter = colour_shares(torch.tensor([[64, 48, 48], [63, 48, 48]], dtype=torch.uint8).T.reshape(1, 3, 1, 2), 1)
-    assert (quarter[0, 0].argmax(dim=1) % 16).tolist() == [1 * 4 + 1, 0]
+    quarter = colour_shares(torch.tensor([[64, 48, 48], [63, 48, 48]], dtype=torch.uint8)[:, :, None, None])
+    assert (quarter.argmax(dim=1) % 16).tolist() == [1 * 4 + 1, 0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -422,7 +419,7 @@ def test_colours_beside_layers(weights: TrunkWeights, dtype: str) -> None:
     assert trunk.layer == "colours+pool1+conv2_1" and trunk.layer_channels == (256, 64, 128) and trunk.channels == 448
     found = trunk(images)
     assert found.shape == (5, 10 * 16, 448)
-    assert torch.equal(found[..., :256], colour_shares(images, 2).flatten(1, 2).to(trunk.dtype))
+    assert torch.equal(found[..., :256], colour_shares(images).to(trunk.dtype)[:, None].expand(-1, 160, -1))
     assert torch.equal(found[..., 256:], Trunk(weights, "pool1+conv2_1", dtype=dtype)(images))
 
 

@@ -1,7 +1,8 @@
-"""Colours as a layer beside those of the network: how each patch's pixels share in hue, saturation and value.
+"""Colours as a layer beside those of the network: how the pixels of the whole image share in hue, saturation and value.
 
 Convolution layers are trained to know things whatever their colour; what is asked for often is one, such as a sunset or a
-green field. As a layer of its own, colours take part in all that follows: PCA, visual words, VLAD.
+green field. Each patch has the colours of all the image. They have a PCA of their own, without visual words
+(:class:`~gpuannot.heads.second_order.Pooling`).
 """
 
 from __future__ import annotations
@@ -17,28 +18,24 @@ _HUES = 16
 
 
 @torch.inference_mode()
-def colour_shares(images: Tensor, stride: int) -> Tensor:
-    """Square roots of the shares of colours in each patch, so that products of them are Bhattacharyya coefficients.
+def colour_shares(images: Tensor) -> Tensor:
+    """Square roots of the shares of colours in each image, so that products of them are Bhattacharyya coefficients.
 
     A pixel with largest channel V, smallest v and hue sector s lies in the bin of hue ⌊16·H⌋, H = (2s + (a − b)/(V − v))/6 mod 1,
     saturation ⌊4·(V − v)/V⌋, at most 3, and value ⌊V/64⌋; a and b are the two channels that follow the largest, blue being
-    followed by red, and s is 0, 1 or 2 where that is red, green or blue. It is worked out in whole numbers: a patch has the same
+    followed by red, and s is 0, 1 or 2 where that is red, green or blue. It is worked out in whole numbers: an image has the same
     bins on every device.
 
     Args:
         images: (B, 3, H, W) uint8, RGB.
-        stride: side of a patch in pixels; what is left at the right and the bottom is left out.
 
     Returns:
-        (B, H // stride, W // stride, 256) float32, on the images' device.
+        (B, 256) float32, on the images' device.
     """
-    rows, columns = images.shape[2] // stride, images.shape[3] // stride
-    bins = _bins(images.int()[:, :, : rows * stride, : columns * stride])
-    patch = torch.arange(rows * columns, device=images.device).view(rows, 1, columns, 1) * COLOUR_BINS
-    place = (bins.view(-1, rows, stride, columns, stride) + patch).flatten(1)
-    counts = torch.zeros((len(images), rows * columns * COLOUR_BINS), dtype=torch.int32, device=images.device)
-    counts.scatter_add_(1, place, torch.ones_like(place, dtype=torch.int32))
-    return counts.view(-1, rows, columns, COLOUR_BINS).float().div_(stride * stride).sqrt_()
+    bins = _bins(images.int()).flatten(1)
+    counts = torch.zeros((len(images), COLOUR_BINS), dtype=torch.int32, device=images.device)
+    counts.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.int32))
+    return counts.float().div_(images.shape[2] * images.shape[3]).sqrt_()
 
 
 def _bins(pixels: Tensor) -> Tensor:

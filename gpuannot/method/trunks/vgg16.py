@@ -62,7 +62,7 @@ class Vgg16(LocalTrunk):
     Args:
         weights: a :class:`~gpuannot.method.weights.TrunkWeights`, or None for the embedded ones.
         layer: ``conv1_1`` … ``conv5_3`` or ``pool1`` … ``pool5``, or several joined by ``+``: their channels lie side by side, in
-            the order of the network. With ``colours+`` before them :func:`~.colours.colour_shares` of the same patches come first.
+            the order of the network. With ``colours+`` :func:`~.colours.colour_shares` come first, alike for all patches.
         relu: for a convolution layer, take its output after (True) or before (False) the ReLU. Poolings follow a ReLU anyway.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16`` (CUDA only), or ``int8``
             (:class:`~gpuannot.method.int8.Int8Layers`; as ``auto`` where the device does not multiply int8).
@@ -166,7 +166,10 @@ class Vgg16(LocalTrunk):
         """(B, C, H', W') of each layer."""
         if not self._colours:
             return self._of_network(images)
-        return [colour_shares(images, self.stride).to(self.dtype).permute(0, 3, 1, 2), *self._of_network(images)]
+        network = self._of_network(images)
+        shares = colour_shares(images).to(self.dtype)[:, :, None, None]
+        same = shares.expand(-1, -1, *network[0].shape[2:]).contiguous(memory_format=torch.channels_last)  # as kernels take it
+        return [same, *network]
 
     def _of_network(self, images: Tensor) -> list[Tensor]:
         """:meth:`_parts` without colours."""
