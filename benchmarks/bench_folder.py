@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,8 @@ from gpuannot.system.threads import cpus
 BFLOAT16 = "gpuannot, convolutions in bfloat16"
 LOOP = "DataLoader loop, channels-last bfloat16"
 PLAIN_LOOP = "DataLoader loop, float32"
-_SIZES = [((192, 128), 128, 4096), ((640, 480), 128, 4096), ((4000, 3000), 32, 512)]  # pixels, files on a CPU, on a GPU
+_SIZES = [((192, 128), 64, 4096), ((640, 480), 64, 4096), ((4000, 3000), 32, 512)]  # pixels, files on a CPU, on a GPU
+_REPEATS = 3  # at most: each run is seconds long
 _DISTINCT = 16  # files that differ; the others are copies
 
 
@@ -124,7 +126,7 @@ def measure(setting: Setting) -> Iterator[Row]:
             }
             exact = words_of(loop(annotator, plain[PLAIN_LOOP], folder, root / "exact.parquet"))
             yield from measure_rows(
-                setting,
+                replace(setting, repeats=min(_REPEATS, setting.repeats)),
                 "folder",
                 {"images": count, "pixels": f"{size[0]} × {size[1]}"},
                 variants,
