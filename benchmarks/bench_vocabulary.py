@@ -142,7 +142,8 @@ def _reliability(
     confidence = expit(curves[1][place] - curves[0][place] * distance)
     # The two Gaussians' own posterior: the confidence before the logistic curve.
     prior = np.log(bank.counts[index] / (len(learn) - bank.counts[index]))
-    odds = (np.log(confidence / (1 - confidence)) - head.logistic.prior * prior - head.logistic.constant) / head.logistic.odds
+    slope = head.logistic.slope(torch.from_numpy(prior)).numpy()
+    odds = (np.log(confidence / (1 - confidence)) - head.logistic.prior * prior - head.logistic.constant) / np.maximum(slope, 1e-9)
     scores = evaluate(index, labels[held])
     return {
         "images": {"learnt": len(learn), "held_out": len(held)},

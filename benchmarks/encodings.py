@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,20 +181,24 @@ def completed(unit: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64],
 
 
 def with_blocks(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig) -> Iterator[Variant]:
-    """What settings put beside the VLAD vectors of the preset."""
-    for beside, (encoder, features) in (("", stores.plain), ("colours", stores.coloured)):
-        for moments in (0, MOMENTS):
-            if beside or moments:
-                with _Layers(fresh(encoder, moments=moments), features, images, learn) as layers:
-                    vectors, blocks = layers.vlad(), Pooling.blocks(layers.encoder.config)
-                name = " and ".join(filter(None, ["moments" if moments else "", beside])) + " beside it"
-                yield Variant(name, [projected(vectors, learn, config, blocks)], images.labels, learn)
+    """The preset, and what settings put beside its VLAD vectors: the first block, which knows nothing of the others."""
+    encoder, features = stores.coloured
+    with _Layers(fresh(encoder, moments=MOMENTS), features, images, learn) as layers:
+        vectors, blocks = layers.vlad(), Pooling.blocks(layers.encoder.config)
+    parts = np.split(vectors, np.cumsum([block.length for block in blocks])[:-1], axis=1)
+    for name, chosen in (("", [0]), ("moments", [0, 1]), ("colours", [0, 2]), ("moments and colours", [0, 1, 2])):
+        together = np.hstack([parts[block] for block in chosen])
+        views = [projected(together, learn, config, [blocks[block] for block in chosen])]
+        yield Variant(f"{name} beside it" if name else "kernel", views, images.labels, learn)
 
 
 def variants(
     stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig, only_blocks: bool
 ) -> Iterator[Variant]:
     """Every variant, the preset's own first, as each is made."""
+    if only_blocks:
+        yield from with_blocks(stores, images, learn, config)
+        return
     labels = images.labels
 
     def of(name: str, *vectors: Vectors) -> Variant:
@@ -203,9 +208,6 @@ def variants(
         vlad = layers.vlad()
         own = of("kernel", vlad)
         yield own
-        if only_blocks:
-            yield from with_blocks(stores, images, learn, config)
-            return
         unit = own.views[0]
         for width in WIDTHS:
             yield own._replace(name=f"γ = {width:g}", width=width)
@@ -221,7 +223,7 @@ def variants(
         other = layers.vlad(layers.encoder.sharing_trunk(Learnt(layers.encoder.transform_), seed=config.seed + 1))
         yield of("two codebooks side by side", np.hstack([vlad, other]))
         yield of("two codebooks, scores averaged", vlad, other)
-    yield from with_blocks(stores, images, learn, config)
+    yield from islice(with_blocks(stores, images, learn, config), 1, None)
     for encoder, features in stores.larger:
         size = encoder.config.input_size
         with _Layers(fresh(encoder), features, images, learn) as layers:
@@ -293,7 +295,7 @@ def main() -> None:
     samples: dict[str, list[NDArray[np.float64]]] = {}
     with ExitStack() as stack:
         stores = Stores(images, config, arguments.cache, stack)
-        arithmetic = stores.plain[0].trunk.arithmetic
+        arithmetic = stores.coloured[0].trunk.arithmetic
         about: dict[str, Any] = {"dataset": images.name, "objective": arguments.objective, "measure": measure}
         about |= {"trunk_dtype": arithmetic, "images": len(images)}
         for split in range(arguments.splits):

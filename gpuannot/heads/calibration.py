@@ -121,25 +121,36 @@ def gaussian_odds(scores: LeftOut, counts: Tensor) -> Odds:
 
 
 class Logistic(NamedTuple):
-    """P(word is right) = σ(``odds``·e + ``prior``·f + ``constant`` + ``level``·s), e and f being the log-odds of the word's score
-    and of its frequency, or where words are ranked by predictions s the logarithms of the prediction and of the frequency."""
+    """P(word is right) = σ(a·e + ``prior``·f + ``constant`` + ``level``·s), a = ``odds`` + ``together``·f, of the log-odds e of the
+    word's score and f of its frequency, or where words are ranked by predictions s the logarithms of the prediction and of the
+    frequency."""
 
     odds: float
     prior: float
     constant: float
     level: float = 0.0
+    together: float = 0.0
+
+    def slope(self, frequency: Tensor) -> Tensor:
+        """a of words of these f, at least 0: a score never speaks against its own word."""
+        return (self.odds + self.together * frequency).clamp(min=0)
 
 
-def fit_logistic(odds: NDArray[np.float64], prior: NDArray[np.float64], right: NDArray[np.bool_]) -> Logistic | None:
+def fit_logistic(
+    odds: NDArray[np.float64], prior: NDArray[np.float64], right: NDArray[np.bool_], *, together: bool = False
+) -> Logistic | None:
     """The curve for words that were given; None where all or none of them were right.
 
     Args:
         odds: (M,) log-odds of each word's score.
         prior: (M,) log-odds of its frequency.
         right: (M,) whether it was right.
+        together: what a score says depends on the word's frequency: of a rare word two Gaussians that were learnt from a handful
+            of images put it far too high.
     """
-    found = _most_likely(np.stack([odds, prior], axis=1), right)
-    return None if found is None else Logistic(found[0], found[1], found[2])
+    features = [odds, prior, odds * prior] if together else [odds, prior]
+    found = _most_likely(np.stack(features, axis=1), right)
+    return None if found is None else Logistic(found[0], found[1], found[-1], together=found[2] if together else 0.0)
 
 
 def fit_rising(score: NDArray[np.float64], right: NDArray[np.bool_]) -> Logistic | None:

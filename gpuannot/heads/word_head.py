@@ -212,9 +212,9 @@ class WordHead:
         if self.of_logarithms:  # of the prediction, which is the score divided by its scale
             slope, offset = torch.full_like(scale, curve.odds), constant - curve.odds * scale.log()
         else:
-            odds = self._odds(bank, system, known)
+            odds, by = self._odds(bank, system, known), curve.slope(self._frequency(system, known))
             of_score = torch.where(scale > 0, odds.slope / scale, 0.0)
-            slope, offset = curve.odds * of_score, curve.odds * (odds.offset - of_score * shift) + constant
+            slope, offset = by * of_score, by * (odds.offset - of_score * shift) + constant
         return torch.stack([slope, offset, torch.full_like(slope, curve.level)]).cpu().numpy().astype(np.float32)
 
     def _learn_confidence(self, bank: WordBank, sample: LeftOutSample) -> None:
@@ -235,7 +235,7 @@ class WordHead:
             given = (scores * scale + shift).topk(most, dim=1).indices
             picked = evidence.gather(1, given), prior[given], truth.gather(1, given) > 0
             values, frequency, right = (part.cpu().numpy() for part in picked)
-            curve = self.logistic = fit_logistic(values.ravel(), frequency.ravel(), right.ravel())
+            curve = self.logistic = fit_logistic(values.ravel(), frequency.ravel(), right.ravel(), together=not images)
             if curve is None:
                 return
             if follow and curve.odds > 0:

@@ -285,7 +285,7 @@ _METADATA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trunk_sha256": ("64 hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))),
     "images": ("a number of images", _whole),
     "penalty": ("a number above 0", lambda value: _finite(value) and value > 0),
-    "logistic": ("null or four numbers", lambda value: value is None or _numbers(value, 4) or _numbers(value, 3)),
+    "logistic": ("null or five numbers", lambda value: value is None or any(_numbers(value, count) for count in (5, 4, 3))),
     "chosen": (f"null or the numbers {', '.join(Chosen._fields)}", lambda value: value is None or _is_chosen(value)),
 }
 

@@ -352,11 +352,15 @@ def test_the_logistic_curve_is_the_most_likely_one() -> None:
     odds, prior = rng.normal(0, 5, 20_000), rng.normal(-4, 1, 20_000)
     right = rng.random(20_000) < 1 / (1 + np.exp(-(0.3 * odds + 0.8 * prior + 2)))
     curve = fit_logistic(odds, prior, right)
-    assert curve is not None and np.allclose(curve, [0.3, 0.8, 2, 0], atol=0.15)
+    assert curve is not None and np.allclose(curve, [0.3, 0.8, 2, 0, 0], atol=0.15)
     assert fit_logistic(odds, prior, right | True) is None and fit_logistic(odds, prior, right & False) is None
+    right = rng.random(20_000) < 1 / (1 + np.exp(-((0.6 + 0.1 * prior) * odds + 0.8 * prior + 2)))
+    curve = fit_logistic(odds, prior, right, together=True)
+    assert curve is not None and np.allclose(curve, [0.6, 0.8, 2, 0, 0.1], atol=0.15)
+    np.testing.assert_allclose(curve.slope(torch.tensor([-4.0, -40.0])), [curve.odds - 4 * curve.together, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", SOLVED, ids=str)
+@pytest.mark.parametrize("changes", [*SOLVED, {"head": "ridge", "objective": "words"}], ids=str)
 def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> None:
     """By hand: refits without each image, its five best words, a logistic regression over those."""
     vectors, labels = data(150)
@@ -374,7 +378,8 @@ def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> No
     _, _, scale, shift = head._affine(bank)
     slope, offset = head._odds(bank, head._system, torch.arange(5))
     ranked = np.argsort(-(left_out * scale.numpy() + shift.numpy()), axis=1)[:, :5]
-    logarithms = changes.get("calibration") != "odds"
+    together = "objective" in changes  # what a score says then depends on how frequent its word is
+    logarithms = not together and changes.get("calibration") != "odds"
     share = bank.counts[:5] / 150
     prior = np.log(share) if logarithms else np.log(share / (1 - share))
 
@@ -382,11 +387,18 @@ def test_confidences_are_those_of_left_out_scores(changes: dict[str, Any]) -> No
         return np.log(np.maximum(raw + share, 1e-3)) if logarithms else raw * slope.numpy() + offset.numpy()
 
     picked = [np.take_along_axis(each, ranked, 1).ravel() for each in (evidence(left_out), dense[:, :5])]
-    model = LogisticRegression(C=1.0, max_iter=1000).fit(np.stack([picked[0], prior[ranked].ravel()], 1), picked[1] > 0)
+
+    def features(evidence: NDArray, prior: NDArray) -> NDArray:
+        return np.stack([evidence, prior, *([evidence * prior] if together else [])], axis=1)
+
+    model = LogisticRegression(C=1.0, max_iter=1000).fit(features(picked[0], prior[ranked].ravel()), picked[1] > 0)
+    of_evidence, of_prior, *more = model.coef_[0]
+    steepness = np.maximum(of_evidence + sum(more) * prior, 0)
+    assert not together or (steepness[-1] == 0 and steepness[:-1].min() > 0)
     test = data(30, seed=1)[0].astype(np.float64)
     scores = test @ weights.T + bias
     own = evidence((scores - shift.numpy()) / scale.numpy())
-    expected = model.predict_proba(np.stack([own.ravel(), np.broadcast_to(prior, own.shape).ravel()], 1))[:, 1].reshape(own.shape)
+    expected = 1 / (1 + np.exp(-(steepness * own + of_prior * prior + model.intercept_[0])))
     curves = head.confidence(bank)
     assert curves is not None
     of = np.log(np.maximum(scores, 1e-3 * scale.numpy())) if logarithms else scores

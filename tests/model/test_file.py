@@ -343,7 +343,7 @@ def test_a_model_whose_confidences_have_no_level(drawn_scenes: Path, tmp_path: P
     made = fit(drawn_scenes, head="ridge")
     good = made.to_model_file()
     changed = {"confidence": good.tensors["confidence"][:2]}
-    assert good.tensors["confidence"][2].any() and len(good.metadata["logistic"]) == 4
+    assert good.tensors["confidence"][2].any() and len(good.metadata["logistic"]) == 5
     old = ModelFile({**good.tensors, **changed}, {**good.metadata, "logistic": good.metadata["logistic"][:3]})
     loaded = Annotator.load(old.write(tmp_path / "m"), device="cpu")
     found = loaded.annotate(drawn_scenes, k=3)
