@@ -132,7 +132,7 @@ class Logistic(NamedTuple):
     together: float = 0.0
 
     def slope(self, frequency: Tensor) -> Tensor:
-        """a of words of these f, at least 0: a score never speaks against its own word."""
+        """a (W,) of words of these f (W,), at least 0: a score never speaks against its own word."""
         return (self.odds + self.together * frequency).clamp(min=0)
 
 

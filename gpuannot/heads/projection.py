@@ -26,7 +26,7 @@ MOST_RAISED = 100.0
 
 
 class Block(NamedTuple):
-    """Part of the vectors: how many of their values, and its mean squared distance from the mean, in those of the first block."""
+    """Part of the vectors (S, D): ``length`` columns, whose Σ‖v − μ‖² is to be ``power`` times that of the first block."""
 
     length: int
     power: float = 1.0

@@ -189,7 +189,10 @@ class Pooling:
     def patch_contributions(
         self, descriptors: NDArray[np.float32], centers: NDArray[np.float32], weights: NDArray[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Of one image (P, L·n): its vector, what each patch adds to w·vector, (k, P), and what none does, (k,)."""
+        """Of one image (P, L·n): its vector (D,), what each patch adds to w·vector, (k, P), and what none does, (k,).
+
+        That is the matrix roots' rounding, and all of what is the same for all patches. ``weights`` are (k, D).
+        """
         local, end = descriptors[:, self.whole :], weights.shape[1] - self.whole
         vector, patches = self.vlad.patch_contributions(local, centers, weights[:, : centers.size])
         same = descriptors[0, : self.whole].astype(np.float64)

@@ -120,7 +120,7 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        """D, the length of an image vector: L·m·n, or what the projection makes."""
+        """D, the length of an image vector: m·n a layer, or what the projection makes."""
         return self.projection_.dimension if self.config.projection else self.config.vlad_dimension
 
     def require_fit(self) -> None:
