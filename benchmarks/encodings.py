@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +42,8 @@ from gpuannot.model.store import FeatureStore
 from gpuannot.model.word_model import WordModel
 
 K = 5
+#: Which of the blocks of :meth:`~gpuannot.heads.second_order.Pooling.blocks` a variant has.
+BLOCKS = {"moments beside it": [0, 1], "colours beside it": [0, 2], "moments and colours beside it": [0, 1, 2]}
 LARGER = (320, 448)
 WIDTHS = (1.0, 4.0)
 MOMENTS = 96  # PCA components of a layer whose second moments are taken
@@ -180,16 +181,18 @@ def completed(unit: Vectors, labels: sparse.csr_array, learn: NDArray[np.int64],
     return sparse.csr_array(full)
 
 
-def with_blocks(stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig) -> Iterator[Variant]:
-    """The preset, and what settings put beside its VLAD vectors: the first block, which knows nothing of the others."""
+def with_blocks(
+    stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig, variants: dict[str, list[int]]
+) -> Iterator[Variant]:
+    """What settings put beside the preset's VLAD vectors: the first block, which knows nothing of the others."""
     encoder, features = stores.coloured
     with _Layers(fresh(encoder, moments=MOMENTS), features, images, learn) as layers:
         vectors, blocks = layers.vlad(), Pooling.blocks(layers.encoder.config)
     parts = np.split(vectors, np.cumsum([block.length for block in blocks])[:-1], axis=1)
-    for name, chosen in (("", [0]), ("moments", [0, 1]), ("colours", [0, 2]), ("moments and colours", [0, 1, 2])):
+    for name, chosen in variants.items():
         together = np.hstack([parts[block] for block in chosen])
         views = [projected(together, learn, config, [blocks[block] for block in chosen])]
-        yield Variant(f"{name} beside it" if name else "kernel", views, images.labels, learn)
+        yield Variant(name, views, images.labels, learn)
 
 
 def variants(
@@ -197,7 +200,7 @@ def variants(
 ) -> Iterator[Variant]:
     """Every variant, the preset's own first, as each is made."""
     if only_blocks:
-        yield from with_blocks(stores, images, learn, config)
+        yield from with_blocks(stores, images, learn, config, {"kernel": [0], **BLOCKS})
         return
     labels = images.labels
 
@@ -223,7 +226,7 @@ def variants(
         other = layers.vlad(layers.encoder.sharing_trunk(Learnt(layers.encoder.transform_), seed=config.seed + 1))
         yield of("two codebooks side by side", np.hstack([vlad, other]))
         yield of("two codebooks, scores averaged", vlad, other)
-    yield from islice(with_blocks(stores, images, learn, config), 1, None)
+    yield from with_blocks(stores, images, learn, config, BLOCKS)
     for encoder, features in stores.larger:
         size = encoder.config.input_size
         with _Layers(fresh(encoder), features, images, learn) as layers:
