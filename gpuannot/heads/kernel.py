@@ -18,7 +18,7 @@ from .kernel_ranking import KernelRanking
 from .products import product
 from .ridge import LeftOut
 
-#: Images whose kernel matrix is inverted: 3.2 GB, and as much again while it is made. Of more, so many are landmarks.
+#: Images whose kernel matrix is inverted: 3.2 GB, on a GPU four times as many for a moment. Of more, so many are landmarks.
 MAX_IMAGES = 20_000
 
 # Images that may come and go, one after another, before P is made anew; rounding adds up with each.
@@ -42,9 +42,9 @@ class KernelSystem:
 
     B images more or fewer cost O(N²·B) by the inverse of a block matrix; P is made anew from the images once 1,000 changed, or an
     eighth of them at once. Of more than ``most`` images, as many are landmarks
-    (:class:`~gpuannot.heads.kernel_landmarks.LandmarkKernel`), and every change of images means solving anew. What is to be solved
-    is, when something is first asked for. Float64 on the images' device, 8·min(N, most)² bytes, three times as many while it is
-    solved. On a CPU callers hold torch to one thread, for the same bits on any number of cores, as
+    (:class:`~gpuannot.heads.kernel_landmarks.LandmarkKernel`), and all is solved anew when these change too. What is to be solved
+    is, when something is first asked for. Float64 on the images' device, 8·min(N, most)² bytes, on a GPU four times as many while
+    it is solved. On a CPU callers hold torch to one thread, for the same bits on any number of cores, as
     :class:`~gpuannot.heads.word_head.WordHead` does.
 
     Args:
@@ -172,9 +172,9 @@ class KernelSystem:
         else:
             self.images.update(vectors, labels, 1, None)
         self._changed += len(vectors)
-        if not (isinstance(self._solved, ExactKernel) and small and self._changed <= _CHANGES and len(self.images) <= self.most):
+        if self._solved is None or not (small and self._changed <= _CHANGES and self._same_unknowns(gone)):
             self._solved = None
-        elif sign < 0:
+        elif len(gone):
             self._solved.shrink(self.images, gone)
         elif len(vectors):
             self._solved.grow(self.images)
@@ -194,16 +194,18 @@ class KernelSystem:
         """Let ``into`` be the word of the images that carry it or ``word``, which stays as it is."""
         both = self.images.rows_with_both(word, into)
         self.images.merge_words(word, into)
-        if isinstance(self._solved, ExactKernel):
+        if self._solved is not None:
             self._solved.merge_words(self.images, word, into, both)
-        else:
-            self._solved = None
 
     def _change_words(self, words: NDArray[np.int64]) -> None:
-        if isinstance(self._solved, ExactKernel):
+        if self._solved is not None:
             self._solved.change_words(self.images, words)
-        else:
-            self._solved = None
+
+    def _same_unknowns(self, gone: NDArray[np.int64]) -> bool:
+        """Whether what was solved is over all images, or over the same landmarks, now that the rows ``gone`` have left."""
+        if isinstance(self._solved, LandmarkKernel):
+            return len(self.images) > self.most and self._solved.same_landmarks(self.images, gone)
+        return len(self.images) <= self.most
 
     def _solve(self) -> ExactKernel | LandmarkKernel:
         if self._solved is None:

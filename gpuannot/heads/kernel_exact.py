@@ -54,8 +54,8 @@ def add_product(into: Tensor, left: Tensor, right: Tensor, sign: int) -> None:
 class ExactKernel:
     """P = (k + λI)⁻¹ over N images, and P·[1 Y]: what :class:`~gpuannot.heads.kernel.KernelSystem` derives everything from.
 
-    O(N³ + N²d) to make, O(N²·B) for B images more or fewer, O(N·N_j) for a word of N_j images. 8·N² bytes for P, and as much again
-    while it is made.
+    O(N³ + N²d) to make, O(N²·B) for B images more or fewer, O(N·N_j) for a word of N_j images. 8·N² bytes for P, on a GPU
+    four times as many while it is made.
 
     Args:
         images: N > 0 of them.

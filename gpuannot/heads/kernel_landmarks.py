@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,7 +25,9 @@ class LandmarkKernel:
 
     β minimises ‖H(Y − Cβ)‖² + λ·βᵀKβ, with C (N, m) the kernel values of all images with the landmarks, K (m, m) those among the
     landmarks and H centring over the images: (CᵀHC + λK)·β = CᵀHY, known as the subset of regressors. With all images as landmarks
-    it is :class:`~gpuannot.heads.kernel_exact.ExactKernel`. C passes by in blocks: 24·m² bytes, O(N·m·(m + d + W) + m³).
+    it is :class:`~gpuannot.heads.kernel_exact.ExactKernel`. C passes by in blocks, and so does K: 8·m² bytes for the inverse of the
+    system, on a GPU four times as many while it is made; O(N·m·(m + d + W) + m³) to make. B images more or fewer change CᵀHC by
+    B + 1 outer products: O(m²·(B + d + W)), as long as the landmarks are the same. Words that come or go cost O(m·W).
 
     Landmarks are the images of the lowest random numbers, which each image has by its key: a uniform draw without replacement that
     does not depend on how images were batched.
@@ -45,36 +49,72 @@ class LandmarkKernel:
         numpy.linalg.LinAlgError or torch.linalg.LinAlgError: λ is too small beside rounding.
     """
 
+    solution: Tensor
+    constant: Tensor
+    _explained: Tensor
+    _squares: Tensor
+
     def __init__(self, images: KeptImages, penalty: float, width: float, most: int, seed: int) -> None:
-        self._all, self._labels, self.width = images.vectors, images.labels, width
-        drawn = np.argsort(random_numbers(images.keys, seed), kind="stable")[:most]
-        self.vectors = self._all[torch.from_numpy(np.sort(drawn)).to(self._all.device)]
+        self.penalty, self.width, self._most, self._seed = penalty, width, most, seed
+        self._take(images)
+        self._marks = self._drawn(images)
+        self.vectors = self._all[torch.from_numpy(self._marks).to(self._all.device)]
         size, count = len(self.vectors), len(self._all)
         system = self._all.new_zeros((size, size), dtype=torch.float64)
-        given = system.new_zeros((size, 1 + self._labels.shape[1]))
+        self._given = system.new_zeros((size, 1 + self._labels.shape[1]))  # Cᵀ[1 Y]
         for start in range(0, count, _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            values = kernel_values(self._all[rows], self.vectors, width)
-            targets = self.targets(rows)
+            rows = np.arange(start, min(start + _BLOCK, count))
+            values = self._values(rows)
             add_gram(system, values)
-            add_product(given, values.T, torch.hstack([targets.new_ones(len(targets), 1), targets]), 1)
-        total = given[:, 0]
-        self._mean = total / count
-        counts = torch.from_numpy(self._labels.sum(axis=0)).to(total.device, torch.float64)
-        right = given[:, 1:] - torch.outer(total, counts / count)  # CᵀHY
-        system.addr_(total, self._mean, alpha=-1)  # CᵀHC
-        among = kernel_values(self.vectors, self.vectors, width)
-        system.add_(among, alpha=penalty)
-        jitter = float(system.diagonal().mean()) * _JITTER
-        system.diagonal().add_(jitter)
+            add_product(self._given, values.T, self._with_ones(rows), 1)
+        system.addr_(self._given[:, 0], self._given[:, 0] / count, alpha=-1)  # CᵀHC
+        for marks, among in self._among():
+            system[marks].add_(among, alpha=penalty)
+        self._jitter = float(system.diagonal().mean()) * _JITTER
+        system.diagonal().add_(self._jitter)
         self._inverse = inverse(system)
-        self.solution = product(self._inverse, right)
-        self.constant = -product(self._mean[None], self.solution)[0]
-        penalised = penalty * (self._inverse * among).sum() + jitter * self._inverse.diagonal().sum()
-        self.leverage = (1 + size - penalised) / count
-        self._explained = torch.linalg.vecdot(self.solution, right, dim=0)
-        roughness = torch.linalg.vecdot(self.solution, product(among, self.solution), dim=0)
-        self._squares = self._explained - penalty * roughness - jitter * self.solution.square().sum(dim=0)
+        self._derive()
+
+    def same_landmarks(self, images: KeptImages, gone: NDArray[np.int64]) -> bool:
+        """Whether landmarks of ``images``, those of before without the rows ``gone`` and with any more behind, are the same."""
+        drawn = self._drawn(images)
+        before = np.delete(np.arange(len(self._all)), gone)
+        return bool(drawn[-1] < len(before)) and np.array_equal(before[drawn], self._marks)
+
+    def grow(self, images: KeptImages) -> None:
+        """``images`` are those of before and, after them, some more, with the same landmarks."""
+        before = len(self._all)
+        self._take(images)
+        self._change(self._values(rows := np.arange(before, len(self._all))), self._with_ones(rows), 1)
+
+    def shrink(self, images: KeptImages, gone: NDArray[np.int64]) -> None:
+        """``images`` are those of before without the rows ``gone``, none of which was a landmark."""
+        values, targets = self._values(gone), self._with_ones(gone)
+        self._take(images)
+        self._marks = self._drawn(images)
+        self._change(values, targets, -1)
+
+    def change_words(self, images: KeptImages, words: NDArray[np.int64]) -> None:
+        """``images`` are those of before, with other words, the w-th of which was ``words[w]`` before, or none where that is −1."""
+        self._take(images)
+        numbers = torch.from_numpy(words).to(self._given.device)
+
+        def of(each: Tensor, first: int = 0) -> Tensor:
+            """The last column is one of zeros, for words that no image carries yet."""
+            chosen = torch.where(numbers < 0, each.shape[-1], numbers + first)
+            return torch.nn.functional.pad(each, (0, 1))[..., chosen]
+
+        self._given = torch.hstack([self._given[:, :1], of(self._given, 1)])
+        self.solution, self.constant = of(self.solution), of(self.constant)
+        self._explained, self._squares = of(self._explained), of(self._squares)
+
+    def merge_words(self, images: KeptImages, word: int, into: int, both: NDArray[np.int64]) -> None:
+        """``images`` are those of before, but carry ``into`` where they carried ``word``; the rows ``both`` carried the two."""
+        self._take(images)
+        self._given[:, into + 1] += self._given[:, word + 1]
+        for start in range(0, len(both), _BLOCK):
+            self._given[:, into + 1] -= self._values(both[start : start + _BLOCK]).sum(dim=0)
+        self._derive()
 
     def fitted(self, rows: NDArray[np.int64]) -> Tensor:
         """s (B, W) of images that were learnt from."""
@@ -82,16 +122,65 @@ class LandmarkKernel:
 
     def leverages_of(self, rows: NDArray[np.int64]) -> Tensor:
         """h (B,) of these images, each its own."""
-        values = self._values(rows) - self._mean
+        values = self._values(rows) - self._given[:, 0] / len(self._all)
         return (product(values, self._inverse) * values).sum(dim=1) + 1 / len(self._all)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Σ y·s and Σ s² over all images, (W,) each."""
         return self._explained, self._squares
 
-    def targets(self, rows: slice | NDArray[np.int64]) -> Tensor:
+    def targets(self, rows: NDArray[np.int64]) -> Tensor:
         """Y (B, W) float64 of some rows."""
         return torch.from_numpy(self._labels[rows].toarray()).to(self._all.device, torch.float64)
 
+    def _take(self, images: KeptImages) -> None:
+        self._all, self._labels = images.vectors, images.labels
+
+    def _drawn(self, images: KeptImages) -> NDArray[np.int64]:
+        """The rows (m,) of the landmarks, ascending."""
+        return np.sort(np.argsort(random_numbers(images.keys, self._seed), kind="stable")[: self._most])
+
     def _values(self, rows: NDArray[np.int64]) -> Tensor:
         return kernel_values(self._all[torch.from_numpy(rows).to(self._all.device)], self.vectors, self.width)
+
+    def _with_ones(self, rows: NDArray[np.int64]) -> Tensor:
+        """[1 Y] (B, 1 + W) of some rows."""
+        return torch.nn.functional.pad(self.targets(rows), (1, 0), value=1.0)
+
+    def _among(self) -> Iterator[tuple[slice, Tensor]]:
+        """K, some rows of it at a time."""
+        for start in range(0, len(self.vectors), _BLOCK):
+            marks = slice(start, start + _BLOCK)
+            yield marks, kernel_values(self.vectors[marks], self.vectors, self.width)
+
+    def _change(self, values: Tensor, targets: Tensor, sign: int) -> None:
+        """Add images (``sign`` 1), or take them out (−1), by their kernel values C_B (B, m) and targets [1 Y] (B, 1 + W).
+
+        CᵀHC of N + B images is that of the N, C_B's own, and NB/(N + B) times the square of how far the two means are apart.
+        """
+        most = len(self._all) + (len(values) if sign < 0 else 0)  # with the B images
+        fewest, own, total = most - len(values), values.mean(dim=0), self._given[:, 0]
+        others = (total if sign > 0 else total - values.sum(dim=0)) / fewest
+        apart = (fewest * len(values) / most) ** 0.5 * (own - others)
+        changes = torch.vstack([values - own, apart]).T.contiguous()
+        applied = product(self._inverse, changes)
+        inner = sign * product(changes.T.contiguous(), applied)
+        inner.diagonal().add_(1)
+        add_product(self._inverse, applied, product(torch.linalg.inv(inner), applied.T), -sign)
+        add_product(self._given, values.T, targets, sign)
+        self._derive()
+
+    def _derive(self) -> None:
+        count, mean = len(self._all), self._given[:, 0] / len(self._all)
+        counts = torch.from_numpy(self._labels.sum(axis=0)).to(mean.device, torch.float64)
+        right = self._given[:, 1:] - torch.outer(mean, counts)  # CᵀHY
+        self.solution = product(self._inverse, right)
+        self.constant = -product(mean[None], self.solution)[0]
+        trace, roughness = mean.new_zeros(()), torch.zeros_like(self.constant)  # of A⁻¹K, and βᵀKβ
+        for marks, among in self._among():
+            trace += (self._inverse[marks] * among).sum()
+            roughness += torch.linalg.vecdot(self.solution[marks], product(among, self.solution), dim=0)
+        penalised = self.penalty * trace + self._jitter * self._inverse.diagonal().sum()
+        self.leverage = (1 + len(self.vectors) - penalised) / count
+        self._explained = torch.linalg.vecdot(self.solution, right, dim=0)
+        self._squares = self._explained - self.penalty * roughness - self._jitter * self.solution.square().sum(dim=0)
