@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -172,8 +173,7 @@ def _compile_with_nvrtc(architecture: int) -> bytes:
             raise RuntimeError(f"compute capability {architecture}: {result[0].name}")
         return result[1] if len(result) > 1 else None
 
-    binary = architecture == 90
-    target = f"-arch={'sm' if binary else 'compute'}_{architecture}"
+    target = f"-arch=compute_{architecture}"
     options = [option.encode() for option in (*LANGUAGE, "--device-as-default-execution-space", target)]
     program = call(nvrtc.nvrtcCreateProgram(one_source(architecture)[0].encode(), b"all.cu", 0, [], []))
     try:
@@ -182,22 +182,20 @@ def _compile_with_nvrtc(architecture: int) -> bytes:
             log = b" " * call(nvrtc.nvrtcGetProgramLogSize(program))
             call(nvrtc.nvrtcGetProgramLog(program, log))
             raise RuntimeError(f"compute capability {architecture}: {log.decode()[:4000]}")
-        size, read = (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN) if binary else (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
-        compiled = b" " * call(size(program))
-        call(read(program, compiled))
+        compiled = b" " * call(nvrtc.nvrtcGetPTXSize(program))
+        call(nvrtc.nvrtcGetPTX(program, compiled))
     finally:
         call(nvrtc.nvrtcDestroyProgram(program))
     return compiled
 
 
-def compile_with_nvrtc() -> dict[int, bytes]:
-    """All variants by NVRTC with no include path and with CuPy's options, by architecture.
+def compile_with_nvrtc(architectures: Sequence[int]) -> dict[int, bytes]:
+    """All variants by NVRTC with no include path and with CuPy's options: PTX by architecture.
 
-    To machine code for sm_90; to PTX, the part in which NVRTC differs from nvcc, for the others. Raises the compiler's error if a
-    kernel does not compile.
+    NVRTC differs from nvcc in reading the source, which is where PTX ends. Raises the compiler's error if one does not compile.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(ARCHITECTURES, pool.map(_compile_with_nvrtc, ARCHITECTURES), strict=True))
+        return dict(zip(architectures, pool.map(_compile_with_nvrtc, architectures), strict=True))
 
 
 def _update() -> None:

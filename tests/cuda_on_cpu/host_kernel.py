@@ -21,7 +21,7 @@ HEADERS = Path(__file__).parent
 _DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
 
 _FLAGS = (
-    "-O2",
+    "-O1",  # kernels are compiled by the hundred and run for a moment
     "-std=c++17",
     "-fPIC",
     "-shared",
@@ -76,20 +76,45 @@ def build(code: str, name: str, options: Sequence[str] = ()) -> Path:
         raise RuntimeError("no C++ compiler: install g++ or name one in CXX")
     source = _host_source(code, name)
     flags = (*_FLAGS, *_machine_flags(), *(option for option in options if option.startswith(("-D", "-O"))))
-    key = hashlib.sha256(_headers_digest() + source.encode() + repr((gxx, flags)).encode()).hexdigest()[:24]
+    library = _folder() / f"{_digest(source, gxx, flags)}.so"
+    if not library.exists():
+        source_path = library.with_suffix(".cpp")
+        source_path.write_text(source)
+        headers = _precompiled_headers(gxx, (*_FLAGS, *_machine_flags()))
+        _compile([gxx, *flags, "-I", str(headers), "-I", str(HEADERS), str(source_path)], library, name)
+    return library
+
+
+def _folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"cuda_on_cpu-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{key}.so"
-    if not library.exists():
-        source_path = folder / f"{key}.cpp"
-        source_path.write_text(source)
-        partial = folder / f"{key}.{os.getpid()}.part"
-        command = [gxx, *flags, "-I", str(HEADERS), "-o", str(partial), str(source_path)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(f"{name} does not compile for the host:\n{result.stderr[:4000]}")
-        os.replace(partial, library)
-    return library
+    return folder
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(_headers_digest() + repr(parts).encode()).hexdigest()[:24]
+
+
+@cache
+def _precompiled_headers(gxx: str, flags: tuple[str, ...]) -> Path:
+    """A folder with the headers as GCC has parsed them, which is half the work of a kernel; other compilers pass it over."""
+    folder = _folder() / f"headers-{_digest(gxx, flags)}"
+    folder.mkdir(exist_ok=True)
+    name = "cuda_on_cpu.h"
+    parsed = folder / f"{name}.gch"
+    if not parsed.exists():
+        options = [flag for flag in flags if flag != "-shared"]
+        _compile([gxx, *options, "-x", "c++-header", str(HEADERS / name)], parsed, name)
+    return folder
+
+
+def _compile(command: list[str], output: Path, name: str) -> None:
+    """Run the compiler; the file is there as a whole or not at all, whoever else makes it."""
+    partial = output.with_name(f"{output.name}.{os.getpid()}.part")
+    result = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{name} does not compile for the host:\n{result.stderr[:4000]}")
+    os.replace(partial, output)
 
 
 class _Dim3(ctypes.Structure):
