@@ -6,7 +6,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidArgumentError
@@ -19,14 +18,14 @@ HEADS = ("mean", "demixed", "ridge", "kernel")
 REGRESSIONS = ("ridge", "kernel")  # heads whose scores are regressions of the labels
 CALIBRATIONS = ("none", "odds")
 OBJECTIVES = ("images", "words")
-_FLAGS = {"true": True, "false": False}
+_FLAGS = ("false", "true")
 _REMOVED: dict[str, tuple[str, ...]] = {"head": ("centred", "lda"), "calibration": ("spread",)}  # files may state them
 
 _OF_TRUNK: Any = None  # left to the trunk: VGG-16's are these, others say theirs where they are resolved
 _OF_VGG16: dict[str, Any] = {"weights": "embedded", "layer": "conv5_2", "input_size": 224, "interpolation": "bicubic"}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Constraint:
     """The values that a setting takes.
 
@@ -46,8 +45,7 @@ class Constraint:
 
     def check(self, name: str, value: Any, config: Any) -> None:
         """Raise InvalidArgumentError unless ``value`` is one for the setting ``name`` of ``config``."""
-        most = None if self.most is None else getattr(config, self.most)
-        if not self.allows(value, most):
+        if not self.allows(value, most := None if self.most is None else getattr(config, self.most)):
             raise InvalidArgumentError(self.refusal.format(name=name, expected=self.expected.format(most=most), value=value))
 
     def convert(self, text: str) -> Any:
@@ -107,7 +105,7 @@ def one_of(choices: tuple[str, ...], *, optional: bool = False) -> Constraint:
 
 def flag() -> Constraint:
     """True or False."""
-    return Constraint("true or false", lambda value, _: isinstance(value, bool), lambda given: _FLAGS[given.lower()])
+    return Constraint("true or false", lambda value, _: isinstance(value, bool), lambda given: _FLAGS.index(given.lower()) == 1)
 
 
 def text(expected: str) -> Constraint:
@@ -155,7 +153,7 @@ CONSTRAINTS: dict[str, Constraint] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class AnnotatorConfig:
     """Settings of an :class:`~gpuannot.Annotator`. The defaults are the preset ``paper``.
 
@@ -216,8 +214,7 @@ class AnnotatorConfig:
     quadratic_weight: float = 0.5
     """q: the inner product of two image vectors is ⟨u, u'⟩ + q·⟨u_t, u'_t⟩²."""
     metric: str = "l2"
-    """Distance from an image vector to a word vector, for the heads that make word vectors: ``l2`` (the paper) or ``cosine`` (1 −
-    cosine similarity)."""
+    """Distance of image and word vectors, where a head makes these: ``l2`` (the paper) or ``cosine`` (1 − cosine similarity)."""
     head: str = "mean"
     """What words are ranked by: ``mean`` (the paper) or ``demixed`` word vectors, the linear score ``ridge``, or ``kernel``, ridge
     regression by similarity to each image; see :class:`~gpuannot.heads.word_head.WordHead`. ``ridge`` keeps D² sums, D = m·n, and
@@ -275,14 +272,19 @@ class AnnotatorConfig:
         return int("colours" in (self.layer or "").split("+"))
 
     @property
+    def vlad_layers(self) -> int:
+        """How many of them have visual words, and so a VLAD vector: the others."""
+        return self.layer_count - self.whole_layers
+
+    @property
     def vlad_dimension(self) -> int:
-        """The length of the VLAD vectors of the others, m·n each."""
-        return (self.layer_count - self.whole_layers) * self.n_centers * self.n_components
+        """The length of these vectors, m·n each."""
+        return self.vlad_layers * self.n_centers * self.n_components
 
     @property
     def joined_dimension(self) -> int:
         """The length of these and of what ``moments`` and ``colours`` put behind them."""
-        moments = (self.layer_count - self.whole_layers) * self.moments * (self.moments + 1) // 2
+        moments = self.vlad_layers * self.moments * (self.moments + 1) // 2
         return self.vlad_dimension + moments + self.whole_layers * self.n_components
 
     @classmethod
@@ -316,8 +318,7 @@ class AnnotatorConfig:
             InvalidArgumentError: a name that is no setting, a value out of range, or a setting or value that was removed.
         """
         values = _without_removed(values)
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
+        if unknown := set(values) - {field.name for field in dataclasses.fields(cls)}:
             raise InvalidArgumentError(f"unknown settings: {', '.join(sorted(unknown))}")
         return cls(**values)
 
@@ -329,9 +330,8 @@ class AnnotatorConfig:
 def _without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without the keys of the neighbour vote; InvalidArgumentError where they ask for it, or for a removed value."""
     left = dict(values)
-    asked = {"vote": left.pop("vote", 0), **left}
     left.pop("vote_sharpness", None)  # which does nothing without a vote
-    for name, value in asked.items():
+    for name, value in {"vote": left.pop("vote", 0), **left}.items():
         if value in _REMOVED.get(name, ()) or (name == "vote" and value != 0):
             raise InvalidArgumentError(
                 f"{name} = {value!r} was removed from gpuannot: fit again with other settings, such as --preset best, or use the "

@@ -88,7 +88,7 @@ def check_settings(
         ModelFileError: names the file and the field.
     """
     layers, centers = config.layer_count, tensors["centers"]
-    expected_layers = layers, layers - config.whole_layers  # with a PCA, and with visual words
+    expected_layers = layers, config.vlad_layers  # with a PCA, and with visual words
     if (centers.ndim == 3) != (layers > 1) or (layers > 1 and (len(tensors["offset"]), len(centers)) != expected_layers):
         raise ModelFileError(f"{path}: its settings name {layers} layers, its tensors are those of another number")
     for name, axis, number in (("n_centers", -2, config.n_centers), ("n_components", -1, config.n_components)):

@@ -139,7 +139,7 @@ class Encoder:
 
     def new_codebook(self) -> LayerCodebooks:
         """A codebook that has learnt nothing yet."""
-        config, layers = self.config, self.config.layer_count - self.config.whole_layers
+        config, layers = self.config, self.config.vlad_layers
         return LayerCodebooks(layers, config.n_centers, max_iterations=config.kmeans_iterations, seed=config.seed)
 
     def new_projection(self) -> JointProjection:
