@@ -46,6 +46,10 @@ def test_no_choice_of_the_caller_reaches_products_and_convolutions(setting: str)
     in_a_process("pretend_cuda.rules:precision", setting)
 
 
+def test_no_choice_of_the_caller_reaches_a_network_of_torchs_modules() -> None:
+    in_a_process("pretend_cuda.rules:networks")
+
+
 def test_a_model_on_another_device_than_the_current_one() -> None:
     in_a_process("pretend_cuda.rules:second_device")
 

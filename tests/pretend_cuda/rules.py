@@ -14,6 +14,8 @@ import torch
 from small import embedded
 
 from gpuannot import Annotator
+from gpuannot.method.trunks.module import ModuleTrunk
+from gpuannot.method.weights import Preprocessing
 
 from .device import PretendCuda
 from .dispatch import Ran
@@ -86,6 +88,41 @@ def precision(setting: str) -> None:
             with cuda.dispatch.listening(listen):
                 model.annotate_tensor(batch, K)
             assert "_convolution" in seen and seen & set(_PRODUCTS), seen
+            assert settings() == before, name
+        reset()
+
+
+def networks() -> None:
+    """A network of torch's modules is in float32 and deterministic whatever the caller chose, and what the caller chose stays."""
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(2), torch.nn.Linear(900, 6), torch.nn.Unflatten(2, (2, 3))
+    )
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = Preprocessing("0…1", mean=(0, 0, 0), std=(255, 255, 255), input_size=32)
+    torch.set_num_threads(2)
+    expected = ModuleTrunk(module, "3", pixels, dtype="float32")(images)
+    with PretendCuda() as cuda:
+        trunk = ModuleTrunk(module, "3", pixels, dtype="float32", device="cuda:0")
+        batch, seen = images.to("cuda:0"), set()
+
+        def listen(ran: Ran) -> None:
+            if ran.name in _PRODUCTS:
+                seen.add("a product")
+                assert torch._C._get_fp32_precision_getter("cuda", "matmul") != "tf32", f"{ran.name} in TF32"
+            if "convolution" in ran.name:
+                seen.add("a convolution")
+                assert torch._C._get_fp32_precision_getter("cuda", "conv") != "tf32", "a convolution in TF32"
+                assert [settings()[name] for name in ("enabled", "benchmark", "deterministic")] == [True, False, True]
+
+        for name, choose in CHOICES.items():
+            reset()
+            choose()
+            before = settings()
+            seen.clear()
+            with cuda.dispatch.listening(listen):
+                found = trunk(batch)
+            assert seen == {"a product", "a convolution"}, seen
+            torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)  # which took the images one by one
             assert settings() == before, name
         reset()
 

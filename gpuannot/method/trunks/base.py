@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DeviceError, InvalidArgumentError
-from ...system.device import cpu_has_fast_bfloat16
+from ...system.device import cpu_has_fast_bfloat16, resolve_device
+from ...system.precision import exact_network
 from ...system.threads import for_blocks, one_torch_thread
 from .. import int8
 from ..weights import Preprocessing
@@ -107,7 +108,7 @@ class LocalTrunk(nn.Module):
         super().__init__()
         self.name, self.identity, self.preprocessing = name, identity, preprocessing
         self.layer, self.layers = layer, tuple(layer.split("+"))
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype = resolve_device(device), dtype
         self.arithmetic = arithmetic or str(dtype).removeprefix("torch.")
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         self._equal: dict[tuple[int, int, int], bool] = {}
@@ -179,7 +180,7 @@ class LocalTrunk(nn.Module):
     def layer_features(self, images: Tensor) -> tuple[Tensor, ...]:
         """:meth:`forward` on CUDA, with its errors, but (B, P, C) of each layer in the trunk's dtype, which are not joined."""
         check_images(images, self.device)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with exact_network():
             return tuple(part.flatten(1, 2) for part in self.maps(self.normalised(images)))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidArgumentError
+from ...system.device import resolve_device
 from ..weights import Preprocessing
 from .base import LocalTrunk, module_sha256, resolve_dtype
 
@@ -56,7 +57,7 @@ class ModuleTrunk(LocalTrunk):
                 f"mean {preprocessing.mean} and std {preprocessing.std} are those of pixels in 0…1; give them in 0…255, times 255"
             )
         name = f"module:{name or type(module).__name__}"
-        kind = resolve_dtype(dtype, torch.device(device))
+        kind = resolve_dtype(dtype, resolve_device(device))
         super().__init__(name, module_sha256(name, preprocessing, module), preprocessing, layer, dtype=kind, device=device)
         self.network = copy.deepcopy(module).eval().requires_grad_(False).to(self.device, kind)
         known = dict(self.network.named_modules())

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidArgumentError, WeightsError
+from ...system.device import resolve_device
 from ..weights import Preprocessing, read_file
 from .base import LocalTrunk, module_sha256, resolve_dtype
 
@@ -240,7 +241,7 @@ class TimmTrunk(LocalTrunk):
     ) -> None:  # fmt: skip
         about = loaded.about
         layers = about.split(layer or about.default)
-        kind = resolve_dtype(dtype, torch.device(device))
+        kind = resolve_dtype(dtype, resolve_device(device))
         super().__init__(f"timm:{loaded.name}", loaded.sha256, about.preprocessing, "+".join(layers), dtype=kind, device=device)
         self._stages = [about.layers.index(name) for name in layers]
         network = _pruned(copy.deepcopy(loaded.network), self._stages)

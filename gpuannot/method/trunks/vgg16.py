@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidArgumentError
+from ...system.device import resolve_device
 from .. import int8
 from ..trunk_layers import build_layers, fuse_layers, put_kernels
 from ..weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, load_weights
@@ -99,7 +100,7 @@ class Vgg16(LocalTrunk):
             raise InvalidArgumentError(f"several layers ({layer}) are taken after their ReLU: leave relu on")
         last = layers[-1]
         weights = weights or load_weights()
-        device = torch.device(device)
+        device = resolve_device(device)
         in_int8 = runs_int8(dtype, device)
         super().__init__(
             "vgg16", weights.sha256, weights.preprocessing, "+".join(layers), dtype=resolve_dtype(dtype, device), device=device,
