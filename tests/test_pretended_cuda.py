@@ -17,7 +17,7 @@ from cuda_on_cpu import compiler, run_isolated
 TESTS = Path(__file__).parent
 SETTINGS = ("paper", "best", "kernel")
 # Of the tests that need a GPU those that take seconds on the pretended one, and some of the others' cases.
-GPU_TESTS = ("method/test_gpu_stages.py", "heads/test_projection.py", "heads/test_kernel_gpu.py")
+GPU_TESTS = ("method/test_gpu_stages.py", "method/test_trunks_gpu.py", "heads/test_projection.py", "heads/test_kernel_gpu.py")
 SLOW = "float16 or pool4 or kmeans or scikit or 3000"
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
