@@ -42,7 +42,7 @@ class KernelSystem:
 
     B images more or fewer cost O(N²·B) by the inverse of a block matrix; P is made anew from the images once 1,000 changed, or an
     eighth of them at once. Of more than ``most`` images, as many are landmarks
-    (:class:`~gpuannot.heads.kernel_landmarks.LandmarkKernel`), and all is solved anew when these change too. What is to be solved
+    (:class:`~gpuannot.heads.kernel_landmarks.LandmarkKernel`), where images come and go likewise. What is to be solved
     is, when something is first asked for. Float64 on the images' device, 8·min(N, most)² bytes, on a GPU four times as many while
     it is solved. On a CPU callers hold torch to one thread, for the same bits on any number of cores, as
     :class:`~gpuannot.heads.word_head.WordHead` does.
@@ -172,7 +172,8 @@ class KernelSystem:
         else:
             self.images.update(vectors, labels, 1, None)
         self._changed += len(vectors)
-        if self._solved is None or not (small and self._changed <= _CHANGES and self._same_unknowns(gone)):
+        by_landmarks = isinstance(self._solved, LandmarkKernel)
+        if self._solved is None or not small or self._changed > _CHANGES or by_landmarks != (len(self.images) > self.most):
             self._solved = None
         elif len(gone):
             self._solved.shrink(self.images, gone)
@@ -200,12 +201,6 @@ class KernelSystem:
     def _change_words(self, words: NDArray[np.int64]) -> None:
         if self._solved is not None:
             self._solved.change_words(self.images, words)
-
-    def _same_unknowns(self, gone: NDArray[np.int64]) -> bool:
-        """Whether what was solved is over all images, or over the same landmarks, now that the rows ``gone`` have left."""
-        if isinstance(self._solved, LandmarkKernel):
-            return len(self.images) > self.most and self._solved.same_landmarks(self.images, gone)
-        return len(self.images) <= self.most
 
     def _solve(self) -> ExactKernel | LandmarkKernel:
         if self._solved is None:

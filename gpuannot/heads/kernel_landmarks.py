@@ -27,7 +27,8 @@ class LandmarkKernel:
     landmarks and H centring over the images: (CᵀHC + λK)·β = CᵀHY, known as the subset of regressors. With all images as landmarks
     it is :class:`~gpuannot.heads.kernel_exact.ExactKernel`. C passes by in blocks, and so does K: 8·m² bytes for the inverse of the
     system, on a GPU four times as many while it is made; O(N·m·(m + d + W) + m³) to make. B images more or fewer change CᵀHC by
-    B + 1 outer products: O(m²·(B + d + W)), as long as the landmarks are the same. Words that come or go cost O(m·W).
+    B + 1 outer products, O(m²·(B + d + W)), and where landmarks change with them C passes by once more, O(N·m·(B + d)). Words that
+    come or go cost O(m·W).
 
     Landmarks are the images of the lowest random numbers, which each image has by its key: a uniform draw without replacement that
     does not depend on how images were batched.
@@ -57,7 +58,7 @@ class LandmarkKernel:
     def __init__(self, images: KeptImages, penalty: float, width: float, most: int, seed: int) -> None:
         self.penalty, self.width, self._most, self._seed = penalty, width, most, seed
         self._take(images)
-        self._marks = self._drawn(images)
+        self._marks = self._drawn(images)  # rows of the landmarks
         self.vectors = self._all[torch.from_numpy(self._marks).to(self._all.device)]
         size, count = len(self.vectors), len(self._all)
         system = self._all.new_zeros((size, size), dtype=torch.float64)
@@ -75,24 +76,24 @@ class LandmarkKernel:
         self._inverse = inverse(system)
         self._derive()
 
-    def same_landmarks(self, images: KeptImages, gone: NDArray[np.int64]) -> bool:
-        """Whether landmarks of ``images``, those of before without the rows ``gone`` and with any more behind, are the same."""
-        drawn = self._drawn(images)
-        before = np.delete(np.arange(len(self._all)), gone)
-        return bool(drawn[-1] < len(before)) and np.array_equal(before[drawn], self._marks)
-
     def grow(self, images: KeptImages) -> None:
-        """``images`` are those of before and, after them, some more, with the same landmarks."""
+        """``images`` are those of before and, after them, some more."""
         before = len(self._all)
         self._take(images)
-        self._change(self._values(rows := np.arange(before, len(self._all))), self._with_ones(rows), 1)
+        rows = np.arange(before, len(self._all))
+        self._change(self._values(rows), self._with_ones(rows), 1)
+        self._swap(self._marks, images)
+        self._derive()
 
     def shrink(self, images: KeptImages, gone: NDArray[np.int64]) -> None:
-        """``images`` are those of before without the rows ``gone``, none of which was a landmark."""
+        """``images`` are those of before without the rows ``gone``."""
         values, targets = self._values(gone), self._with_ones(gone)
+        rows = np.full(len(self._all), -1)
+        rows[np.delete(np.arange(len(rows)), gone)] = np.arange(len(rows) - len(gone))
         self._take(images)
-        self._marks = self._drawn(images)
         self._change(values, targets, -1)
+        self._swap(rows[self._marks], images)
+        self._derive()
 
     def change_words(self, images: KeptImages, words: NDArray[np.int64]) -> None:
         """``images`` are those of before, with other words, the w-th of which was ``words[w]`` before, or none where that is −1."""
@@ -153,6 +154,42 @@ class LandmarkKernel:
             marks = slice(start, start + _BLOCK)
             yield marks, kernel_values(self.vectors[marks], self.vectors, self.width)
 
+    def _swap(self, marks: NDArray[np.int64], images: KeptImages) -> None:
+        """Put landmarks that have come in the place of those that have gone; ``marks`` (m,) are the rows of the latter, or −1.
+
+        The inverse P of a system without its rows and columns L is P − P_L·P_LL⁻¹·P_Lᵀ, 0 in L. With others there, B, and D on the
+        diagonal, it is P + TS⁻¹Tᵀ, where T = PB, but −1 in L itself, and S = D − BᵀPB.
+        """
+        drawn = self._drawn(images)
+        places, come = np.flatnonzero(~np.isin(marks, drawn)), np.setdiff1d(drawn, marks)
+        self._marks = marks.copy()
+        if not len(places):
+            return
+        self._marks[places] = come
+        at = torch.from_numpy(places).to(self._all.device)
+        left = self._inverse[:, at]
+        add_product(self._inverse, left, product(torch.linalg.inv(left[at]), left.T), -1)
+        self._inverse[at], self._inverse[:, at] = 0, 0
+        self.vectors = self.vectors.clone()  # rankings have the old ones
+        self.vectors[at] = self._all[torch.from_numpy(come).to(at.device)]
+        self._given[at] = 0
+        columns, given = left.new_zeros(left.shape), self._given[at]
+        for start in range(0, len(self._all), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(self._all)))
+            values = self._values(rows)
+            own = values[:, at]
+            add_product(columns, values.T, own, 1)
+            add_product(given, own.T, self._with_ones(rows), 1)
+        self._given[at] = given
+        columns.addr_(self._given[:, 0], given[:, 0] / len(self._all), alpha=-1)
+        columns.add_(kernel_values(self.vectors, self.vectors[at], self.width), alpha=self.penalty)
+        within, columns[at] = columns[at], 0
+        within.diagonal().add_(self._jitter)
+        change = product(self._inverse, columns)
+        inner = torch.linalg.inv(within - product(columns.T.contiguous(), change))
+        change[at] = -torch.eye(len(at), dtype=change.dtype, device=at.device)
+        add_product(self._inverse, change, product(inner, change.T), 1)
+
     def _change(self, values: Tensor, targets: Tensor, sign: int) -> None:
         """Add images (``sign`` 1), or take them out (−1), by their kernel values C_B (B, m) and targets [1 Y] (B, 1 + W).
 
@@ -168,7 +205,6 @@ class LandmarkKernel:
         inner.diagonal().add_(1)
         add_product(self._inverse, applied, product(torch.linalg.inv(inner), applied.T), -sign)
         add_product(self._given, values.T, targets, sign)
-        self._derive()
 
     def _derive(self) -> None:
         count, mean = len(self._all), self._given[:, 0] / len(self._all)

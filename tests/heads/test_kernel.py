@@ -275,15 +275,15 @@ def test_landmarks_minimise_in_their_span(monkeypatch: pytest.MonkeyPatch) -> No
     assert float(system.leverage) == pytest.approx(np.trace(hat[:57, :57]) / 57, rel=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_sequence_of_changes_is_a_new_solution_by_landmarks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Solved anew only where a landmark comes or goes."""
+    """Each change is made on what was solved before, whether landmarks come and go with it or not."""
     monkeypatch.setattr("gpuannot.heads.kernel_landmarks._BLOCK", 16)
     rng = np.random.default_rng(seed)
     vectors, labels = data(200, seed)
-    system = KernelSystem(kept(vectors, labels), PENALTY, most=10, seed=seed)
+    system = KernelSystem(kept(vectors, labels), PENALTY, most=40, seed=seed)
     test, kinds = data(9, seed=5)[0], set()
-    for step in range(25):
+    for step in range(50):
         before, marks, words = system._solve(), system.vectors, system.images.labels.shape[1]
         kind = step % 5
         if kind == 0:
@@ -297,18 +297,18 @@ def test_any_sequence_of_changes_is_a_new_solution_by_landmarks(seed: int, monke
             system.keep_words(rng.permutation(words)[: words - 1].tolist())
         elif kind == 4:
             system.merge_words(*map(int, rng.choice(words, 2, replace=False)))
-        anew = KernelSystem(system.images, PENALTY, most=10, seed=seed)
-        same = torch.equal(anew.vectors, marks)
-        assert (system._solve() is before) == same
-        kinds.add((int(kind), same))
-        assert torch.equal(system.vectors, anew.vectors) and torch.equal(system.counts, anew.counts)
+        anew = KernelSystem(system.images, PENALTY, most=40, seed=seed)
+        assert system._solve() is before
+        kinds.add((kind, system.vectors is marks))
+        assert {*map(tuple, system.vectors.tolist())} == {*map(tuple, anew.vectors.tolist())}
+        assert torch.equal(system.counts, anew.counts)
         assert_close(system.scores(test), anew.scores(test).numpy(), 1e-6)
         assert float(system.leverage) == pytest.approx(float(anew.leverage), rel=1e-7)
         rows = np.arange(len(anew.images))
         assert_close(system.left_out_scores(rows, own=True), anew.left_out_scores(rows, own=True).numpy(), 1e-6)
         for found, expected in zip(system.left_out(), anew.left_out(), strict=True):
             assert_close(found, expected.numpy(), 1e-6)
-    assert {(0, True), (1, True)} <= kinds
+    assert {(0, True), (0, False), (1, True), (1, False)} <= kinds
 
 
 def test_landmarks_are_drawn_by_position_and_seed() -> None:
