@@ -34,7 +34,7 @@ from gpuannot.heads.systems import kept_images
 from gpuannot.heads.word_head import WordHead, new_bank
 from gpuannot.images.decode import decode_image
 from gpuannot.method.words import WordBank
-from gpuannot.metrics import evaluate
+from gpuannot.metrics import evaluate, reliability
 from gpuannot.model.annotations import given_words
 from gpuannot.model.encoder import Encoder, Learnt, to_host
 from gpuannot.model.fit import InProcess, learn_transform
@@ -186,7 +186,7 @@ def with_blocks(
 ) -> Iterator[Variant]:
     """What settings put beside the preset's VLAD vectors: the first block, which knows nothing of the others."""
     encoder, features = stores.coloured
-    with _Layers(fresh(encoder, moments=MOMENTS), features, images, learn) as layers:
+    with _Layers(fresh(encoder, moments=MOMENTS if len(variants) > 1 else 0), features, images, learn) as layers:
         vectors, blocks = layers.vlad(), Pooling.blocks(layers.encoder.config)
     parts = np.split(vectors, np.cumsum([block.length for block in blocks])[:-1], axis=1)
     for name, chosen in variants.items():
@@ -196,11 +196,12 @@ def with_blocks(
 
 
 def variants(
-    stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig, only_blocks: bool
+    stores: Stores, images: LabelledImages, learn: NDArray[np.int64], config: AnnotatorConfig, only: str | None
 ) -> Iterator[Variant]:
     """Every variant, the preset's own first, as each is made."""
-    if only_blocks:
-        yield from with_blocks(stores, images, learn, config, {"kernel": [0], **BLOCKS})
+    if only is not None:
+        blocks = BLOCKS if only == "blocks" else {}
+        yield from with_blocks(stores, images, learn, config, {"kernel": [0], **blocks})
         return
     labels = images.labels
 
@@ -247,8 +248,15 @@ def learnt(
     return bank, head
 
 
-def given(variant: Variant, held: NDArray[np.int64], config: AnnotatorConfig) -> NDArray[np.int64]:
-    """The words (H, k) given to held images, −1 where fewer are."""
+class Given(NamedTuple):
+    """Words (H, k) given to held images, −1 where fewer are, and their confidences (H, k), where there are any."""
+
+    index: NDArray[np.int64]
+    confidence: NDArray[np.float64] | None = None
+
+
+def given(variant: Variant, held: NDArray[np.int64], config: AnnotatorConfig) -> Given:
+    """The words of held images."""
     total, confidence = None, None
     config = replace(config, kernel_width=variant.width or config.kernel_width)
     for view in variant.views:
@@ -265,20 +273,33 @@ def given(variant: Variant, held: NDArray[np.int64], config: AnnotatorConfig) ->
     order = np.argsort(-total, axis=1, kind="stable")[:, :most]
     index = bank.known[order]
     if confidence is None:
-        return index
+        return Given(index)
     likely = np.take_along_axis(confidence, order, 1) / len(variant.views)
-    return np.where(given_words(likely, head.chosen.threshold), index, -1)
+    return Given(np.where(given_words(likely, head.chosen.threshold), index, -1), likely)
+
+
+def calibration(splits: list[tuple[Given, sparse.csr_array]]) -> dict[str, float]:
+    """How true the confidences of the words given are over all splits, and what chance alone would make of it."""
+    if any(part.confidence is None for part, _ in splits):
+        return {}
+    index, confidence = (np.concatenate([getattr(part, name).reshape(-1, 1) for part, _ in splits]) for name in Given._fields)
+    truth = sparse.vstack([truth[np.repeat(np.arange(truth.shape[0]), part.index.shape[1])] for part, truth in splits])
+    found = reliability(confidence, index, sparse.csr_array(truth))
+    return {"words_given": int(found.pairs.sum()), "calibration_error": found.error, "error_by_chance": found.error_by_chance}
 
 
 def content(
-    found: dict[str, list[dict[str, float]]], samples: dict[str, list[NDArray[np.float64]]], about: dict[str, Any]
+    found: dict[str, list[dict[str, float]]],
+    samples: dict[str, list[NDArray[np.float64]]],
+    annotated: dict[str, list[tuple[Given, sparse.csr_array]]],
+    about: dict[str, Any],
 ) -> dict[str, Any]:
-    """A row for each variant: its scores on each split, its gains, and their standard error over the images."""
+    """A row for each variant: its scores on each split, its gains, their standard error over the images, and calibration."""
     rows, measure = [], about["measure"]
     for name, splits in found.items():
         gains = [100 * (each[measure] - base[measure]) for each, base in zip(splits, found["kernel"], strict=True)]
         error = 100 * float(np.mean(samples[name], axis=0).std(ddof=1))
-        rows.append({"variant": name, "splits": splits, "gain": gains, "gain_error": error})
+        rows.append({"variant": name, "splits": splits, "gain": gains, "gain_error": error, **calibration(annotated[name])})
     return {**about, "k": K, "rows": rows}
 
 
@@ -287,7 +308,9 @@ def main() -> None:
     parser.add_argument("data", help="folder with train.json")
     parser.add_argument("--objective", choices=OBJECTIVES, default="words")
     parser.add_argument("--splits", type=int, default=3, help="hold-outs of a ninth of the images (default: %(default)s)")
-    parser.add_argument("--only-blocks", action="store_true", help="no other variants than blocks beside VLAD")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--only-blocks", action="store_const", const="blocks", dest="only", help="the blocks beside VLAD alone")
+    only.add_argument("--only-kernel", action="store_const", const="kernel", dest="only", help="the preset alone")
     parser.add_argument("--cache", help="folder for features (default: the user's cache folder)")
     parser.add_argument("--trunk-dtype", default="auto")
     arguments = parser.parse_args()
@@ -296,6 +319,7 @@ def main() -> None:
     measure = "f1" if arguments.objective == "words" else "image_f1"
     found: dict[str, list[dict[str, float]]] = {}
     samples: dict[str, list[NDArray[np.float64]]] = {}
+    annotated: dict[str, list[tuple[Given, sparse.csr_array]]] = {}
     with ExitStack() as stack:
         stores = Stores(images, config, arguments.cache, stack)
         arithmetic = stores.coloured[0].trunk.arithmetic
@@ -305,13 +329,12 @@ def main() -> None:
             learn, held = cover_holdout(images.labels, len(images) // 9, split)
             truth, words = sparse.csr_array(images.labels[held]), covered_words(images.labels, held)
             first: NDArray[np.float64] | None = None
-            for variant in variants(stores, images, learn, config, arguments.only_blocks):
+            for variant in variants(stores, images, learn, config, arguments.only):
                 start = time.perf_counter()
-                index = given(variant, held, config)
-                scores, drawn = (
-                    evaluate(index, truth, words=words),
-                    getattr(resample(index, truth, words=words, seed=split), measure),
-                )
+                words_given = given(variant, held, config)
+                annotated.setdefault(variant.name, []).append((words_given, truth))
+                scores = evaluate(words_given.index, truth, words=words)
+                drawn = getattr(resample(words_given.index, truth, words=words, seed=split), measure)
                 first = drawn if first is None else first
                 found.setdefault(variant.name, []).append({name: getattr(scores, name) for name in ("f1", "n_plus", "image_f1")})
                 samples.setdefault(variant.name, []).append(drawn - first)
@@ -319,8 +342,8 @@ def main() -> None:
                 print(f"{split} {variant.name}: {100 * scores.f1:.2f} / N+ {scores.n_plus} / image {100 * scores.image_f1:.2f}, "
                       f"gain {100 * (found[variant.name][split][measure] - base):+.2f} ± {100 * (drawn - first).std(ddof=1):.2f}, "
                       f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
-            keep_if_asked(parser, arguments, content(found, samples, about))
-    write_if_asked(parser, arguments, content(found, samples, about))
+            keep_if_asked(parser, arguments, content(found, samples, annotated, about))
+    write_if_asked(parser, arguments, content(found, samples, annotated, about))
 
 
 if __name__ == "__main__":
