@@ -248,6 +248,12 @@ def test_the_other_encodings_are_those_measured() -> None:
         assert row[2] == f"{statistics.mean(split['n_plus'] for split in rows[0]['splits']):.1f}"
 
 
+def test_how_true_confidences_are_on_images_held_out() -> None:
+    (row,) = results("scenes2000-calibration")["rows"]
+    off, by_chance = (f"{100 * row[name]:.1f}" for name in ("calibration_error", "error_by_chance"))
+    assert len(row["splits"]) == 6 and f"are {off} points off, and true ones would be {by_chance}:\n" in RESULTS
+
+
 def test_what_the_head_kernel_costs() -> None:
     for shown, row in zip(table_after("## What the head kernel costs"), results("kernel-costs")["rows"], strict=True):
         landmarks = "" if row["landmarks"] >= row["images"] else f"{row['landmarks']:,}"
