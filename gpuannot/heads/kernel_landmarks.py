@@ -63,11 +63,9 @@ class LandmarkKernel:
         size, count = len(self.vectors), len(self._all)
         system = self._all.new_zeros((size, size), dtype=torch.float64)
         self._given = system.new_zeros((size, 1 + self._labels.shape[1]))  # Cᵀ[1 Y]
-        for start in range(0, count, _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, count))
-            values = self._values(rows)
+        for values, targets in self._blocks():
             add_gram(system, values)
-            add_product(self._given, values.T, self._with_ones(rows), 1)
+            add_product(self._given, values.T, targets, 1)
         system.addr_(self._given[:, 0], self._given[:, 0] / count, alpha=-1)  # CᵀHC
         for marks, among in self._among():
             system[marks].add_(among, alpha=penalty)
@@ -148,6 +146,12 @@ class LandmarkKernel:
         """[1 Y] (B, 1 + W) of some rows."""
         return torch.nn.functional.pad(self.targets(rows), (1, 0), value=1.0)
 
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """C and [1 Y], some rows of them at a time."""
+        for start in range(0, len(self._all), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(self._all)))
+            yield self._values(rows), self._with_ones(rows)
+
     def _among(self) -> Iterator[tuple[slice, Tensor]]:
         """K, some rows of it at a time."""
         for start in range(0, len(self.vectors), _BLOCK):
@@ -172,14 +176,11 @@ class LandmarkKernel:
         self._inverse[at], self._inverse[:, at] = 0, 0
         self.vectors = self.vectors.clone()  # rankings have the old ones
         self.vectors[at] = self._all[torch.from_numpy(come).to(at.device)]
-        self._given[at] = 0
-        columns, given = left.new_zeros(left.shape), self._given[at]
-        for start in range(0, len(self._all), _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, len(self._all)))
-            values = self._values(rows)
+        columns, given = torch.zeros_like(left), left.new_zeros((len(at), self._given.shape[1]))
+        for values, targets in self._blocks():
             own = values[:, at]
             add_product(columns, values.T, own, 1)
-            add_product(given, own.T, self._with_ones(rows), 1)
+            add_product(given, own.T, targets, 1)
         self._given[at] = given
         columns.addr_(self._given[:, 0], given[:, 0] / len(self._all), alpha=-1)
         columns.add_(kernel_values(self.vectors, self.vectors[at], self.width), alpha=self.penalty)
