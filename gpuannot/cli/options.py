@@ -48,7 +48,13 @@ class Decode(StrEnum):
 Model = Annotated[Path, typer.Argument(help="A model written by 'gpuannot fit'.", show_default=False)]
 K = Annotated[
     int | None,
-    typer.Option("-k", "--words", min=1, help="Words to give each image; by default those likely enough (--threshold), or 5."),
+    typer.Option(
+        "-k",
+        "--words",
+        min=1,
+        help="Words to give each image; by default those likely enough (--threshold), at most as many "
+        "as 95% of the labelled images carry, or 5.",
+    ),
 ]
 Objective = Annotated[
     str | None,
@@ -79,7 +85,10 @@ ConfigFile = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'."),
+    typer.Option(
+        help="Trunk weights: 'embedded' (default), a .safetensors or .pth file, 'torchvision' or 'torchvision:NAME'; "
+        "of other trunks 'pretrained' or a file."
+    ),
 ]
 Convention = Annotated[
     str | None,

@@ -135,8 +135,8 @@ def merge(
 ) -> None:
     """Make one word of two: the second is then carried by every image that carried either.
 
-    Images that carry both are counted twice by the two words' sums, so they are needed; a model with another head than 'mean' says
-    how many there are.
+    Images that carry both are counted twice by the two words' sums, so they are needed; a model with the head 'ridge' or
+    'demixed' says how many there are. One with the head 'kernel' keeps its images, and needs none.
     """
     from ..images.inputs import Inputs
 

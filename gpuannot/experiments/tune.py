@@ -49,7 +49,7 @@ DEFAULT_SPACE: dict[str, tuple[Any, ...]] = {
     "balance": (0.0, 0.5, 0.75, 1.0),
 }
 #: Settings that only the words depend on: the image vectors of a split serve all their values.
-WORD_SETTINGS = ("metric", "head", "objective", "regularisation", "balance", "calibration")
+WORD_SETTINGS = ("metric", "head", "objective", "regularisation", "balance", "calibration", "kernel_width")
 #: Settings that ask for other features; of these the trunk itself, with ``@LAYER``, can be searched.
 TRUNK_SETTINGS = ("trunk", "weights", "weights_convention", "layer", "relu", "trunk_dtype", "input_size", "interpolation")
 

@@ -82,6 +82,18 @@ class KeptImages(BankExtra):
         made._keys, made._vectors, made._labels, made._later = self._keys, self._vectors, self._labels, self._later
         return made
 
+    def check(self, vectors: Vectors) -> None:
+        """Raise unless the vectors (B, d) have length 1, or 0."""
+        rows = torch.as_tensor(vectors).float()
+        lengths = torch.linalg.vecdot(rows, rows)
+        wrong = ((lengths - 1).abs().minimum(lengths) >= _UNIT).nonzero().flatten()
+        if len(wrong):
+            row = int(wrong[0])
+            raise InvalidArgumentError(
+                f"the head kernel takes image vectors of length 1, as encode gives them; number {row} of those given has length "
+                f"{float(lengths[row].sqrt()):.3g}"
+            )
+
     def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
         """Add images (``sign`` 1), or take out images that were added before (−1).
 
@@ -91,7 +103,7 @@ class KeptImages(BankExtra):
             positions: (B,) of the images in their data set, below 2⁶²; None puts them after all others.
 
         Raises:
-            ValueError: shapes that do not fit, or vectors of another length.
+            ValueError: shapes that do not fit.
             InvalidArgumentError: an image to take out was not added; nothing is changed then.
         """
         if sign < 0:
@@ -212,9 +224,6 @@ class KeptImages(BankExtra):
                 f"expected vectors (B, {self._vectors.shape[1]}) and labels (B, {self._labels.shape[1]}), got {tuple(rows.shape)} "
                 f"and {labels.shape}"
             )
-        lengths = torch.linalg.vecdot(rows.float(), rows.float())
-        if not bool(((lengths - 1).abs().minimum(lengths) < _UNIT).all()):
-            raise ValueError("a kernel head takes image vectors of length 1")
         return rows.to(torch.float16, copy=True), _canonical(labels)
 
     def _near(self, given: Tensor) -> list[list[int]]:

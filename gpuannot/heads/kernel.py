@@ -128,7 +128,7 @@ class KernelSystem:
 
         Args:
             rows: which of :attr:`images`.
-            own: by each image's own leverage, which is exact, rather than the mean of all.
+            own: by each image's own leverage, rather than the mean of all: exact, but that a landmark stays one.
         """
         solved = self._solve()
         fitted, labels = solved.fitted(rows), solved.targets(rows) - self.counts / len(self.images)

@@ -28,7 +28,7 @@ class LandmarkKernel:
     it is :class:`~gpuannot.heads.kernel_exact.ExactKernel`. C passes by in blocks, and so does K: 8·m² bytes for the inverse of the
     system, on a GPU four times as many while it is made; O(N·m·(m + d + W) + m³) to make. B images more or fewer change CᵀHC by
     B + 1 outer products, O(m²·(B + d + W)), and where landmarks change with them C passes by once more, O(N·m·(B + d)). Words that
-    come or go cost O(m·W).
+    come or go cost O(m·W), two that become one O(m²·(d + W)).
 
     Landmarks are the images of the lowest random numbers, which each image has by its key: a uniform draw without replacement that
     does not depend on how images were batched.
@@ -137,7 +137,8 @@ class LandmarkKernel:
 
     def _drawn(self, images: KeptImages) -> NDArray[np.int64]:
         """The rows (m,) of the landmarks, ascending."""
-        return np.sort(np.argsort(random_numbers(images.keys, self._seed), kind="stable")[: self._most])
+        # By another seed than a sample of images is drawn: else every image of it would be a landmark, which few are.
+        return np.sort(np.argsort(random_numbers(images.keys, self._seed + 1), kind="stable")[: self._most])
 
     def _values(self, rows: NDArray[np.int64]) -> Tensor:
         return kernel_values(self._all[torch.from_numpy(rows).to(self._all.device)], self.vectors, self.width)

@@ -1,6 +1,7 @@
 """The inputs of a batch run as a file: one row an input, one row group a part, in Parquet.
 
-So the inputs are found once, every part of them can be read alone, on any worker, and memory does not grow with their number.
+So the inputs are found once, every part of them can be read alone, on any worker, and memory does not grow with their number, but
+for a run that is extended or tried again, which holds a key of some hundred bytes for each.
 """
 
 from __future__ import annotations

@@ -21,8 +21,11 @@ Vectors: TypeAlias = NDArray[np.floating] | Tensor
 class BankExtra:
     """What a head needs of the images beside the words' sums, and a bank keeps current with them.
 
-    Each method is told what happened to the bank; this class ignores it all.
+    Each method but the first is told what happened to the bank; this class ignores it all.
     """
+
+    def check(self, vectors: Vectors) -> None:
+        """Raise InvalidArgumentError unless image vectors (B, D), which are finite, are such as this extra keeps."""
 
     def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
         """Images were added (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W), and where known their positions (B,)."""
@@ -117,7 +120,8 @@ class WordBank:
             positions: (B,) of the images in their data set, for extras that tell them apart.
 
         Raises:
-            ValueError: shapes that do not fit the bank or each other, or non-finite vectors.
+            ValueError: shapes that do not fit the bank or each other, or vectors that are not finite, or not such as an
+                extra keeps; nothing is added then.
         """
         labels = self.checked_labels(vectors, labels)
         sums, counts = _sums_of(vectors, labels)
@@ -292,19 +296,25 @@ class WordBank:
 
     def checked_labels(self, vectors: Vectors, labels: sparse.csr_array) -> sparse.csr_array:
         """The labels without stored zeros, if they and the vectors are such as :meth:`partial_fit` takes; else ValueError."""
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
-            raise ValueError(f"vectors must have shape (B, {self.dimension}), got {tuple(vectors.shape)}")
+        self.check_vectors(vectors)
         if labels.shape != (len(vectors), len(self.vocabulary)):
             raise ValueError(f"labels must have shape ({len(vectors)}, {len(self.vocabulary)}), got {labels.shape}")
-        finite = torch.isfinite(vectors).all() if isinstance(vectors, Tensor) else np.isfinite(vectors).all()
-        if not finite:
-            raise ValueError("the image vectors hold NaN or infinite values")
         labels = sparse.csr_array(labels, copy=True)
         labels.sum_duplicates()
         labels.eliminate_zeros()
         if not np.all(labels.data == 1):
             raise ValueError("labels must be 0 or 1")
         return labels
+
+    def check_vectors(self, vectors: Vectors) -> None:
+        """Raise ValueError unless image vectors (B, D) are such as :meth:`partial_fit` takes."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise ValueError(f"vectors must have shape (B, {self.dimension}), got {tuple(vectors.shape)}")
+        finite = torch.isfinite(vectors).all() if isinstance(vectors, Tensor) else np.isfinite(vectors).all()
+        if not finite:
+            raise ValueError("the image vectors hold NaN or infinite values")
+        for extra in self.extras:
+            extra.check(vectors)
 
 
 def _sums_of(vectors: Vectors, labels: sparse.csr_array) -> tuple[Any, NDArray[np.int64]]:

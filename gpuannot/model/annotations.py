@@ -26,7 +26,7 @@ class Annotations:
         names: the images' paths, or ``image 3`` for the fourth one given as pixels.
         positions: (T,) int64, each image's place in the input.
         index: (T, k) int64 into ``vocabulary``, nearest word first. distance: (T, k) float32.
-            With the head ``ridge`` the negative score, so that smaller is better here too.
+            With the heads ``ridge`` and ``kernel`` the negative score, so that smaller is better here too.
         failures: the images that got no row, with the reason. Rows + failures = inputs.
         vectors: (T, m·n) float32, the images' VLAD vectors, where they were asked for.
         confidence: (T, k) float32, how likely each word is right (:meth:`Annotator.confidence`); None where the model does not say.

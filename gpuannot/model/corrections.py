@@ -12,6 +12,7 @@ import torch
 from ..errors import DataError, InvalidArgumentError, counted
 from ..images.decode_task import ImageFailure
 from ..images.inputs import as_sequence, none_readable
+from ..method.labels import label_matrix
 from .word_model import WordModel
 
 
@@ -54,7 +55,8 @@ def learn_corrections(
         progress: show a bar; None shows one on terminals.
 
     Raises:
-        DataError: an image was not learnt with the words that ``before`` says, or not one can be read; nothing is changed then.
+        DataError: what is no word, an image that was not learnt with the words that ``before`` says, or not one that can be read;
+            nothing is changed then.
     """
     model.require_sums()
     moved = [row for row, was in enumerate(before) if was is None or set(was) != set(after[row])]
@@ -66,6 +68,8 @@ def learn_corrections(
     if not len(positions):
         raise DataError(none_readable(len(moved), failures))
     rows = [moved[position] for position in positions]
+    learnt = [after[row] for row in rows]
+    label_matrix(learnt, model.vocabulary, extend=True)  # what it refuses must not be found when the images are out already
     vectors, known = torch.from_numpy(encoded), np.array([before[row] is not None for row in rows])
     try:
         if known.any():
@@ -75,7 +79,7 @@ def learn_corrections(
             f"{counted(int(known.sum()), 'image')} cannot be corrected: this model did not learn them with the words that the "
             f"corrections say they had ({error})"
         ) from error
-    model.partial_fit(vectors, [after[row] for row in rows])
+    model.partial_fit(vectors, learnt)
     gained, lost = Counter[str](), Counter[str]()
     for row in rows:
         was, now = set(before[row] or ()), set(after[row])

@@ -4,16 +4,21 @@ The file's tensors are ``matrix`` (C, n) and ``offset`` (n,) of normalisation an
 ``centers`` (m, n), and the word bank's ``sums`` (W, m·n) float64 and ``counts`` (W,) int64. Its metadata has one key, ``gpuannot``,
 a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA-256, and the SHA-256 of all that with the tensors.
 
-Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``, ``explained_variance_ratio`` (L, n) and ``centers``
-(L, m, n) of each. With a joint projection there are ``projection`` (V, d) and ``projection_mean`` (V,), V = L·m·n and with the
-setting ``moments`` L·s(s + 1)/2 more, s being that; image vectors have D = d + t(t + 1)/2 values, t being the setting ``quadratic``
-or d, if that is smaller; without, D = L·m·n. Read D for m·n below.
+Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``, ``explained_variance_ratio`` (L, n) and
+``centers`` (L, m, n) of each. With a joint projection there are ``projection`` (V, d) and ``projection_mean`` (V,), V = L·m·n and
+with the setting ``moments`` L·s(s + 1)/2 more, s being that; the layer ``colours`` has no centres, counts for n values in V, and
+not in L. Image vectors have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D =
+L·m·n. Read D for m·n below.
 
 With the head ``ridge`` there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
 confidences ``confidence`` (3, W), slope, offset and level of each word's; two rows, without level, in earlier files. With a head
 that needs more sums than the words' there are ``total`` Σx (m·n,) float64, ``cooccurrence`` (E, 3) int64 (word, word, images that
 carry both) and, for ``ridge``, ``scatter``, the lower triangle of Σxxᵀ row by row, float32. ``sums`` and these are missing in a
 model that was saved without sums; it annotates, and cannot learn.
+
+With the head ``kernel`` there are ``landmarks`` (M, d) float16, ``coefficients`` (M, K), ``bias`` and ``confidence``; for
+learning ``images`` (N, d) float16, their ascending ``image_keys`` (N,) int64 and ``image_words`` (E, 2) int64 (row, word). Up to
+the number of images that are learnt from exactly M = N.
 
 ``projection`` is float16, which its values are rounded to before anything is learnt by them. Earlier versions wrote it in float32
 and ``scatter`` in float64: such models are read, and keep that form.

@@ -78,7 +78,7 @@ class WordRanker:
 
         Returns:
             (T, k): of arrays an array, of tensors a tensor on their device, without a wait for it. None where the model has no such
-            calibration: with other heads than ``ridge``, or when all or none of those words were right.
+            calibration: with other heads than ``ridge`` and ``kernel``, or when all or none of those words were right.
         """
         curves = self.curves(bank)
         if curves is None:

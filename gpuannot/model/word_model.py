@@ -85,18 +85,18 @@ class WordModel:
             progress: show a bar; None shows one on terminals, elsewhere lines.
 
         Raises:
-            DataError: labels that do not fit the images, or not one readable image.
+            DataError: labels that do not fit the images, or not one readable image; nothing is changed then.
         """
         self.require_sums()
         sources = sources_or_vectors(images)
         matrix, words = label_matrix(labels, self.bank_.vocabulary, extend=True)
         check_lengths(len(sources), matrix)
         failures = self.encoder.extractor.failures = []
-        self.head.add_words(len(words) - len(self.bank_.vocabulary))
-        self.bank_.add_words(words)
-        self.changed()
         for index, vectors in self._encoded(sources, progress):
-            self.bank_.partial_fit(vectors, matrix[index])
+            self.bank_.check_vectors(vectors)
+            self.head.add_words(len(words) - len(self.bank_.vocabulary))  # not before there is an image to learn them from
+            self.bank_.add_words(words)
+            self.changed().bank_.partial_fit(vectors, matrix[index])
             self.head.changed(vectors, matrix[index], 1)
         if len(failures) == len(sources) and len(sources):
             raise DataError(none_readable(len(sources), failures))

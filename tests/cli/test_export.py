@@ -176,3 +176,17 @@ def test_what_does_not_fit_is_said(arguments: list[str], message: str, model: Pa
     before = files(photos)
     result = run(*(str(model) if argument == "M" else argument for argument in arguments))
     assert result.exit_code == 2 and message in result.stderr and files(photos) == before
+
+
+@pytest.mark.parametrize("name", ["w.jsonl", "w2.csv", "w.parquet"])
+def test_words_without_distances(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.csv").write_text("path,words\na.jpg,sky;sea\nb.jpg,sky\n")
+    assert run("export", "w.csv", "-o", name).exit_code == 0
+    assert "nan" not in Path(name).read_bytes().decode("latin-1").lower()
+    assert run("export", name, "-o", "again.jsonl").exit_code == 0
+    again = [json.loads(line) for line in Path("again.jsonl").read_text().splitlines()]
+    assert [(row["path"], row["words"], row["distances"]) for row in again] == [
+        ("a.jpg", ["sky", "sea"], []),
+        ("b.jpg", ["sky"], []),
+    ]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from gpuannot.config import AnnotatorConfig
 from gpuannot.errors import InvalidArgumentError
 from gpuannot.heads import kernel as kernel_module
 from gpuannot.heads.kept_images import KeptImages
@@ -18,6 +19,7 @@ from gpuannot.heads.kernel import KernelSystem
 from gpuannot.heads.kernel_exact import ExactKernel
 from gpuannot.heads.kernel_landmarks import LandmarkKernel
 from gpuannot.heads.kernel_ranking import KernelRanking
+from gpuannot.heads.systems import LeftOutSample
 from gpuannot.method.words import WordBank
 from gpuannot.system import threads
 from gpuannot.system.threads import one_torch_thread
@@ -323,6 +325,17 @@ def test_landmarks_are_drawn_by_position_and_seed() -> None:
     assert all(half.sum() == 20 and 0 < half[:20].sum() < 20 for half in halves)
 
 
+def test_images_that_are_left_out_are_no_landmarks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What λ and confidences are learnt from would else know nothing of images that are none."""
+    monkeypatch.setattr("gpuannot.heads.systems.SAMPLE_IMAGES", 60)
+    vectors, labels = data(300)
+    bank = WordBank([f"word {number}" for number in range(W)], D, [kept(vectors, labels)])
+    for seed in range(5):
+        sample = LeftOutSample(AnnotatorConfig(head="kernel", l2=True, seed=seed), bank)
+        marks = {*map(tuple, KernelSystem(kept(vectors, labels), PENALTY, most=60, seed=seed).vectors.tolist())}
+        assert 3 < sum(tuple(row) in marks for row in sample._vectors.tolist()) < 25  # 12 of 60 by chance
+
+
 def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpuannot.heads.kernel_exact._BLOCK", 64)
     vectors, labels = data(600)
@@ -394,8 +407,8 @@ def test_images_of_zeros_are_images_and_long_vectors_are_not() -> None:
     images = kept(vectors, labels)
     images.update(vectors[[1]], labels[[1]], -1, None)
     assert np.array_equal(images.keys, [0, 2])
-    with pytest.raises(ValueError, match="length 1"):
-        images.update(2 * vectors, labels, 1, None)
+    with pytest.raises(InvalidArgumentError, match=r"takes image vectors of length 1.*number 0 of those given has length 2"):
+        images.check(2 * vectors)
     with pytest.raises(ValueError, match="expected vectors"):
         images.update(vectors[:2], labels, 1, None)
     assert len(images) == 2
@@ -548,3 +561,15 @@ def test_first_order_touches_the_score(block: int, monkeypatch: pytest.MonkeyPat
     for axis in range(D):
         step = np.eye(D)[axis] * 1e-4
         np.testing.assert_allclose((score(x + step) - score(x - step)) / 2e-4, weights[:, axis], atol=1e-5)
+
+
+def test_a_bank_that_refuses_vectors_is_as_it_was() -> None:
+    vectors, labels = data(9)
+    bank = WordBank([f"word {number}" for number in range(W)], D, [KeptImages(W, D)])
+    bank.partial_fit(vectors, labels)
+    sums, counts = bank.sums.copy(), bank.counts.copy()
+    vectors[4] *= 3
+    with pytest.raises(InvalidArgumentError, match="number 4 of those given has length 3"):
+        bank.partial_fit(vectors, labels)
+    assert np.array_equal(bank.sums, sums) and np.array_equal(bank.counts, counts)
+    assert [len(extra) for extra in bank.extras] == [9]

@@ -157,6 +157,24 @@ def test_networks_of_torchvision(name: str, layer: str, side: int, channels: int
         Annotator(trunk="torchvision:resnet81@layer3", device="cpu")
 
 
+@needs_torchvision
+def test_a_layer_of_torchvision_keeps_what_later_ones_write_over(tmp_path: Path) -> None:
+    """bn2's output is added to in its place, and so is that sum by its ReLU."""
+    import torchvision
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(torchvision.models.get_model("resnet18", weights=None).state_dict(), tmp_path / "weights.pth")
+    batch = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8))
+    settings = {**SMALL, "weights": tmp_path / "weights.pth", "input_size": 64, "trunk_dtype": "float32"}
+    names = ("layer3.1.bn2", "layer3.1.add", "layer3.1.relu_1")
+    alone = [Annotator(**settings, trunk=f"torchvision:resnet18@{name}").encoder.trunk(batch) for name in names]
+    assert torch.equal(
+        Annotator(**settings, trunk=f"torchvision:resnet18@{'+'.join(names)}").encoder.trunk(batch), torch.cat(alone, -1)
+    )
+    assert float(alone[0].min()) < 0 and not torch.equal(alone[0], alone[1])
+
+
 @needs_timm
 @pytest.mark.usefixtures("networks")
 def test_what_timm_cannot_give(tmp_path: Path) -> None:
@@ -297,11 +315,22 @@ def test_images_share_the_cores_where_that_gives_the_same_bits(dependent: bool, 
             "pixels in 0…1; give them in 0…255",
         ),
         ({"layer": "stem", "preprocessing": Preprocessing("", (0,) * 3, (255,) * 3, input_size=4)}, "cannot run images of 4×4"),
+        ({"layer": "stem+stem"}, r"layer 'stem\+stem' names a layer twice"),
+        ({"layer": "stem", "dtype": "int8"}, "dtype 'int8' is VGG-16's; other networks run in auto"),
     ],
 )
 def test_modules_that_are_no_trunk(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidArgumentError, match=said):
         Trunk.from_module(tokens_and_maps(), **{"preprocessing": PIXELS, "prefix_tokens": 0, "dtype": "float32", **changes})
+
+
+def test_a_layer_keeps_what_later_ones_write_over() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 8, 8), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 1))
+    batch = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8))
+    names = ("0", "1", "2")
+    alone = [Trunk.from_module(network, name, PIXELS, dtype="float32")(batch) for name in names]
+    assert torch.equal(Trunk.from_module(network, "0+1+2", PIXELS, dtype="float32")(batch), torch.cat(alone, -1))
+    assert float(alone[0].min()) < 0 <= float(alone[1].min())
 
 
 # ---- settings

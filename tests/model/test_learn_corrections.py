@@ -72,12 +72,14 @@ def test_corrections_of_other_images_are_refused(scenes: LabelledImages) -> None
     made.fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary, progress=False)
     model = made.to_model_file().sha256
     black = Image.new("RGB", (32, 32))
-    for image, was, message in (
-        (black, ["sky"], "1 image cannot be corrected: this model did not learn them with the words"),
-        (scenes.paths[0], ["unheard of"], "'unheard of'"),
+    for image, was, now, message in (
+        (black, ["sky"], ["sea"], "1 image cannot be corrected: this model did not learn them with the words"),
+        (scenes.paths[0], ["unheard of"], ["sea"], "'unheard of'"),
+        (scenes.paths[0], words_of(scenes)[0], ["sea", ""], "non-empty"),
+        (scenes.paths[0], words_of(scenes)[0], "sea", "string"),
     ):
         with pytest.raises(DataError, match=message):
-            learn_corrections(made.words, [image], [["sea"]], [was])
+            learn_corrections(made.words, [image], [now], [was])
         assert made.to_model_file().sha256 == model
     with pytest.warns(UserWarning, match="could not be read"), pytest.raises(DataError, match="image 0: not an image"):
         learn_corrections(made.words, [b"no image"], [["sea"]], [None])

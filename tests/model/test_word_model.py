@@ -138,6 +138,17 @@ def test_images_that_come_and_go_leave_the_sums_of_several_layers(scenes: Labell
     np.testing.assert_allclose(half.bank_.sums, before, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:1 of 1 images could not be read")
+def test_a_word_that_cannot_be_learnt_is_no_word(fitted: Annotator, scenes: LabelledImages, tmp_path: Path) -> None:
+    before = fitted.to_model_file().sha256
+    vectors = fitted.encoder.encode(scenes.paths[:2])[1]
+    vectors[1, 0] = np.nan
+    for images in ([tmp_path / "missing.jpg"], vectors, vectors[:, 1:]):
+        with pytest.raises((ValueError, DataError)):
+            fitted.add_word("lighthouse", images)
+        assert fitted.to_model_file().sha256 == before
+
+
 def test_before_fit() -> None:
     made = annotator()
     for use in (lambda: made.remove_words(["a"]), lambda: made.rename_word("a", "b"), lambda: made.add_word("a", [])):

@@ -10,6 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
+from gpuannot.system.device import cpu_has_fast_bfloat16
+
 from .errors import MixedDevices
 from .streams import Streams
 from .tensor import Pretended
@@ -22,6 +24,8 @@ _WAITS = {
 _COPIES = {"_to_copy", "copy_"}
 # torch copies indices from the host to the device, with a wait.
 _TAKES_HOST_INDICES = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+# A GPU multiplies 16 bits and sums in float32. A processor without instructions for that takes many times as long as for float32.
+_PRODUCTS = {"convolution", "_convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv"}
 _ALLOCATES = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
@@ -209,14 +213,23 @@ def _execute(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     """The operator on the CPU, or what stands there for one that only a GPU has."""
     if name == "cudnn_convolution_relu":
         x, weight, bias = args[:3]
-        for given in (x, weight):
-            if not given.is_contiguous(memory_format=torch.channels_last):
-                raise MixedDevices(f"cuDNN is given strides {given.stride()} of {tuple(given.shape)} and would copy them")
-        return torch.nn.functional.conv2d(x, weight, bias, padding=1).relu_()
+        for tensor in (x, weight):
+            if not tensor.is_contiguous(memory_format=torch.channels_last):
+                raise MixedDevices(f"cuDNN is given strides {tensor.stride()} of {tuple(tensor.shape)} and would copy them")
+        ones = [1, 1]
+        given = (x, weight, bias, ones, ones, ones, False, [0, 0], 1)
+        return _execute(torch.ops.aten.convolution.default, "convolution", given, {}).relu_()
     if name == "mm" and "dtype" in func._overloadname:
         left, right = args[:2]
         dtype = kwargs.get("out_dtype", args[2] if len(args) > 2 else None)
         if left.dtype != right.dtype or left.dtype not in (torch.bfloat16, torch.float16):
             raise RuntimeError(f"mm(out_dtype={dtype}) of {left.dtype} and {right.dtype}")
         return left.to(dtype) @ right.to(dtype)
+    if name in _PRODUCTS and args[0].dtype == torch.bfloat16 and not cpu_has_fast_bfloat16() and not args[0].is_meta:
+        return func(*tree_map(_widened, args), **tree_map(_widened, kwargs)).bfloat16()
     return func(*args, **kwargs)
+
+
+def _widened(x: Any) -> Any:
+    """In float32 what is a bfloat16 tensor, which loses nothing."""
+    return x.float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else x

@@ -22,7 +22,7 @@ class JsonRows:
 
     def write(self, annotations: Annotations) -> None:
         for row in rows(annotations, self._model):
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
     def close(self) -> None:
         self._file.close()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...images.decode_task import ImageFailure
 from ...images.input import utf8
 from ...model.annotations import Annotations
+from .rows import given
 
 # Rows of a row group: enough to compress well, little beside the trunk's memory; with vectors their bytes decide.
 _GROUP_ROWS = 8192
@@ -55,9 +54,9 @@ class ParquetRows:
         columns = [
             pa.array([utf8(name) for part in parts for name in part.names], pa.string()),
             pa.array([words for part in parts for words in part.words], pa.list_(pa.string())),
-            pa.array([value for part in parts for value in _given(part, part.distance)], pa.list_(pa.float32())),
+            pa.array([value for part in parts for value in given(part, part.distance)], pa.list_(pa.float32())),
             *(
-                [pa.array([value for part in parts for value in _given(part, part.confidence)], pa.list_(pa.float32()))]
+                [pa.array([value for part in parts for value in given(part, part.confidence)], pa.list_(pa.float32()))]
                 if self._confidence
                 else []
             ),
@@ -80,10 +79,3 @@ class ParquetRows:
         finally:
             self._file.is_open = False  # or it would try again when it is let go, on a closed file
             self._plain.close()
-
-
-def _given(annotations: Annotations, values: NDArray[np.float32] | None) -> Iterator[NDArray[np.float32]]:
-    """The values (T, k) of the words that each image was given."""
-    assert values is not None
-    for row, index in zip(values, annotations.index, strict=True):
-        yield row[index >= 0]

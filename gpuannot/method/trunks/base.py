@@ -43,6 +43,17 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
+def network_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """:func:`resolve_dtype` of another network than VGG-16.
+
+    Raises:
+        ValueError: int8, or a dtype that is unknown.
+    """
+    if dtype == "int8":
+        raise InvalidArgumentError("dtype 'int8' is VGG-16's; other networks run in auto, float32, bfloat16 or float16")
+    return resolve_dtype(dtype, device)
+
+
 def runs_int8(dtype: str, device: torch.device) -> bool:
     """Whether a trunk of ``dtype`` multiplies int8 on ``device``."""
     return dtype == "int8" and device.type == "cpu" and int8.supported()
@@ -73,7 +84,7 @@ class LocalTrunk(nn.Module):
         name: of the network, as settings and model files state it: ``timm:resnet50``.
         identity: 64 hexadecimal digits, SHA-256 of the weights and what else decides the features.
         preprocessing: mean and std of R, G and B in 0…255, input size and interpolation.
-        layer: names of the layers, joined by ``+``.
+        layer: names of the layers, joined by ``+``, each another.
         dtype: of the features. device: where it runs.
         arithmetic: what is multiplied, if not ``dtype``.
 
@@ -108,6 +119,8 @@ class LocalTrunk(nn.Module):
         super().__init__()
         self.name, self.identity, self.preprocessing = name, identity, preprocessing
         self.layer, self.layers = layer, tuple(layer.split("+"))
+        if len(set(self.layers)) != len(self.layers):
+            raise InvalidArgumentError(f"layer {layer!r} names a layer twice")
         self.device, self.dtype = resolve_device(device), dtype
         self.arithmetic = arithmetic or str(dtype).removeprefix("torch.")
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import InvalidArgumentError
 from ...system.device import resolve_device
 from ..weights import Preprocessing
-from .base import LocalTrunk, module_sha256, resolve_dtype
+from .base import LocalTrunk, module_sha256, network_dtype
 
 
 class _Reached(Exception):
@@ -32,7 +32,7 @@ class ModuleTrunk(LocalTrunk):
         prefix_tokens: class and register tokens before the patches, which are dropped.
         grid: (H', W') of the tokens at ``preprocessing.input_size``, where they are no square.
         channels_last: maps are (B, H', W', C).
-        dtype: as for :func:`~gpuannot.method.trunks.base.resolve_dtype`, without int8. device: where it runs.
+        dtype: as for :func:`~gpuannot.method.trunks.base.network_dtype`. device: where it runs.
 
     Raises:
         ValueError: no such submodule, one that is not reached or puts out something else, tokens that are no grid, or a mean and
@@ -57,7 +57,7 @@ class ModuleTrunk(LocalTrunk):
                 f"mean {preprocessing.mean} and std {preprocessing.std} are those of pixels in 0…1; give them in 0…255, times 255"
             )
         name = f"module:{name or type(module).__name__}"
-        kind = resolve_dtype(dtype, resolve_device(device))
+        kind = network_dtype(dtype, resolve_device(device))
         super().__init__(name, module_sha256(name, preprocessing, module), preprocessing, layer, dtype=kind, device=device)
         self.network = copy.deepcopy(module).eval().requires_grad_(False).to(self.device, kind)
         known = dict(self.network.named_modules())
@@ -76,6 +76,8 @@ class ModuleTrunk(LocalTrunk):
             found[layer] = output
             if len(found) == len(self.layers):
                 raise _Reached
+            if isinstance(output, Tensor):
+                found[layer] = output.clone()  # what follows may work in its place
 
         hooks = [
             self.network.get_submodule(layer).register_forward_hook(lambda module, inputs, output, layer=layer: keep(layer, output))

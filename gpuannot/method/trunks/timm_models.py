@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ...errors import InvalidArgumentError, WeightsError
 from ...system.device import resolve_device
 from ..weights import Preprocessing, read_file
-from .base import LocalTrunk, module_sha256, resolve_dtype
+from .base import LocalTrunk, module_sha256, network_dtype
 
 INSTALL = "install gpuannot[timm]"
 _STRIDE = 16
@@ -101,7 +101,7 @@ class Skeleton:
         """
         found = []
         for name in layer.split("+"):
-            if name.lstrip("-").isdigit() and -len(self.layers) <= int(name) < len(self.layers):
+            if name.isascii() and name.removeprefix("-").isdigit() and -len(self.layers) <= int(name) < len(self.layers):
                 name = self.layers[int(name)]
             if name not in self.layers:
                 raise InvalidArgumentError(
@@ -227,7 +227,7 @@ class TimmTrunk(LocalTrunk):
         loaded: by :func:`load`.
         layer: name or number of a block or stage, or several of one patch grid joined by ``+``; None is the network's own.
         size: side of the images that it is measured with.
-        dtype: as for :func:`~gpuannot.method.trunks.base.resolve_dtype`, without int8. device: where it runs.
+        dtype: as for :func:`~gpuannot.method.trunks.base.network_dtype`. device: where it runs.
 
     Raises:
         ValueError: a layer that is unknown, layers of different grids, or a size that the network does not take.
@@ -241,7 +241,7 @@ class TimmTrunk(LocalTrunk):
     ) -> None:  # fmt: skip
         about = loaded.about
         layers = about.split(layer or about.default)
-        kind = resolve_dtype(dtype, resolve_device(device))
+        kind = network_dtype(dtype, resolve_device(device))
         super().__init__(f"timm:{loaded.name}", loaded.sha256, about.preprocessing, "+".join(layers), dtype=kind, device=device)
         self._stages = [about.layers.index(name) for name in layers]
         network = _pruned(copy.deepcopy(loaded.network), self._stages)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidArgumentError, WeightsError
 from ..weights import Preprocessing, read_file
-from .base import LocalTrunk, module_sha256, resolve_dtype
+from .base import LocalTrunk, module_sha256, network_dtype
 from .module import as_map
 
 _IMAGENET = Preprocessing("torchvision", (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
@@ -126,7 +126,7 @@ class LoadedTorchvision:
         for one in layer.split("+"):
             if not any(node == one or node.startswith(f"{one}.") for node in nodes):
                 raise InvalidArgumentError(f"{self.name} has no layer {one!r}; torchvision names {', '.join(nodes)}")
-        return create_feature_extractor(self.network, {one: one for one in layer.split("+")})
+        return _with_copies(create_feature_extractor(self.network, {one: one for one in layer.split("+")}))
 
 
 class TorchvisionTrunk(LocalTrunk):
@@ -135,7 +135,7 @@ class TorchvisionTrunk(LocalTrunk):
     Args:
         loaded: by :func:`load`. extractor: of it, by torchvision: images → features by the layer's name.
         layer: its name, or several joined by ``+``. size: side of the images that it is measured with.
-        dtype: as for :func:`~gpuannot.method.trunks.base.resolve_dtype`, without int8. device: where it runs.
+        dtype: as for :func:`~gpuannot.method.trunks.base.network_dtype`. device: where it runs.
 
     Raises:
         ValueError: a layer that puts out no map and no square of tokens, or layers of different grids.
@@ -146,7 +146,7 @@ class TorchvisionTrunk(LocalTrunk):
     def __init__(
         self, loaded: LoadedTorchvision, extractor: nn.Module, layer: str, size: int, *, dtype: str, device: torch.device
     ) -> None:  # fmt: skip
-        name, kind = f"torchvision:{loaded.name}", resolve_dtype(dtype, device)
+        name, kind = f"torchvision:{loaded.name}", network_dtype(dtype, device)
         super().__init__(name, loaded.sha256, loaded.preprocessing, layer, dtype=kind, device=device)
         self.network = copy.deepcopy(extractor).to(device=device, dtype=kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tokens = _tokens(loaded.name)
@@ -156,6 +156,21 @@ class TorchvisionTrunk(LocalTrunk):
         """(B, H', W', C') of each layer."""
         found = self.network(pixels)
         return [as_map(self.name, layer, found[layer], *self._tokens) for layer in self.layers]
+
+
+def _with_copies(extractor: Any) -> nn.Module:
+    """The extractor with a copy of each output: what follows a layer that is not the last may work in its place."""
+    graph = extractor.graph
+    [output] = [node for node in graph.nodes if node.op == "output"]
+    [found] = output.args
+    if len(found) > 1:
+        copies = {}
+        for layer, node in found.items():
+            with graph.inserting_after(node):
+                copies[layer] = graph.call_method("clone", (node,))
+        output.args = (copies,)
+        extractor.recompile()
+    return extractor
 
 
 def _entry(name: str) -> Any:
