@@ -12,7 +12,8 @@ Ranges are :data:`MARGIN` times the largest activation over :data:`IMAGES` drawn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..system.device import cpu_has_int8
+from .trunk_layers import packed_for_shapes
 from .weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, quantize_int8
 
 IMAGES, MARGIN = 8, 1.3
@@ -75,7 +77,7 @@ def drawn_pictures(count: int, size: int = 224) -> Tensor:
 
 class _Step(NamedTuple):
     name: str
-    weight: Tensor  # packed by oneDNN
+    packed: Callable[[tuple[int, ...]], Tensor]  # its weight, by oneDNN, for an input
     scales: Tensor  # (out,) float32
     zeros: Tensor  # (out,) int32
     bias: Tensor  # (out,) float32
@@ -107,9 +109,9 @@ class Int8Layers:
                 bias = bias - (weight * mean.view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
             rounded, scales = quantize_int8(weight)
             padding = (0, 0) if first else (1, 1)
-            packed = torch.ops.onednn.qconv_prepack(rounded, scales, scale, 0, [1, 1], list(padding), [1, 1], 1, None)
+            pack = partial(_packed, rounded, scales, scale, padding)
             zeros = torch.zeros_like(scales, dtype=torch.int32)
-            self._steps.append(_Step(name, packed, scales, zeros, bias.clone(), scale, largest / 255, padding))
+            self._steps.append(_Step(name, packed_for_shapes(pack), scales, zeros, bias.clone(), scale, largest / 255, padding))
             scale = largest / 255
             if self.layers[-1] in (name, POOLS_AFTER.get(name)):
                 break
@@ -124,8 +126,9 @@ class Int8Layers:
         for step in self._steps:
             last = step.name == self.layers[-1]
             kind, activation = (torch.bfloat16 if last else torch.uint8), ("none" if last and not self.relu else "relu")
+            weight = step.packed(tuple(x.shape))
             x = torch.ops.onednn.qconv2d_pointwise(
-                x, step.scale, 0, step.weight, step.scales, step.zeros, step.bias, [1, 1], list(step.padding), [1, 1], 1,
+                x, step.scale, 0, weight, step.scales, step.zeros, step.bias, [1, 1], list(step.padding), [1, 1], 1,
                 1.0 if last else step.makes, 0, kind, activation, [], "",
             )  # fmt: skip
             if step.name in self.layers:
@@ -135,6 +138,10 @@ class Int8Layers:
                 if POOLS_AFTER[step.name] in self.layers:
                     found.append(_restored(x, step.makes))
         return found
+
+
+def _packed(weight: Tensor, scales: Tensor, scale: float, padding: tuple[int, int], shape: Sequence[int]) -> Tensor:
+    return torch.ops.onednn.qconv_prepack(weight, scales, scale, 0, [1, 1], list(padding), [1, 1], 1, list(shape))
 
 
 def _restored(x: Tensor, scale: float) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from torch.nn import functional
 from ..errors import DeviceError, InvalidArgumentError
 from .weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights
 
-_Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+_Convolve: TypeAlias = Callable[[Tensor, Any, Tensor, bool], Tensor]
 
 KERNEL_DEVICES = ("cuda",)
+# Of how many shapes of input the packed weights are kept: a batch has chunks of one shape and a last one.
+_SHAPES = 3
 
 
 class End(NamedTuple):
@@ -86,20 +89,29 @@ def put_kernels(features: nn.Sequential, pooling: bool, pixel_channels: int, dev
         first.in_channels = pixel_channels
 
 
+def packed_for_shapes(pack: Callable[[Sequence[int]], Tensor]) -> Callable[[tuple[int, ...]], Tensor]:
+    """``pack``, which packs a weight for an input (B, C, H, W), remembered for the last few shapes.
+
+    oneDNN chooses the layout of a weight by the shape of the input. One in another layout it packs anew at every call, in up to a
+    hundred times as long as the convolution takes.
+    """
+    return lru_cache(maxsize=_SHAPES)(pack)
+
+
 class FusedLayers:
-    """The same layers, convolution with bias and ReLU as one step, weights packed once where the library packs them.
+    """The same layers, convolution with bias and ReLU as one step, weights packed once a shape where the library packs them.
 
     Called with (B, C, H, W) in channels-last memory, of the weights' type and device, it gives what comes out of the last module.
 
     Args:
         features: the modules.
-        pack: a weight (out, in, 3, 3) as ``convolve`` takes it.
-        convolve: of (x, packed weight, bias (out,), whether a ReLU follows), padded by 1.
+        pack: what ``convolve`` takes in the place of a weight (out, in, 3, 3).
+        convolve: of (x, what ``pack`` gave, bias (out,), whether a ReLU follows), padded by 1.
     """
 
-    def __init__(self, features: nn.Sequential, pack: Callable[[Tensor], Tensor], convolve: _Convolve) -> None:
+    def __init__(self, features: nn.Sequential, pack: Callable[[Tensor], Any], convolve: _Convolve) -> None:
         self.convolve = convolve
-        self.steps: list[tuple[Tensor, Tensor, bool] | None] = []
+        self.steps: list[tuple[Any, Tensor, bool] | None] = []
         self.modules: list[int] = []  # how many modules are done after each step
         self.pool: nn.Module = nn.MaxPool2d(2, 2)
         modules = list(features)
@@ -139,12 +151,15 @@ def fuse_layers(features: nn.Sequential, device: torch.device, dtype: torch.dtyp
     return None
 
 
-def _pack_onednn(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, [1, 1], [1, 1], [1, 1], 1, None)
+def _pack_onednn(weight: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+    return packed_for_shapes(
+        lambda shape: torch.ops.mkldnn._reorder_convolution_weight(weight, [1, 1], [1, 1], [1, 1], 1, list(shape))
+    )
 
 
-def _convolve_onednn(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu" if relu else "none", [], "")
+def _convolve_onednn(x: Tensor, packed: Callable[[tuple[int, ...]], Tensor], bias: Tensor, relu: bool) -> Tensor:
+    activation = "relu" if relu else "none"
+    return torch.ops.mkldnn._convolution_pointwise(x, packed(tuple(x.shape)), bias, [1, 1], [1, 1], [1, 1], 1, activation, [], "")
 
 
 def _convolve_cuda(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:

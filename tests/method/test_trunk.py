@@ -323,6 +323,22 @@ def test_bfloat16_of_processors(monkeypatch: pytest.MonkeyPatch, known: dict[str
     assert cpu_has_fast_bfloat16() == fast
 
 
+def test_no_weight_is_packed_at_every_call() -> None:
+    """By oneDNN's own account: packing a weight can take a hundred times as long as the product with it."""
+    program = (
+        "import torch; from gpuannot.method.trunk import Trunk; trunk = Trunk(None, dtype='float32')\n"
+        "for again in range(2):\n"
+        "    print('call', again, flush=True)\n"
+        "    for shape in ((1, 3, 32, 32), (4, 3, 32, 32), (1, 3, 112, 112)): trunk(torch.zeros(shape, dtype=torch.uint8))"
+    )
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stdout
+    first, second = said[said.index("call 0") :].split("call 1")
+    assert second.count(",convolution,") == 36, "as many as there are layers, for three shapes"
+    weights = [line for line in second.splitlines() if ",reorder," in line and "x3x3," in line]
+    assert not weights and [line for line in first.splitlines() if ",reorder," in line and "x3x3," in line]
+
+
 def test_bfloat16_without_its_instructions(weights: TrunkWeights, tmp_path: Path) -> None:
     """Forced on a processor that has none, bfloat16 is slow and right. ONEDNN_MAX_CPU_ISA plays that processor."""
     images, target = random_images(1, 3, 8, 8), tmp_path / "features.pt"
