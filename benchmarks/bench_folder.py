@@ -32,10 +32,10 @@ from gpuannot.datasets.scenes import draw_scene
 from gpuannot.model.encoder import Encoder
 from gpuannot.model.word_model import WordModel
 from gpuannot.reference.vlad import vlad
+from gpuannot.system.device import cpu_has_fast_bfloat16
 from gpuannot.system.threads import cpus
 
 BFLOAT16 = "gpuannot, convolutions in bfloat16"
-LOOP = "DataLoader loop, channels-last bfloat16"
 PLAIN_LOOP = "DataLoader loop, float32"
 _SIZES = [((192, 128), 64, 4096), ((640, 480), 64, 4096), ((4000, 3000), 32, 512)]  # pixels, files on a CPU, on a GPU
 _REPEATS = 3  # at most: each run is seconds long
@@ -103,7 +103,9 @@ def _same_words(answer: Path, exact: list[set[str]]) -> Agreement:
 
 def measure(setting: Setting) -> Iterator[Row]:
     annotator = fitted(setting.device, setting.seed)
-    weights, kinds = annotator.encoder.weights, {OURS: annotator.encoder.trunk.arithmetic, BFLOAT16: "bfloat16", LOOP: "bfloat16"}
+    weights, short = annotator.encoder.weights, "bfloat16" if setting.gpu or cpu_has_fast_bfloat16() else "float32"
+    short_loop = f"DataLoader loop, channels-last {short}"
+    kinds = {OURS: annotator.encoder.trunk.arithmetic, BFLOAT16: "bfloat16", short_loop: short}
     with tempfile.TemporaryDirectory(prefix="gpuannot-bench-") as name:
         root = Path(name)
         ours = {OURS: annotator}
@@ -117,7 +119,7 @@ def measure(setting: Setting) -> Iterator[Row]:
             for number in range(count):
                 (folder / f"{number:05d}.jpg").write_bytes(contents[number % len(contents)])
             plain = {
-                LOOP: eager(weights, torch.bfloat16, torch.channels_last, setting.device),
+                short_loop: eager(weights, getattr(torch, short), torch.channels_last, setting.device),
                 PLAIN_LOOP: eager(weights, torch.float32, torch.contiguous_format, setting.device),
             }
             variants: Variants = {
