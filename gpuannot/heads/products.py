@@ -122,7 +122,8 @@ def _invert_factor(system: NDArray[np.float64]) -> None:
 
         def subtract(first: int, last: int, start: int = start, stop: int = stop, head: NDArray[np.float64] = head) -> None:
             own = slice(start + first, start + last)
-            system[own, start:stop] -= system[own, :start] @ head.T
+            with np.errstate(invalid="ignore", over="ignore"):  # above the diagonal there is what memory held
+                system[own, start:stop] -= system[own, :start] @ head.T
 
         for_blocks(subtract, size - start, _BLOCK)
         with one_blas_thread():

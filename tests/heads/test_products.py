@@ -71,6 +71,15 @@ def test_an_inverse_in_blocks(size: int) -> None:
     assert np.array_equal(found, found.T)
 
 
+@pytest.mark.parametrize("size", [2, 300])
+def test_what_stands_above_the_diagonal_says_nothing(size: int) -> None:
+    """Memory that nobody has written may hold numbers that a processor complains about when they are touched."""
+    system = positive(size)
+    signalling = np.full((size, size), 0x7FF0000000000001, np.uint64).view(np.float64)
+    held = torch.from_numpy(np.where(np.triu(np.ones((size, size), bool), 1), signalling, system.numpy()))
+    assert torch.equal(inverse(held), inverse(system))
+
+
 def test_what_is_not_positive_definite_has_no_factor() -> None:
     with pytest.raises(np.linalg.LinAlgError):
         inverse(torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64)))
