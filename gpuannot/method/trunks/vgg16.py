@@ -21,9 +21,9 @@ from ..weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights, load_weights
 from .base import LocalTrunk, check_images, resolve_dtype, runs_int8
 from .colours import COLOUR_BINS, COLOURS, colour_shares
 
-# Activations of one image in conv1 are 6.4 MB in bfloat16: a few images at a time keep the working set near the caches, which
-# is faster on CPUs than one large batch (benchmarks/bench_trunk.py) and bounds memory whatever the batch.
-_CPU_CHUNK = 4
+# Activations of one image in conv1 are 6.4 MB in bfloat16 and 12.8 MB in float32: a few images at a time keep the working set near
+# the caches, which is faster on CPUs than one large batch (benchmarks/bench_trunk.py) and bounds memory whatever the batch.
+_CPU_CHUNK, _CPU_CHUNK_FLOAT32 = 4, 2
 
 
 def layer_names() -> tuple[str, ...]:
@@ -148,10 +148,11 @@ class Vgg16(LocalTrunk):
             self._check(images)
             batch, height, width = images.shape[0], images.shape[2] // self.stride, images.shape[3] // self.stride
             features = torch.empty((batch, height, width, self.channels), dtype=self.dtype)
-            for start in range(0, batch, _CPU_CHUNK):
+            chunk = _CPU_CHUNK_FLOAT32 if self.dtype == torch.float32 else _CPU_CHUNK
+            for start in range(0, batch, chunk):
                 channel = 0
-                for part in self._parts(images[start : start + _CPU_CHUNK]):
-                    features[start : start + _CPU_CHUNK, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
+                for part in self._parts(images[start : start + chunk]):
+                    features[start : start + chunk, ..., channel : channel + part.shape[1]] = part.permute(0, 2, 3, 1)
                     channel += part.shape[1]
             return features.flatten(1, 2)
         parts = self.layer_features(images)
