@@ -66,6 +66,7 @@ def cpu_variants(descriptors: np.ndarray, centers: np.ndarray, quick: bool) -> V
 def cuda_variants(descriptors: Tensor, centers: Tensor, quick: bool) -> Variants:
     from gpuannot.kernels import check_centers
     from gpuannot.kernels import nearest_center as kernel
+    from gpuannot.kernels.stream import served_methods
 
     checked, half_norms = check_centers(centers), (0.5 * centers.float().square().sum(dim=1)).to(centers.dtype)
     index = faiss_flat(centers.float().cpu().numpy(), descriptors.device)
@@ -74,7 +75,9 @@ def cuda_variants(descriptors: Tensor, centers: Tensor, quick: bool) -> Variants
     flash = peer("flash_kmeans.assign_euclid_triton", "flash-kmeans", gpu=True)
     squares = descriptors.float().square().sum(dim=1)[None]  # which its assignment wants ready
     # Versions that the choice passes over, so that hardware can judge it.
-    versions = ("SCREEN",) if descriptors.dtype == torch.float32 else ("TILED", "MMA", "STREAM")
+    dtype = str(descriptors.dtype).removeprefix("torch.")
+    served = served_methods(descriptors.shape[1], dtype, dtype, torch.cuda.get_device_capability(descriptors.device))
+    versions = [version for version in served if version != "PLAIN" and (version, dtype) != ("TILED", "float32")]
     return {
         OURS: partial(kernel, descriptors, centers, checked),
         **{f"{OURS}, {version.lower()}": partial(kernel, descriptors, centers, checked, method=version) for version in versions},

@@ -87,8 +87,8 @@ def nearest_center(
         return_distance: also return the squared L2 distances, max(0, ‖x‖² + 2·score), float32.
         invalid_count: (1,) int64; the number of invalid descriptors is added to it.
         method: a version of the kernel instead of the one that ``plan_nearest_center`` chooses, for benchmarks: "PLAIN" or "TILED";
-            on compute capability 8.0 and newer also "MMA" or "STREAM" (up to 512 dimensions) with 16-bit centres, "SCREEN" (up to
-            128) in float32.
+            from compute capability 8.0 on "SCREEN" (up to 128 dimensions) in float32 and, with 16-bit centres, "MMA" or "STREAM"
+            (up to 512); on 9.0 also "WGMMA" (up to 256).
 
     Returns:
         index (N,) int32, or (index, distance (N,) float32).
@@ -282,7 +282,7 @@ def _scoring_centers(centers: Tensor, descriptors: Tensor, capability: tuple[int
     """The centres in the type that the scoring kernel takes: ``method``, or this device's."""
     types = (centers.shape[-1], _name(descriptors), _name(centers), capability)
     checks.check_method(method, served_methods(*types))
-    return centers if (method or assignment_method(*types)) in ("MMA", "STREAM") else centers.float()
+    return centers if (method or assignment_method(*types)) in ("MMA", "STREAM", "WGMMA") else centers.float()
 
 
 def _steps(mass: bool, intra: bool, signed_sqrt: bool, l2: bool) -> Step:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from gpuannot.errors import DeviceError
 
-from .plan import Launch, source_code
+from .plan import ARCHITECTURE_OPTION, Launch, source_code
 
 _OLDEST_CAPABILITY = (7, 5)
 _COMPILER_OPTIONS = ("-std=c++17",)
@@ -78,16 +80,37 @@ def device_limits(device: torch.device) -> DeviceLimits:
 @cache
 def _kernel(device: torch.device, source: str, name: str, options: tuple[str, ...]) -> Any:
     cupy = _cupy()
-    with cupy.cuda.Device(device.index):
+    code, options_ = source_code(source), (*_COMPILER_OPTIONS, *options)
+    with cupy.cuda.Device(device.index), TemporaryDirectory() as folder:
         try:
-            kernel = cupy.RawModule(code=source_code(source), options=(*_COMPILER_OPTIONS, *options)).get_function(name)
-            # More than the default 48 KB a block has to be allowed once; doing it here keeps it out of CUDA graph captures.
+            if any(option.startswith(ARCHITECTURE_OPTION) for option in options):
+                path = Path(folder, f"{name}.cubin")
+                path.write_bytes(_compile(cupy, source, code, options_))
+                module = cupy.RawModule(path=str(path))
+            else:
+                module = cupy.RawModule(code=code, options=options_)
+            kernel = module.get_function(name)
+            # More than the default 48 KB a block has to be allowed once; doing it here keeps it out of CUDA graph captures. It also
+            # loads the module, while its file is there.
             kernel.max_dynamic_shared_size_bytes = device_limits(device).shared_bytes
         except (RuntimeError, OSError, cupy.cuda.compiler.CompileException) as error:
             raise DeviceError(
                 f"{source} could not be compiled and loaded for {device} with {' '.join(options)}: {error}"
             ) from error
         return kernel
+
+
+def _compile(cupy: Any, source: str, code: str, options: tuple[str, ...]) -> bytes:
+    """Machine code for the architecture that ``options`` name: a RawModule's is always the device's own, which has no wgmma."""
+    nvrtc = cupy.cuda.nvrtc
+    program = nvrtc.createProgram(code, source, (), ())
+    try:
+        nvrtc.compileProgram(program, (*options, "-ftz=true"))  # as CuPy compiles
+        return nvrtc.getCUBIN(program)
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(nvrtc.getProgramLog(program)) from error
+    finally:
+        nvrtc.destroyProgram(program)
 
 
 def launch(plan: Launch, buffers: Mapping[str, Tensor | None], device: torch.device) -> None:

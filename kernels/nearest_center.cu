@@ -6,8 +6,8 @@
 // The paper's NN(f_i) = C_j in equation (1), where descriptors meet the codebook.
 //
 // Shapes     descriptors (rows, dims) float32, float16 or bfloat16, any row stride; centers (center_count, dims) float32, or the
-//            descriptors' type for the mma and stream versions; half_norms (center_count,) float32; index (rows,) int32; distance (rows,) float32;
-//            invalid_count (1,) uint64, added to.
+//            descriptors' type for the mma, stream and wgmma versions; half_norms (center_count,) float32; index (rows,) int32; distance
+//            (rows,) float32; invalid_count (1,) uint64, added to.
 // Ties       the lowest index.
 // Invalid    index -1, distance NaN and one count more for a row whose scores are not all finite in float32: a row that holds NaN or
 //            an infinity, or one so large that a product overflows.
@@ -23,15 +23,16 @@
 //                    tiled: tensor cores add in another order.
 //            stream  mma with the codebook resident in shared memory and rows in registers, over a persistent grid (stream.cuh). Up to
 //                    512 dimensions. The same bits as mma: the same products are added in the same order, operands exchanged.
+//            wgmma   stream with the products of four warps together, centres read by the tensor cores themselves (wgmma.cuh). sm_90a
+//                    alone, up to 256 dimensions. mma's bits where the tensor cores add as mma's do, which only hardware can show.
 //            screen  float32 on tensor cores, sm_80 and newer: products of split bfloat16 find the rows whose nearest centre no rounding
 //                    can change, fmaf decides the others (screen.cuh). Up to 128 dimensions. The same bits as plain.
 // Time       missing: no version has run on a GPU.
 // Bound      modelled, at 64 dimensions and 64 centres: 256 B (float32) or 128 B (16-bit) read, 4 B written, 8.2 kFLOP a descriptor. In
 //            float32 the products are the limit, on tensor cores reading x is.
-// Ideas      wgmma on sm_90a for large codebooks, where mma.sync reaches part of the peak; not written, by the bound above.
 //
-// Macros     METHOD_PLAIN, METHOD_TILED, METHOD_MMA, METHOD_STREAM or METHOD_SCREEN; those of element.cuh, tiled.cuh, stream.cuh and
-//            screen.cuh.
+// Macros     METHOD_PLAIN, METHOD_TILED, METHOD_MMA, METHOD_STREAM, METHOD_WGMMA or METHOD_SCREEN; those of element.cuh, tiled.cuh,
+//            stream.cuh, wgmma.cuh and screen.cuh.
 #include "element.cuh"
 #include "argmin.cuh"
 
@@ -118,6 +119,56 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) nearest_center
         const bool mine = lane < WARP_ROWS && row < rows;
         const float squared_norm = distance && mine ? sum_of_squares(descriptors + row * row_stride, dims) : 0.0f;
         write_result(index, distance, invalid_count, row, mine, nearest, squared_norm);
+    }
+}
+
+#elif defined(METHOD_WGMMA)
+
+#include "wgmma.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) nearest_center(
+    const element* __restrict__ descriptors,  // (rows, dims)
+    long long row_stride, long long rows, int dims,
+    const center_element* __restrict__ centers,  // (center_count, dims)
+    const float* __restrict__ half_norms,        // (center_count,)
+    int center_count,
+    int* __restrict__ index,                         // (rows,)
+    float* __restrict__ distance,                    // (rows,) or null
+    unsigned long long* __restrict__ invalid_count,  // (1,) or null
+    int part_tiles) {                                // of 128 centres, what shared memory holds
+    extern __shared__ __align__(16) unsigned char shared_bytes[];
+    Tile* const part = reinterpret_cast<Tile*>(shared_bytes);
+    const int tiles = (center_count + TILE_CENTERS - 1) / TILE_CENTERS;
+    const int lane = threadIdx.x % 32, lane_row = threadIdx.x / 32 * 16 + lane / 4;  // warps have 16 rows each
+    const float one = __int_as_float(0x3f800000 | dims >> 31);
+    const long long step = static_cast<long long>(gridDim.x) * TILE_ROWS;
+    long long row0 = static_cast<long long>(blockIdx.x) * TILE_ROWS;
+    bool laid_out = false;
+    Rows x, next;
+    x.load(descriptors, row_stride, row0 + lane_row, rows, dims);
+    for (; row0 < rows; row0 += step) {
+        if constexpr (AHEAD) next.load(descriptors, row_stride, row0 + step + lane_row, rows, dims);
+        Minima minima;
+        minima.clear(one);
+        for (int first = 0; first < tiles; first += part_tiles) {
+            const int here = min(part_tiles, tiles - first);
+            if (!laid_out) {
+                __syncthreads();
+                lay_out(part, here, centers, half_norms, first * TILE_CENTERS, center_count, dims);
+                __syncthreads();
+                laid_out = tiles <= part_tiles;
+            }
+            minima.offer_tiles(x, part, here, first * TILE_CENTERS + lane % 4 * 2);
+        }
+        const Nearest nearest = minima.reduce();
+        const long long row = row0 + lane_row + lane / 2 % 2 * 8;
+        const bool mine = lane % 2 == 0 && row < rows;
+        const float squared_norm = distance && mine ? sum_of_squares(descriptors + row * row_stride, dims) : 0.0f;
+        write_result(index, distance, invalid_count, row, mine, nearest, squared_norm);
+        if constexpr (AHEAD)
+            x = next;
+        else
+            x.load(descriptors, row_stride, row0 + step + lane_row, rows, dims);
     }
 }
 

@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .stream import stream_sizes, streams_best
+from .stream import WGMMA_ARCHITECTURE, stream_sizes, streams_best, wgmma_threads
 
 _FOLDER = Path(__file__).parent
 _Buffer = TypeVar("_Buffer")
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MMA_CAPABILITY = (8, 0)
+ARCHITECTURE_OPTION = "-arch="  # among a launch's options: the one architecture that runs its code, where it is not the device's
 _PLAIN_THREADS = 128
 TILE_THREADS = 256
 _FEWEST_TILE_DIMS = 4  # a tile is 16 deep: with fewer, more than three quarters of its work would be padding
@@ -39,7 +40,7 @@ class Launch:
     Attributes:
         source: file of the kernel in this folder.
         kernel: its function.
-        options: macros to compile it with.
+        options: macros to compile it with, and the architecture where that is not the device's.
         grid: blocks.
         block: threads of each.
         shared_bytes: dynamic shared memory of a block.
@@ -138,10 +139,10 @@ def plan_nearest_center(
     Pointer names: descriptors, centers, half_norms, index, distance, invalid_count (the last two may be null).
 
     Args:
-        center_dtype: of the centres passed: the mma and stream versions take the descriptors' own type, the others float32.
+        center_dtype: of the centres passed: the mma, stream and wgmma versions take the descriptors' own type, the others float32.
         row_stride: in elements.
         alignment: as for ``vector_width``, of descriptors and centres together.
-        method: "PLAIN", "TILED", "MMA", "STREAM" or "SCREEN" overrides the choice, for tests and benchmarks.
+        method: "PLAIN", "TILED", "MMA", "STREAM", "WGMMA" or "SCREEN" overrides the choice, for tests and benchmarks.
     """
     vector = vector_width(dtype, dims, (row_stride,), alignment)
     if method is None:
@@ -156,9 +157,11 @@ def plan_nearest_center(
     outputs: tuple[np.generic | str, ...] = ("index", "distance", "invalid_count")
     if method == "PLAIN":
         threads, blocks, shared_bytes = _PLAIN_THREADS, -(-rows // _PLAIN_THREADS), 0
-    elif method in ("STREAM", "SCREEN"):
+    elif method in ("STREAM", "WGMMA", "SCREEN"):
         depth, tiles, shared_bytes, blocks = stream_sizes(rows, dims, centers, vector, multiprocessors, shared_limit, method)
         options, outputs = (*options, f"-DDEPTH_BLOCKS={depth}"), (*outputs, np.int32(tiles))
+        if method == "WGMMA":
+            options, threads = (*options, f"{ARCHITECTURE_OPTION}{WGMMA_ARCHITECTURE}"), wgmma_threads(depth, vector)
     else:
         rows_a_block, shared_bytes = assignment_tiles(method, tile_centers)
         blocks = -(-rows // rows_a_block)

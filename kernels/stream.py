@@ -1,14 +1,17 @@
-"""Sizes of the versions of the nearest centre that keep the codebook resident (stream.cuh, screen.cuh), as plain numbers."""
+"""Sizes of the versions of the nearest centre that keep the codebook resident: stream.cuh, wgmma.cuh and screen.cuh."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 #: Dimensions whose row fits in registers, by method; beyond, the versions in tiles serve.
-LARGEST_DIMS = {"STREAM": 512, "SCREEN": 128}
+LARGEST_DIMS = {"STREAM": 512, "WGMMA": 256, "SCREEN": 128}
+#: The compute capability that runs wgmma, and what NVRTC and nvcc call its code: newer ones do not run it.
+WGMMA_CAPABILITY, WGMMA_ARCHITECTURE = (9, 0), "sm_90a"
 _MODELLED_CAPABILITIES = (9,)  # majors on whose machine code the choice below rests
 _TILE_CENTERS = 16
 _WARPS = 8
+_WGMMA_CENTERS = 128  # of a tile
 _DRIVER_BYTES = 1024  # of shared memory, a block
 
 
@@ -17,7 +20,8 @@ class StreamSizes(NamedTuple):
 
     Attributes:
         depth_blocks: blocks of 32 dimensions that a row fills, the macro DEPTH_BLOCKS.
-        part_tiles: tiles of 16 centres, an even number, that a block's shared memory holds; all where the codebook fits.
+        part_tiles: tiles of 16 centres, an even number, or of 128 ("WGMMA"), that a block's shared memory holds; all where the
+            codebook fits.
         shared_bytes: of a block.
         blocks: of the grid, no more than are resident at a time: each goes over many rows.
     """
@@ -31,7 +35,7 @@ class StreamSizes(NamedTuple):
 def stream_sizes(
     rows: int, dims: int, centers: int, vector: int, multiprocessors: int, shared_limit: int, method: str = "STREAM"
 ) -> StreamSizes:
-    """Sizes for ``rows`` descriptors, ``vector`` elements a load, of "STREAM" or "SCREEN".
+    """Sizes for ``rows`` descriptors, ``vector`` elements a load, of "STREAM", "WGMMA" or "SCREEN".
 
     Args:
         shared_limit: most bytes of shared memory that a block may ask for.
@@ -44,6 +48,11 @@ def stream_sizes(
     depth_blocks = 1
     while 32 * depth_blocks < dims:  # powers of two: few kernels to compile, and zeros cost little
         depth_blocks *= 2
+    if method == "WGMMA":
+        tile_bytes = _WGMMA_CENTERS * (2 * 32 * depth_blocks + 8)  # Tile
+        part = min(-(-centers // _WGMMA_CENTERS), shared_limit // tile_bytes)
+        blocks = min(-(-rows // (wgmma_threads(depth_blocks, vector) // 2)), multiprocessors)
+        return StreamSizes(depth_blocks, part, part * tile_bytes, blocks)
     halves, words = (1, 2 * 12) if method == "STREAM" else (2, 3 * 12 + 1)  # words a row of Exchange
     rows_a_step = _WARPS * 8 * (4 if depth_blocks * halves**2 <= 4 else 2)
     exchange_bytes = rows_a_step * words * 4
@@ -57,11 +66,17 @@ def stream_sizes(
     return StreamSizes(depth_blocks, 2 * part, exchange_bytes + part * pair_bytes, blocks)
 
 
+def wgmma_threads(depth_blocks: int, vector: int) -> int:
+    """Threads of a block of wgmma.cuh, which has 64 rows for every 128 of them."""
+    return 128 * (4 if depth_blocks <= 2 else 3 if vector > 1 else 2)
+
+
 def served_methods(dims: int, dtype: str, center_dtype: str, capability: tuple[int, int]) -> tuple[str, ...]:
     """Versions of the nearest centre that take descriptors of ``dtype`` and centres of ``center_dtype`` on a device."""
     served = ["PLAIN", "TILED"]
     if capability >= (8, 0) and dtype == center_dtype:
         served += ["SCREEN"] if dtype == "float32" else ["MMA", "STREAM"]
+        served += ["WGMMA"] if dtype != "float32" and capability == WGMMA_CAPABILITY else []
     return tuple(method for method in served if dims <= LARGEST_DIMS.get(method, dims))
 
 

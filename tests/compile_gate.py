@@ -29,16 +29,22 @@ from gpuannot.kernels.trunk_plan import plan_max_pool, plan_normalise_pixels
 from gpuannot.kernels.vlad_plan import Step, plan_assign_vlad, plan_vlad
 
 TABLE = Path(__file__).with_name("compile_gate.json")
-ARCHITECTURES = (75, 80, 90, 100)
+ARCHITECTURES = ("75", "80", "90", "90a", "100")
 LANGUAGE = ("-std=c++17", "-ftz=true")  # what the loader and CuPy compile with
 
 Resources = dict[str, tuple[int, int]]  # label → (registers, bytes spilled)
 
 
-def variants(architecture: int) -> dict[str, Launch]:
-    """Every (kernel, options) that the plans choose on an architecture, by a label."""
-    capability = (architecture // 10, architecture % 10)
+def variants(architecture: str) -> dict[str, Launch]:
+    """Every (kernel, options) that the plans choose on an architecture, by a label; of "90a" those that it alone runs."""
+    capability = divmod(int(architecture.removesuffix("a")), 10)
     found: dict[str, Launch] = {}
+    if architecture.endswith("a"):
+        for dtype, dims in itertools.product(("float16", "bfloat16"), _every_depth(256)):
+            plan = plan_nearest_center(1000, dims, 64, dtype, dtype, dims, capability=capability, method="WGMMA")
+            assert f"-arch=sm_{architecture}" in plan.options
+            found[_label(plan)] = plan
+        return found
     types = (
         ("float32", "float32"),
         ("float16", "float32"),
@@ -68,11 +74,19 @@ def variants(architecture: int) -> dict[str, Launch]:
         plans += [plan_unit_products(1, 1, 1, 1, 1, 1.0), plan_kernel_values(1, 1.0)]
         for plan in plans:
             assert plan is not None
-            # vlad_scale reads no descriptor: one set of options stands for all.
-            options = plan.options if plan.kernel != "vlad_scale" else ("-DELEMENT_FLOAT32", "-DVECTOR=4", "-DSTAGED=1")
-            label = " ".join((plan.kernel, *(option.removeprefix("-D") for option in options)))
-            found.setdefault(label, plan)
+            found.setdefault(_label(plan), plan)
     return found
+
+
+def _label(plan: Launch) -> str:
+    # vlad_scale reads no descriptor: one set of options stands for all.
+    options = plan.options if plan.kernel != "vlad_scale" else ("-DELEMENT_FLOAT32", "-DVECTOR=4", "-DSTAGED=1")
+    return " ".join((plan.kernel, *(option.removeprefix("-D") for option in options if option.startswith("-D"))))
+
+
+def _every_depth(most: int) -> list[int]:
+    """Dimensions of every number of blocks, of vector loads and of single elements."""
+    return [dims - odd for dims in (32, 64, 128, 256, 512) if dims <= most for odd in (0, 1)]
 
 
 def _on_tensor_cores(dtype: str, capability: tuple[int, int]) -> list[Launch]:
@@ -83,13 +97,12 @@ def _on_tensor_cores(dtype: str, capability: tuple[int, int]) -> list[Launch]:
         depths = (31, 32, 63, 64, 127, 128)
         return [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, capability=capability, method="SCREEN") for dims in depths]
     chosen: dict[str, Any] = {"capability": capability, "method": "STREAM"}
-    every_depth = [dims - odd for dims in (32, 64, 128, 256, 512) for odd in (0, 1)]
-    plans = [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in every_depth]
+    plans = [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in _every_depth(512)]
     chosen["method"] = "MMA"
     return plans + [plan_nearest_center(1000, dims, 64, dtype, dtype, dims, **chosen) for dims in (31, 64)]
 
 
-def one_source(architecture: int) -> tuple[str, list[str]]:
+def one_source(architecture: str) -> tuple[str, list[str]]:
     """All variants of an architecture as one source, each in a namespace of its own, and their labels in order.
 
     Compiled one by one, most of the time would go into starting the compiler.
@@ -124,7 +137,7 @@ def nvcc_release() -> str:
     return match[1]
 
 
-def _compile_with_nvcc(architecture: int) -> Resources:
+def _compile_with_nvcc(architecture: str) -> Resources:
     source, labels = one_source(architecture)
     command = [nvcc() or "nvcc", *LANGUAGE, f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v"]
     key = hashlib.sha256(repr((nvcc_release(), command, source)).encode()).hexdigest()[:24]
@@ -139,7 +152,10 @@ def _compile_with_nvcc(architecture: int) -> Resources:
         partial = kept.with_suffix(f".{os.getpid()}")
         partial.write_text(result.stderr)
         os.replace(partial, kept)
-    return _read_report(kept.read_text(), labels)
+    report = kept.read_text()
+    if "are serialized" in report:  # C7515: ptxas found that wgmma's registers are touched while it works
+        raise RuntimeError(f"sm_{architecture}: {report[:4000]}")
+    return _read_report(report, labels)
 
 
 def _read_report(report: str, labels: list[str]) -> Resources:
@@ -165,7 +181,7 @@ def compile_with_nvcc() -> dict[str, Resources]:
         }
 
 
-def _compile_with_nvrtc(architecture: int) -> bytes:
+def _compile_with_nvrtc(architecture: str) -> bytes:
     from cuda.bindings import nvrtc
 
     def call(result: tuple[Any, ...]) -> Any:
@@ -189,7 +205,7 @@ def _compile_with_nvrtc(architecture: int) -> bytes:
     return compiled
 
 
-def compile_with_nvrtc(architectures: Sequence[int]) -> dict[int, bytes]:
+def compile_with_nvrtc(architectures: Sequence[str]) -> dict[str, bytes]:
     """All variants by NVRTC with no include path and with CuPy's options: PTX by architecture.
 
     NVRTC differs from nvcc in reading the source, which is where PTX ends. Raises the compiler's error if one does not compile.

@@ -28,7 +28,7 @@ PADDINGS = (0, 1, 8)  # elements between rows: none; an odd number, which rules 
 # Every dimension with every number of rows, and with both all numbers of centres: all pairs of values of two axes occur.
 SHAPES = [(dims, CENTERS[(i + j) % 6], rows, PADDINGS[(i + j) % 3]) for i, dims in enumerate(DIMS) for j, rows in enumerate(ROWS)]
 
-ON_TENSOR_CORES = ("MMA", "STREAM")  # the versions that take 16-bit centres
+ON_TENSOR_CORES = ("MMA", "STREAM", "WGMMA")  # the versions that take 16-bit centres
 
 ALL_SHARED = 1 << 23  # the CPU gives a block what it asks for
 

@@ -50,21 +50,38 @@ def check_mma() -> None:
     _check_nearest("MMA", "bfloat16")
 
 
-def check_stream() -> None:
-    """Also ties and overflows that one lane meets alone: centres 8 apart, in one tile of 16 and in several."""
-    _check_nearest("STREAM", "bfloat16")
+def _check_resident(method: str, apart: int) -> None:
+    """Also ties and overflows that one lane meets alone: centres ``apart``, in one tile and in several."""
+    _check_nearest(method, "bfloat16")
     rng = np.random.default_rng(7)
-    x, distinct = store(_whole_numbers(rng, 40, 64), "bfloat16"), _whole_numbers(rng, 8, 64)
-    result = nearest_center(x, store(np.tile(distinct, (5, 1)), "bfloat16"), "STREAM")
+    x, distinct = store(_whole_numbers(rng, 520, 64), "bfloat16"), _whole_numbers(rng, 8, 64)
+    result = nearest_center(x, store(np.tile(distinct, (20, 1)), "bfloat16"), method)
     assert np.array_equal(result.index, np.square(x.values[:, None].astype(np.float64) - distinct).sum(2).argmin(1))
-    for overflowing in (3, 11):
+    for overflowing in (3, 3 + apart):
         x, c = np.zeros((2, 8)), np.zeros((16, 8))
         x[1, :2], c[overflowing, :2] = 3e38, (-4, 4)
-        assert nearest_center(store(x, "bfloat16"), store(c, "bfloat16"), "STREAM").index.tolist() == [0, -1]
+        assert nearest_center(store(x, "bfloat16"), store(c, "bfloat16"), method).index.tolist() == [0, -1]
+
+
+def check_stream() -> None:
+    _check_resident("STREAM", 8)
 
 
 def check_stream_in_parts() -> None:
     _check_nearest("STREAM", "bfloat16", shared_limit=48 * 1024)
+
+
+def check_wgmma() -> None:
+    _check_resident("WGMMA", 1)
+
+
+def check_wgmma_in_parts() -> None:
+    _check_nearest("WGMMA", "bfloat16", shared_limit=80 * 1024)
+    rng = np.random.default_rng(7)
+    x, c = (store(_whole_numbers(rng, rows, 64), "bfloat16") for rows in (40, 300))
+    expected = np.square(x.values[:, None].astype(np.float64) - c.values).sum(2).argmin(1)
+    for seed in SEEDS:
+        assert np.array_equal(nearest_center(x, c, "WGMMA", seed=seed, shared_limit=20 * 1024).index, expected)
 
 
 def check_screen() -> None:

@@ -34,6 +34,8 @@ from kernel_checks import (
     check_unit_products,
     check_vlad_kernel,
     check_vlad_split,
+    check_wgmma,
+    check_wgmma_in_parts,
 )
 
 from gpuannot.kernels.plan import source_code
@@ -121,8 +123,11 @@ def _stream_mutants() -> Iterator[Mutant]:
         yield Mutant(f"stream: {name}", "nearest_center.cu", old, new, check_stream)
     for name, (old, new) in stream_mutants.SCREEN_CHANGES.items():
         yield Mutant(f"screen: {name}", "nearest_center.cu", old, new, check_screen)
+    for name, (old, new) in stream_mutants.WGMMA_CHANGES.items():
+        yield Mutant(f"wgmma: {name}", "nearest_center.cu", old, new, check_wgmma)
     for name, (old, new) in stream_mutants.CHANGES_IN_PARTS.items():
         yield Mutant(f"stream: {name}", "nearest_center.cu", old, new, check_stream_in_parts)
+        yield Mutant(f"wgmma: {name}", "nearest_center.cu", old, new, check_wgmma_in_parts)
 
 
 def _vlad_mutants() -> Iterator[Mutant]:

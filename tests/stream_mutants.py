@@ -42,6 +42,32 @@ SCREEN_CHANGES = {
     "rows unbounded": ("min(n * 8LL, last)", "n * 8LL"),
 }
 
+WGMMA_CHANGES = {
+    "half norms unbounded": ("first + i < center_count ? half_norms", "true ? half_norms"),
+    "half norms of one row": ("start[0] = start[2] = first + i", "start[0] = first + i"),
+    "centres unbounded": ("load_fragment(\n            first + center < center_count,", "load_fragment(\n            true,"),
+    "dimensions unbounded": ("k < dims ? k : 0", "k"),
+    "rows unbounded": ("min(first + 8 * half, rows - 1)", "(first + 8 * half)"),
+    "writes unbounded": ("lane % 2 == 0 && row < rows", "lane % 2 == 0"),
+    "two lanes write a row": ("lane % 2 == 0 && row < rows", "row < rows"),
+    "highest index of a tie in a pair": ("low_of_pair != best[half]", "low_of_pair == best[half]"),
+    "highest index of a tie in a tile": ("if (score < best) first", "if (score <= best) first"),
+    "highest lane of a tie": ("b.index < a.index", "b.index > a.index"),
+    "low score not finite is not noticed": ("check[half] = fmaf(low, 0.0f, check[half]);", ""),
+    "high score not finite is not noticed": ("check[half] = fmaf(high, 0.0f, check[half]);", ""),
+    "signs kept": (".value[t] = c.value[j] ^ BOTH_SIGNS", ".value[t] = c.value[j]"),
+    "halves of an operand swapped": (".center[place / 8][j % 2]", ".center[place / 8][1 - j % 2]"),
+    "rows of an operand swapped": ("{low.value[2 * h], high.value[2 * h]", "{high.value[2 * h], low.value[2 * h]"),
+    "strides of the descriptor swapped": ("along_dims << 16 | along_centers << 32", "along_centers << 16 | along_dims << 32"),
+    "no second step": ("for (; row0 < rows; row0 += step) {\n        if constexpr (AHEAD)", "for (; row0 < 0; row0 += step) {\n"),
+    "second step on the first rows": ("x = next;", "x = x;"),
+    "no barrier before the products": (f"dims);\n                {_BARRIER}", "dims);"),
+    "shared memory not made visible": ("wgmma_fence_shared();\n}", "}"),
+    "registers not made visible": ("    wgmma_fence();\n", ""),
+    "scores read before they are there": ("wgmma_wait(scores);", ""),
+    "products not committed": ("    wgmma_commit();\n", ""),
+}
+
 # Those that only a codebook larger than shared memory shows.
 CHANGES_IN_PARTS = {
     "no barrier before the next part": (f"{_BARRIER}\n                lay_out", "lay_out"),

@@ -58,6 +58,10 @@ def test_cupy_13() -> None:
     in_a_process("pretend_cuda.rules:old_cupy")
 
 
+def test_every_version_of_the_nearest_centre() -> None:
+    in_a_process("pretend_cuda.rules:versions_of_the_nearest_centre")
+
+
 def test_launches_and_bytes_after_the_trunk_are_the_tables() -> None:
     in_a_process("after_trunk:check")
 

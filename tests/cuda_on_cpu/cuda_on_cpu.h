@@ -33,3 +33,4 @@ using std::min;
 #include "atomics.h"
 #include "scalars.h"
 #include "mma.h"
+#include "wgmma.h"

@@ -4,12 +4,24 @@
 #ifdef CUDA_ON_CPU_UCONTEXT
 #include <ucontext.h>
 #endif
+#include <vector>
 
 namespace cuda_on_cpu {
 
 constexpr size_t STACK_BYTES = 256 << 10;  // virtual: only touched pages take memory
 
 enum class Wait { none, block, warp };
+
+// A product of wgmma.h that has been begun.
+struct Product {
+    float* d;
+    float start[64];  // what d held
+    unsigned a[4];
+    unsigned long long b;
+    float (*to_float)(unsigned short);
+    unsigned group;  // how many wgmma_commit came before
+    bool continues;  // d holds the sums of one before
+};
 
 struct Fiber {
     uint3 thread;
@@ -19,6 +31,9 @@ struct Fiber {
     unsigned mask;  // lanes that take part in the warp-level exchange it waits in
     void* stack_pointer;
     char* stack;
+    bool fenced, shared_fenced;
+    unsigned groups;
+    std::vector<Product> products;
 #ifdef CUDA_ON_CPU_UCONTEXT
     ucontext_t context;
 #endif
@@ -83,6 +98,9 @@ static void fiber_main() {
 static inline void start_fiber(Fiber& fiber) {
     fiber.done = false;
     fiber.wait = Wait::none;
+    fiber.fenced = fiber.shared_fenced = false;
+    fiber.groups = 0;
+    fiber.products.clear();
 #ifdef CUDA_ON_CPU_UCONTEXT
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack;

@@ -18,14 +18,14 @@ def compiled() -> dict[str, Resources]:
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nothing_spills(architecture: int, compiled: dict[str, Resources]) -> None:
+def test_nothing_spills(architecture: str, compiled: dict[str, Resources]) -> None:
     spilled = {label: size for label, (_, size) in compiled[f"sm_{architecture}"].items() if size}
     assert not spilled
 
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_registers_stay_within_the_table(architecture: int, compiled: dict[str, Resources]) -> None:
+def test_registers_stay_within_the_table(architecture: str, compiled: dict[str, Resources]) -> None:
     table = json.loads(TABLE.read_text())
     if table["nvcc"] != compile_gate.nvcc_release():
         pytest.skip(
@@ -48,7 +48,9 @@ def test_the_table_names_the_kernels_there_are() -> None:
 def test_tensor_core_versions_start_at_capability_8() -> None:
     for method in ("MMA", "STREAM", "SCREEN"):
         by_mma = {sm: {label for label in variants(sm) if f"METHOD_{method}" in label} for sm in ARCHITECTURES}
-        assert not by_mma[75] and by_mma[80] == by_mma[90] == by_mma[100] != set()
+        assert not by_mma["75"] and by_mma["80"] == by_mma["90"] == by_mma["100"] != set()
+    with_wgmma = {sm for sm in ARCHITECTURES if any("METHOD_WGMMA" in label for label in variants(sm))}
+    assert with_wgmma == {"90a"}
 
 
 def test_nvrtc_compiles_without_headers() -> None:
@@ -58,8 +60,9 @@ def test_nvrtc_compiles_without_headers() -> None:
     except (OSError, RuntimeError) as error:
         pytest.skip(f"needs the NVRTC library: {error}")
     sources = {compile_gate.one_source(architecture)[0] for architecture in ARCHITECTURES}
-    assert sources == {compile_gate.one_source(architecture)[0] for architecture in (75, 90)}
-    for architecture, ptx in compile_gate.compile_with_nvrtc((75, 90)).items():
+    compiled_here = ("75", "90", "90a")
+    assert sources == {compile_gate.one_source(architecture)[0] for architecture in compiled_here}
+    for architecture, ptx in compile_gate.compile_with_nvrtc(compiled_here).items():
         assert f".target sm_{architecture}".encode() in ptx
 
 
@@ -68,4 +71,4 @@ def test_nvrtc_says_what_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> No
     broken = "__global__ void broken() { undeclared = 1; }"
     monkeypatch.setattr(compile_gate, "one_source", lambda architecture: (broken, ["broken"]))
     with pytest.raises(RuntimeError, match="undeclared"):
-        compile_gate.compile_with_nvrtc((75,))
+        compile_gate.compile_with_nvrtc(("75",))

@@ -63,16 +63,17 @@ def test_nearest_center(dtype: torch.dtype, same_type: bool, launched: list[Laun
 def test_a_version_can_be_asked_for(launched: list[Launch]) -> None:
     x, c = whole_numbers(300, 16, dtype=torch.bfloat16, seed=4), whole_numbers(9, 16, dtype=torch.bfloat16, seed=5)
     expected = distances(x, c).argmin(1).int()
-    for method in ("PLAIN", "TILED", "MMA", "STREAM"):
+    for method in ("PLAIN", "TILED", "MMA", "STREAM", "WGMMA"):
         assert torch.equal(kernels.nearest_center(x, c, method=method), expected)
     assert torch.equal(kernels.nearest_center(x.float(), c.float(), method="SCREEN"), expected)
-    assert len(launched) == 5
+    assert len(launched) == 6
     wide = torch.zeros(2, 520, dtype=torch.bfloat16)
     for descriptors, centers, method in (
         (x, c.float(), "MMA"),
         (x.float(), c.float(), "STREAM"),
         (x, c, "mma"),
         (wide, wide, "STREAM"),
+        (wide[:, :264], wide[:, :264].contiguous(), "WGMMA"),
     ):
         with pytest.raises(ValueError, match=f"method is '{method}'.* PLAIN, TILED"):
             kernels.nearest_center(descriptors, centers, method=method)

@@ -205,11 +205,57 @@ def test_a_streaming_grid_is_what_the_device_holds_at_a_time() -> None:
     assert plan_nearest_center(257, 64, 64, "bfloat16", "bfloat16", 64).grid == (2, 1, 1)
     large = plan_nearest_center(2**20, 256, 256, "bfloat16", "bfloat16", 256)
     assert "-DMETHOD_STREAM" in large.options and large.grid == (132, 1, 1) and large.shared_bytes <= 227 * 1024
+    wgmma = plan_nearest_center(2**35 + 1, 64, 256, "bfloat16", "bfloat16", 64, multiprocessors=100, method="WGMMA")
+    assert wgmma.grid == (100, 1, 1) and wgmma.block == (512, 1, 1) and "-arch=sm_90a" in wgmma.options
+    assert plan_nearest_center(193, 256, 999, "float16", "float16", 256, method="WGMMA").grid == (2, 1, 1)
     for dims, centers in ((64, 10**6), (512, 1000)):  # parts
         sizes = stream_sizes(2**20, dims, centers, 8, 132, 99 * 1024)
         assert sizes.part_tiles % 2 == 0 < sizes.part_tiles and sizes.shared_bytes <= 99 * 1024
     with pytest.raises(ValueError, match="'STREAM' takes up to 512 dimensions, not 513"):
         stream_sizes(1, 513, 1, 1, 132, 227 * 1024)
+
+
+def test_code_of_one_architecture_is_compiled_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings, which calls NVRTC")
+
+    class AsCupyCallsIt:
+        NVRTCError = RuntimeError
+
+        def createProgram(self, code: str, name: str, headers: tuple[str, ...], names: tuple[str, ...]) -> Any:
+            return nvrtc.nvrtcCreateProgram(code.encode(), name.encode(), 0, [], [])[1]
+
+        def compileProgram(self, program: Any, options: tuple[str, ...]) -> None:
+            (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+            if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+                raise RuntimeError(status.name)
+
+        def getCUBIN(self, program: Any) -> bytes:
+            code = b" " * nvrtc.nvrtcGetCUBINSize(program)[1]
+            nvrtc.nvrtcGetCUBIN(program, code)
+            return code
+
+        def getProgramLog(self, program: Any) -> str:
+            log = b" " * nvrtc.nvrtcGetProgramLogSize(program)[1]
+            nvrtc.nvrtcGetProgramLog(program, log)
+            return log.decode()
+
+        def destroyProgram(self, program: Any) -> None:
+            nvrtc.nvrtcDestroyProgram(program)
+
+    try:
+        nvrtc.nvrtcVersion()
+    except (OSError, RuntimeError) as error:
+        pytest.skip(f"needs the NVRTC library: {error}")
+    cupy = SimpleNamespace(cuda=SimpleNamespace(nvrtc=AsCupyCallsIt()))
+    plan = plan_nearest_center(1, 64, 64, "bfloat16", "bfloat16", 64, method="WGMMA")
+    options = ("-std=c++17", *plan.options)
+    cubin = loader._compile(cupy, plan.source, source_code(plan.source), options)
+    assert cubin[:4] == b"\x7fELF" and b"nearest_center" in cubin
+    with pytest.raises(RuntimeError, match="undeclared"):
+        loader._compile(cupy, plan.source, "__global__ void broken() { undeclared = 1; }", options)
+    for_the_device = tuple(option.replace("sm_90a", "sm_90") for option in options)
+    with pytest.raises(RuntimeError, match=r"wgmma|sm_90"):
+        loader._compile(cupy, plan.source, source_code(plan.source), for_the_device)
 
 
 def test_images_share_blocks_only_when_they_are_few() -> None:

@@ -79,25 +79,38 @@ def test_ties_go_to_the_lowest_index(dims: int, dtype: str, method: str) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("dims", DIMS)
-def test_mma_and_stream_agree_in_every_bit(dims: int, dtype: str) -> None:
+def test_versions_on_tensor_cores_agree_in_every_bit(dims: int, dtype: str) -> None:
     for case, (centers, rows, padding) in enumerate(((1, 1, 0), (33, 257, 1), (256, 550, 8))):
         rng = np.random.default_rng(case)
         x, c = random_stored(rng, (rows, dims), dtype), random_stored(rng, (centers, dims), dtype)
-        mma, stream = nearest_center(x, c, "MMA", padding), nearest_center(x, c, "STREAM", padding, seed=case)
-        assert np.array_equal(mma.index, stream.index)
-        assert np.array_equal(mma.distance, stream.distance)
+        mma = nearest_center(x, c, "MMA", padding)
+        for method in ("STREAM", "WGMMA"):
+            if dims <= LARGEST_DIMS[method]:
+                other = nearest_center(x, c, method, padding, seed=case)
+                assert np.array_equal(mma.index, other.index)
+                assert np.array_equal(mma.distance, other.distance)
 
 
-@pytest.mark.parametrize(("dims", "tight"), [(31, 32 << 10), (64, 40 << 10), (128, 64 << 10), (512, 64 << 10)])
-def test_a_codebook_in_parts_gives_the_bits_of_a_resident_one(dims: int, tight: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "dims", "tight"),
+    [
+        ("STREAM", 31, 32 << 10),
+        ("STREAM", 64, 40 << 10),
+        ("STREAM", 128, 64 << 10),
+        ("STREAM", 512, 64 << 10),
+        ("WGMMA", 64, 20 << 10),
+        ("WGMMA", 256, 80 << 10),
+    ],
+)
+def test_a_codebook_in_parts_gives_the_bits_of_a_resident_one(method: str, dims: int, tight: int) -> None:
     rng = np.random.default_rng(6)
     x, c = random_stored(rng, (300, dims), "bfloat16"), random_stored(rng, (131, dims), "bfloat16")
     resident = 227 << 10
-    parts = {limit: stream_sizes(300, dims, 131, 8, 1, limit).part_tiles for limit in (tight, resident)}
-    assert 2 <= parts[tight] < parts[resident] == 10
-    first = nearest_center(x, c, "STREAM", shared_limit=resident)
+    parts = {limit: stream_sizes(300, dims, 131, 8, 1, limit, method).part_tiles for limit in (tight, resident)}
+    assert 1 <= parts[tight] < parts[resident] == {"STREAM": 10, "WGMMA": 2}[method]
+    first = nearest_center(x, c, method, shared_limit=resident)
     for seed in (0, *SEEDS):
-        again = nearest_center(x, c, "STREAM", shared_limit=tight, seed=seed)
+        again = nearest_center(x, c, method, shared_limit=tight, seed=seed)
         assert np.array_equal(first.index, again.index)
         assert np.array_equal(first.distance, again.distance)
 
@@ -163,6 +176,7 @@ def test_a_row_is_invalid_whatever_the_signs_of_the_centers(dtype: str, method: 
         ("bfloat16", "TILED"),
         ("bfloat16", "MMA"),
         ("bfloat16", "STREAM"),
+        ("bfloat16", "WGMMA"),
     ],
 )
 @pytest.mark.parametrize("scale", [1e-15, 1e15])

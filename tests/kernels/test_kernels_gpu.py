@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpuannot import kernels
 from gpuannot.errors import DeviceError
+from gpuannot.kernels.stream import LARGEST_DIMS
 from gpuannot.kernels.vlad_plan import Step
 
 pytestmark = pytest.mark.gpu
@@ -42,9 +43,9 @@ def as_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-def assigned(x: Tensor, c: Tensor) -> Assignment:
+def assigned(x: Tensor, c: Tensor, method: str | None = None) -> Assignment:
     invalid = torch.zeros(1, dtype=torch.int64, device=x.device)
-    index, distance = kernels.nearest_center(x, c, return_distance=True, invalid_count=invalid)
+    index, distance = kernels.nearest_center(x, c, return_distance=True, invalid_count=invalid, method=method)
     return Assignment(index.cpu().numpy(), distance.cpu().numpy(), int(invalid))
 
 
@@ -67,6 +68,16 @@ def test_mma_and_stream_agree_in_every_bit(dims: int, dtype: torch.dtype) -> Non
         c = centers_like(x, centers, True)
         mma, stream = (kernels.nearest_center(x, c, return_distance=True, method=method) for method in ("MMA", "STREAM"))
         assert torch.equal(mma[0], stream[0]) and torch.equal(mma[1], stream[1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0), reason="needs capability 9.0")
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("dims", sorted({shape[0] for shape in SHAPES if shape[0] <= LARGEST_DIMS["WGMMA"]}))
+def test_wgmma_is_the_argmin(dims: int, dtype: torch.dtype) -> None:
+    for case, (_, centers, rows, padding) in enumerate(shape for shape in SHAPES if shape[0] == dims):
+        x = padded(randn(rows if case % 2 else 100 * rows, dims, dtype=dtype, seed=case), padding)
+        c = centers_like(x, centers, True)
+        check_assignment(assigned(x, c, "WGMMA"), as_numpy(x), as_numpy(c), "MMA")
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-4, 1e-6, 0.0])

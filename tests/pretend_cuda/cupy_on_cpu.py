@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -83,6 +85,25 @@ class _Module:
         return _Kernel(self._cupy, self._code, name, self._options)
 
 
+class _Nvrtc:
+    """``cupy.cuda.nvrtc``: a "cubin" is the source and its options, for ``RawModule(path=…)`` to compile."""
+
+    class NVRTCError(RuntimeError):
+        pass
+
+    def createProgram(self, code: str, name: str, headers: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+        return {"code": code, "options": []}
+
+    def compileProgram(self, program: dict[str, Any], options: Sequence[str]) -> None:
+        program["options"] = list(options)
+
+    def getCUBIN(self, program: dict[str, Any]) -> bytes:
+        return json.dumps(program).encode()
+
+    def destroyProgram(self, program: dict[str, Any]) -> None:
+        program.clear()
+
+
 class _State:
     """The streams of all devices, and the one that CuPy launches on."""
 
@@ -136,11 +157,16 @@ def module(streams: Streams, version: int = 14) -> ModuleType:
     made: Any = ModuleType("cupy")
     made.__spec__ = ModuleSpec("cupy", None)
     made.__version__ = f"{version}.0.0"
-    made.RawModule = lambda code, options: _Module(state, code, options)
+
+    def raw_module(code: str | None = None, options: Sequence[str] = (), path: str | None = None) -> _Module:
+        return _Module(state, **json.loads(Path(path).read_bytes())) if path else _Module(state, code or "", options)
+
+    made.RawModule = raw_module
     made.cuda = SimpleNamespace(
         Device=Device,
         Stream=Stream,
         compiler=SimpleNamespace(CompileException=_Compiled),
+        nvrtc=_Nvrtc(),
         runtime=SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13000),
         ExternalStream=external_stream,
     )

@@ -154,3 +154,20 @@ def old_cupy() -> None:
             found = model.annotate_tensor(batch, K)
         stream.synchronize()
         assert torch.equal(found[0].cpu(), expected[0].cpu())
+
+
+def versions_of_the_nearest_centre() -> None:
+    """Each version that a device of capability 9.0 serves is compiled, loaded and launched, and finds the same centres."""
+    from gpuannot import kernels
+    from gpuannot.kernels.stream import served_methods
+
+    with pretended("paper"):
+        for dtype in ("float32", "bfloat16"):
+            x, c = (
+                torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)).to(getattr(torch, dtype)).cuda()
+                for rows in (300, 200)
+            )
+            methods = served_methods(64, dtype, dtype, (9, 0))
+            assert ("WGMMA" in methods) == (dtype == "bfloat16")
+            found = [kernels.nearest_center(x, c, method=method).cpu() for method in methods]
+            assert all(torch.equal(index, found[0]) for index in found)
