@@ -219,6 +219,10 @@ def _execute(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         ones = [1, 1]
         given = (x, weight, bias, ones, ones, ones, False, [0, 0], 1)
         return _execute(torch.ops.aten.convolution.default, "convolution", given, {}).relu_()
+    if name == "cudnn_batch_norm":  # what a torch that is built for CUDA chooses; it returns what cuDNN reserves as well
+        x, weight, bias, mean, var, training, momentum, eps = args
+        normalised = torch.ops.aten.native_batch_norm.default(x, weight, bias, mean, var, training, momentum, eps)
+        return *normalised, x.new_empty(0, dtype=torch.uint8)
     if name == "mm" and "dtype" in func._overloadname:
         left, right = args[:2]
         dtype = kwargs.get("out_dtype", args[2] if len(args) > 2 else None)
