@@ -12,7 +12,8 @@
 # It needs torch for CUDA, CuPy, pytest and this package's other requirements; cuML where PCA and K-means should use it; faiss-gpu,
 # fastkmeans, flash-kmeans and matplotlib where the benchmarks should compare with them and draw.
 # Environment: PYTHON (python3), RESULTS (benchmarks/results), SECONDS_A_STEP (470), CUML_BUNDLE (cuML packed for a machine that cannot
-# install it: benchmarks/cuml_bundle.py), CUML_FOLDER (where it is unpacked), COREL5K (folder of the data set), NETWORKS (fixed or all).
+# install it: benchmarks/cuml_bundle.py), CUML_FOLDER (where it is unpacked), WHEELS (folder of wheels of requirements that it lacks),
+# COREL5K (folder of the data set), NETWORKS (fixed or all).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,11 +53,13 @@ benchmarks() { # benchmarks STEP NAME…
 
 gpu_tests() {
     local report="$RESULTS/$machine-tests.txt"
+    # A test module whose import needs a package that is not there is reported, and keeps no other from running.
+    local always=(-m gpu --continue-on-collection-errors)
     if [ ${#quick[@]} -gt 0 ]; then
-        "$PYTHON" -m pytest -m gpu -q ${TESTS:-} | tee "$report"
+        "$PYTHON" -m pytest "${always[@]}" -q ${TESTS:-} | tee "$report"
     else
         # Warnings of other versions of torch, CuPy or cuML than those of CI are shown, not errors.
-        FAIL_WITHOUT_CUDA=1 "$PYTHON" -m pytest -m gpu -v -W default ${TESTS:-} | tee "$report"
+        FAIL_WITHOUT_CUDA=1 "$PYTHON" -m pytest "${always[@]}" -v -W default ${TESTS:-} | tee "$report"
     fi
 }
 
@@ -90,6 +93,11 @@ one_step() {
     esac
 }
 
+if [ -n "${WHEELS:-}" ]; then
+    wheels=$(mktemp -d)
+    "$PYTHON" -m pip install -q --no-index --no-deps --target "$wheels" "$WHEELS"/*.whl || exit 1
+    export PYTHONPATH="$wheels${PYTHONPATH:+:$PYTHONPATH}"
+fi
 # kernels/ becomes gpuannot.kernels by installing: from the checkout, with what is there.
 device_name() {
     "$PYTHON" -c 'import gpuannot.kernels, torch

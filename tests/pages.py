@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
-from markdown_it import MarkdownIt
+
+MarkdownIt = pytest.importorskip("markdown_it", reason="needs markdown-it-py, which the test extra brings").MarkdownIt
 
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*")
 NEEDS_GPU = "needs a GPU"

@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-from markdown_it import MarkdownIt
-from pages import Block, blocks
+from pages import Block, MarkdownIt, blocks
 from rooms import table
 
 import gpuannot

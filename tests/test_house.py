@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +90,29 @@ def test_files_have_one_subject() -> None:
     """None has more than 350 lines."""
     long = {str(path.relative_to(ROOT)): count for _, path, *_ in sources() if (count := len(path.read_text().splitlines())) > 350}
     assert not long
+
+
+def test_tests_are_collected_without_any_extra() -> None:
+    """One module that does not import is one error, and ``pytest -m gpu`` runs nothing: extras come by ``importorskip``."""
+    try:
+        needed = importlib.metadata.requires("gpuannot") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("gpuannot is not installed")
+    required = {re.split(r"[^\w.-]", need)[0].lower() for need in needed if "extra ==" not in need}
+    brought = {
+        module
+        for module, distributions in importlib.metadata.packages_distributions().items()
+        if required & {name.lower() for name in distributions}
+    }
+    folder = ROOT / "tests"
+    ours = {path.stem for path in folder.rglob("*.py")} | {path.name for path in folder.iterdir()} | {"gpuannot", "benchmarks"}
+    allowed = brought | ours | sys.stdlib_module_names | {"pytest", "_pytest"}
+    wrong = []
+    for path in sorted(folder.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        skipped = set(re.findall(r'importorskip\(\s*"(\w+)', path.read_text()))
+        for node in tree.body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            wrong += [f"{path.name}:{node.lineno} {name}" for name in names if name.partition(".")[0] not in allowed | skipped]
+    assert not wrong

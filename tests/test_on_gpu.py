@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,19 @@ def test_the_environment_step_runs_the_gpu_tests(tmp_path: Path) -> None:
     ran = on_gpu(tmp_path, "--dry-run", "environment", TESTS=f"{TESTS / 'method' / 'test_gpu_stages.py'} -k word_sums")
     assert ran.returncode == 0 and "1 passed" in ran.stdout, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert "1 passed" in (tmp_path / "results" / "gpu-pretended-tests.txt").read_text()
+
+
+@needs_compiler
+def test_requirements_that_are_carried_and_modules_that_do_not_import(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "carried-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried.py", "")
+        wheel.writestr("carried-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+        wheel.writestr("carried-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("carried-1.0.dist-info/RECORD", "")
+    (tmp_path / "test_with.py").write_text("import carried, pytest\n\n@pytest.mark.gpu\ndef test_it() -> None: pass\n")
+    (tmp_path / "test_without.py").write_text("import not_carried\n")
+    ran = on_gpu(tmp_path, "--dry-run", "environment", WHEELS=str(tmp_path), TESTS=f"--rootdir {tmp_path} {tmp_path}")
+    assert ran.returncode == 1 and "1 passed" in ran.stdout and "No module named 'not_carried'" in ran.stdout, ran.stdout[-3000:]
 
 
 def test_an_unknown_step_and_a_step_out_of_time(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import small_annotator
 from torch.nn import functional
 
 from gpuannot import Annotator
@@ -16,7 +17,6 @@ from gpuannot.method.int8 import Int8Layers, found_ranges, ranges
 from gpuannot.method.trunk import Trunk
 from gpuannot.method.weights import CONVOLUTIONS, PREPROCESSING, TrunkWeights, load_weights, quantize_int8
 from gpuannot.system import threads
-from tests.small import small_annotator
 
 BEST = "pool4+conv5_1+conv5_2+conv5_3"
 needs_int8 = pytest.mark.skipif(not int8.supported(), reason="this processor has no int8 instructions")
