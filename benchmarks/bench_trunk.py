@@ -76,7 +76,7 @@ def measure(setting: Setting) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(setting.seed)
     exactly = eager(weights, torch.float64, torch.contiguous_format, torch.device("cpu"))
     rows: list[Row] = []
-    for batch in setting.pick([4, 16], [64, 128, 256, 512], [1] if not setting.gpu else [16]):
+    for batch in setting.pick([4, 16], [64, 128, 256, 512], [1]):
         images = torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
         exact = exactly(images[:1]).numpy()
         there = images.to(setting.device)
