@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..images.decode_task import ImageFailure
-from ..images.input import Input, describe, utf8
+from ..images.input import Input, describe, is_path, utf8
+from ..method.labels import is_word
 from ..model.annotations import Annotations
 from .part_folder import PartFolder
 from .writers import FORMATS, read_ledger
@@ -25,6 +26,7 @@ _ROWS_AT_A_TIME = 512
 csv.field_size_limit(2**31 - 1)  # of a cell, which may hold a vector
 _VALUES = ("distances", "confidences")
 _COLUMNS = ("path", "words", *_VALUES, "model")
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class AnnotationFiles:
@@ -41,10 +43,11 @@ class AnnotationFiles:
         vocabulary: W words.
         paths: of the T rows.
         model: the model's SHA-256 where the rows name one.
-        confident: whether all rows have confidences.
+        confident: whether rows have confidences, all or some, or there is no word that could have one.
 
     Raises:
-        DataError: no such file, one without these columns, no rows, rows of several models, or a word outside ``vocabulary``.
+        DataError: no such file, one without these columns, no rows, rows of several models, or a word outside ``vocabulary``;
+            of :meth:`failures` and iterations, a ledger that is none.
     """
 
     def __init__(self, path: str | Path, vocabulary: Sequence[str] | None = None) -> None:
@@ -54,16 +57,17 @@ class AnnotationFiles:
         self.paths: list[str] = []
         occurring: set[str] = set()
         models: set[str] = set()
-        self._k, self.confident = 0, True
+        self._k, self.confident = 0, False
         for row in self._rows():
             self.paths.append(row["path"])
             occurring.update(row["words"])
             self._k = max(self._k, len(row["words"]))
-            self.confident = self.confident and len(row["confidences"]) == len(row["words"])
+            self.confident = self.confident or len(row["confidences"]) > 0
             if row.get("model"):
                 models.add(row["model"])
         if not self.paths:
             raise DataError(f"{self.path} has no rows; expected annotations, as 'gpuannot annotate -o' writes them")
+        self.confident = self.confident or not occurring
         if len(models) > 1:
             raise DataError(f"{self.path} has rows of {len(models)} models; report on the rows of one")
         self.model = next(iter(models), None)
@@ -78,7 +82,7 @@ class AnnotationFiles:
     def __iter__(self) -> Iterator[tuple[Annotations, list[Input]]]:
         """Annotations, with positions that count the rows, and the input of each. Failures of a batch run come with the first.
 
-        They have confidences where all rows have them; distances that the rows lack are NaN.
+        They have confidences where :attr:`confident`; those and distances that a row lacks are NaN.
         """
         rows, start = self._rows(), 0
         inputs = iter(self._run.inputs) if self._run is not None else None
@@ -124,6 +128,12 @@ def rows_of(path: Path, *, vectors: bool = False) -> Iterator[dict[str, Any]]:
         yield _checked(row, path, number)
 
 
+def rows_of_lines(lines: Iterable[bytes], path: Path, first: int = 0) -> Iterator[dict[str, Any]]:
+    """:func:`rows_of` some lines of the ``.jsonl`` file ``path``, the first of which is its row ``first``."""
+    for number, row in enumerate(_objects(lines, path, first), first):
+        yield _checked(row, path, number)
+
+
 def annotations_of(
     rows: Sequence[dict[str, Any]],
     names: Sequence[str],
@@ -134,7 +144,7 @@ def annotations_of(
     confident: bool,
     vectors: int | None = None,
 ) -> Annotations:
-    """Rows as annotations, with positions that count them. Distances that rows lack are NaN.
+    """Rows as annotations, with positions that count them. Distances and confidences that rows lack are NaN.
 
     Args:
         rows: T of them, as :func:`rows_of` gives them.
@@ -186,27 +196,35 @@ def _part_order(path: Path) -> tuple[int, str]:
 
 
 def _checked(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
-    path, words = row.get("path"), row.get("words")
-    if not isinstance(path, str) or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    path, words, model = row.get("path"), row.get("words"), row.get("model")
+    if not isinstance(path, str) or not isinstance(words, list):
         there = ", ".join(str(name) for name, value in row.items() if value is not None)
         raise DataError(
             f"{file}, row {number}: expected a 'path' and a list of 'words', as 'gpuannot annotate -o' writes them, got {there}"
         )
+    if not is_path(path) or not Path(path).name:
+        raise DataError(f"{file}, row {number}: its path is {shown(path)}, expected the name of an image")
+    if no_words := [word for word in words if not is_word(word)]:
+        raise DataError(f"{file}, row {number}: its words hold {shown(no_words[0])}, expected text with a letter or sign to see")
+    if not isinstance(model, str | None):
+        raise DataError(f"{file}, row {number}: its model is {shown(model)}, expected the SHA-256 of one, or leave it out")
     if len(set(words)) < len(words):
         raise DataError(f"{file}, row {number}: a word is listed twice: {', '.join(words)}")
-    values = {name: row.get(name) or [] for name in _VALUES}
+    values = {name: [] if row.get(name) is None else row[name] for name in _VALUES}
     for name, found in values.items():
+        if not isinstance(found, list):
+            raise DataError(f"{file}, row {number}: its {name} are {shown(found)}, expected a list of numbers, one a word")
         if len(found) not in (0, len(words)):
             raise DataError(f"{file}, row {number}: {len(words)} words but {len(found)} {name}")
         if wrong := [value for value in found if not _is_one(name, value)]:
-            expected = "numbers in 0…1" if name == "confidences" else "numbers"
-            raise DataError(f"{file}, row {number}: its {name} hold {wrong[0]!r}, expected {expected}")
+            expected = "numbers in 0…1" if name == "confidences" else f"numbers up to ±{_LARGEST:.3g}"
+            raise DataError(f"{file}, row {number}: its {name} hold {shown(wrong[0])}, expected {expected}")
     return {**row, **values}
 
 
 def _is_one(name: str, value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and (name != "confidences" or 0 <= value <= 1)
+    return number and (0 <= value <= 1 if name == "confidences" else abs(value) <= _LARGEST)
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -224,14 +242,18 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]
 
 def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-                raise DataError(f"{path}, line {number} is not valid JSON: {describe(error)}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected an object with 'path' and 'words'")
-            yield row
+        yield from _objects(file, path)
+
+
+def _objects(lines: Iterable[bytes], path: Path, first: int = 0) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, first + 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+            raise DataError(f"{path}, line {number} is not valid JSON: {describe(error)}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected an object with 'path' and 'words'")
+        yield row
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -261,7 +283,7 @@ _READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[dict[str, Any]]]] =
 
 
 def split_cell(text: str) -> list[str]:
-    r"""Words of a CSV cell: ``a;b\;c`` is ``a`` and ``b;c``."""
+    r"""Words of a CSV cell: ``a;b\;c`` is ``a`` and ``b;c``, and so is ``a;b\;c;``."""
     words, word, escaped = [], "", False
     for sign in text:
         if escaped or sign not in ";\\":
@@ -271,4 +293,7 @@ def split_cell(text: str) -> list[str]:
         else:
             words.append(word)
             word = ""
-    return [*words, word] if text else []
+    words.append(word)
+    while words and not words[-1].strip():
+        words.pop()
+    return words

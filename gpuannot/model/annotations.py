@@ -30,6 +30,7 @@ class Annotations:
         failures: the images that got no row, with the reason. Rows + failures = inputs.
         vectors: (T, m·n) float32, the images' VLAD vectors, where they were asked for.
         confidence: (T, k) float32, how likely each word is right (:meth:`Annotator.confidence`); None where the model does not say.
+            NaN, as ``distance``, where a table that was read lacks those of an image.
         weak_below: the confidence under which a word is shown as weak: what the fit chose, or else a half.
 
     Where images get as many words as they deserve, ``index`` is −1 after an image's last word, ``distance`` infinite there and
@@ -84,11 +85,9 @@ class Annotations:
         Raises:
             ValueError: a threshold outside 0…1, or there are no confidences.
         """
-        if self.confidence is None:
-            raise InvalidArgumentError(
-                "these annotations have no confidences to compare with a threshold; those of presets best and kernel have them"
-            )
+        self.require_confidences()
         check_threshold(threshold)
+        assert self.confidence is not None
         kept = given_words(self.confidence, threshold)
         order = np.argsort(~kept, axis=1, kind="stable")
 
@@ -106,7 +105,7 @@ class Annotations:
         """The words of each image in order of confidence, as people are shown them; without confidences as they are."""
         if self.confidence is None:
             return self
-        order = np.argsort(np.where(self.index < 0, np.inf, -self.confidence), axis=1, kind="stable")
+        order = np.argsort(np.where(self.index < 0, np.inf, -np.nan_to_num(self.confidence)), axis=1, kind="stable")
         return replace(
             self,
             index=np.take_along_axis(self.index, order, axis=1),
@@ -115,15 +114,35 @@ class Annotations:
         )
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """For each image plain Python values: ``path``, ``words``, ``distances`` and, where there are any, ``confidences``."""
-        found: list[dict[str, Any]] = []
-        for row, (name, words) in enumerate(zip(self.names, self.words, strict=True)):
-            given = self.index[row] >= 0
-            values: dict[str, Any] = {"path": name, "words": list(words), "distances": self.distance[row][given].tolist()}
-            if self.confidence is not None:
-                values["confidences"] = self.confidence[row][given].tolist()
-            found.append(values)
-        return found
+        """For each image plain Python values: ``path``, ``words``, ``distances`` and, where there are any, ``confidences``.
+
+        An image's distances or confidences are an empty list where it lacks them.
+        """
+        columns = {"distances": self.values_given(self.distance)}
+        if self.confidence is not None:
+            columns["confidences"] = self.values_given(self.confidence)
+        rows = zip(self.names, self.words, *columns.values(), strict=True)
+        return [
+            {"path": name, "words": list(words), **{column: of.tolist() for column, of in zip(columns, values, strict=True)}}
+            for name, words, *values in rows
+        ]
+
+    def values_given(self, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The values (T, k) of the words that each image was given; none where one is NaN, as in a table that was read without."""
+        given = [row[index >= 0] for row, index in zip(values, self.index, strict=True)]
+        return [row[:0] if np.isnan(row).any() else row for row in given]
+
+    def require_confidences(self) -> None:
+        """Raise InvalidArgumentError unless each word that was given has a confidence to compare with a threshold."""
+        if self.confidence is None:
+            raise InvalidArgumentError(
+                "these annotations have no confidences to compare with a threshold; those of presets best and kernel have them"
+            )
+        if (lacking := np.flatnonzero((np.isnan(self.confidence) & (self.index >= 0)).any(axis=1))).size:
+            raise InvalidArgumentError(
+                f"{self.names[lacking[0]]} has words without confidences to compare with a threshold; give them confidences, or no "
+                "threshold"
+            )
 
     def to_pandas(self) -> DataFrame:
         """A data frame with a row an image and the columns of :meth:`to_dicts`; ``explode("words")`` makes it one of a row a word.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -122,10 +123,10 @@ def _words(found: Annotations, row: int) -> list[tuple[str, bool]]:
     """The first words of an image with their confidence, and whether each is weak."""
     shown = []
     for place, word in enumerate(found.words[row][:_WORDS]):
-        if found.confidence is None:
+        confidence = math.nan if found.confidence is None else float(found.confidence[row, place])
+        if math.isnan(confidence):
             shown.append((word, False))
             continue
-        confidence = float(found.confidence[row, place])
         shown.append((f"{word} {confidence:.2f}", found.weak_below is not None and confidence < found.weak_below))
     left = len(found.words[row]) - _WORDS
     return [*shown, (f"… {left} more", False)] if left > 0 else shown

@@ -210,6 +210,7 @@ class ReportWriter:
         else:
             scored = None
         totals, rated = counts.word_totals(given, scored), self._confident and given.nnz
+        sure = labelled & ~(np.isnan(values) & (index != counts.NO_WORD)).any(axis=1)  # a table may lack values of some images
         common = counts.folder_of(self._names)
         return {
             "schema": SCHEMA,
@@ -218,9 +219,7 @@ class ReportWriter:
             "table": counts.table(totals, self._training()),
             "scores": None if truth is None else counts.scores(totals),
             "confusion": None if scored is None else counts.confusion(given, scored),
-            "reliability": reliability(values[labelled], index[labelled], scored).to_dict()
-            if scored is not None and rated
-            else None,
+            "reliability": None if truth is None or not rated else reliability(values[sure], index[sure], truth[sure]).to_dict(),
             "measure": self._measure(),
             "learnt": False,
             "weak": self._weak_below(),

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpuannot import Annotations
-from gpuannot.errors import DataError
+from gpuannot.errors import DataError, InvalidArgumentError
 from gpuannot.jobs.readers import AnnotationFiles, split_cell
-from gpuannot.jobs.writers import FORMATS, AnnotationWriter
+from gpuannot.jobs.writers import FORMATS, AnnotationWriter, Selection
+from gpuannot.jobs.writers import rows as plain_rows
 
 WORDS = ("sky", "a;b", "c\\d", 'say "hi", sea', "海\nline")
 
@@ -85,6 +86,60 @@ def test_cells(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "words"), [("sky;", ["sky"]), ("sky; ;", ["sky"]), (";", []), ("a\\;;", ["a;"]), ("a;;b", ["a", "", "b"])]
+)
+def test_separators_at_the_end_of_a_cell(text: str, words: list[str]) -> None:
+    assert split_cell(text) == words
+
+
+def test_rows_without_what_others_have(tmp_path: Path) -> None:
+    """Each image keeps its confidences and distances, whatever others lack."""
+    rows: list[dict[str, Any]] = [
+        {"path": "a", "words": ["sky", "sea"], "distances": [1.0, 2.0], "confidences": [0.25, 0.75]},
+        {"path": "b", "words": ["sea", "sky"]},
+        {"path": "c", "words": ["sun"], "distances": [3.0], "confidences": [0.5]},
+    ]
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = AnnotationFiles(tmp_path / "w.jsonl")
+    assert found.confident
+    [(annotations, _)] = list(found)
+    expected = [(["sea", "sky"], [2.0, 1.0], [0.75, 0.25]), (["sea", "sky"], [], []), (["sun"], [3.0], [0.5])]
+    for suffix in FORMATS:
+        with AnnotationWriter(tmp_path / f"again{suffix}", model_sha256="", confidence=True) as writer:
+            writer.write(annotations)
+            writer.commit()
+        [(again, _)] = list(AnnotationFiles(tmp_path / f"again{suffix}"))
+        told = [(row["words"], row["distances"], row["confidences"]) for row in again.to_dicts()]
+        assert told == expected == [(row["words"], row["distances"], row["confidences"]) for row in plain_rows(again, "")]
+        assert "sun 0.50" in repr(again) and "sea, sky" in repr(again)
+    kept = Selection(exclude=["sea"])(annotations)
+    assert [list(words) for words in kept.words] == [["sky"], ["sky"], ["sun"]]
+    for refused in (Selection(0.5), Selection(None, {"sky": 0.5})):
+        with pytest.raises(InvalidArgumentError, match=r"^b has words without confidences"):
+            refused(annotations)
+    with pytest.raises(InvalidArgumentError, match=r"^b has words without confidences"):
+        annotations.likely(0.5)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"path": "a", "stage": "dec', "line 2 cannot be read"),
+        ("[1]", "line 2 names no 'path', 'stage' and 'reason'"),
+        ('{"image": "a"}', "line 2 names no"),
+        ('{"path": "a", "stage": "lost", "reason": "b"}', "line 2 names no"),
+        ('{"path": "a", "stage": ["find"], "reason": "b"}', "line 2 names no"),
+    ],
+)
+def test_a_ledger_that_is_none(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "w.jsonl").write_text('{"path": "a", "words": ["sky"]}\n')
+    ledger = tmp_path / "w.jsonl.failures.jsonl"
+    ledger.write_text('{"path": "b", "stage": "find", "reason": "gone"}\n' + line)
+    with pytest.raises(DataError, match=rf"w.jsonl.failures.jsonl, {message}.*; delete it"):
+        list(AnnotationFiles(tmp_path / "w.jsonl"))
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("w.jsonl", "", r"w.jsonl has no rows"),
@@ -103,6 +158,31 @@ def test_cells(words: list[str]) -> None:
             '{"path": "a", "words": ["sky"], "distances": ["near"]}',
             r"its distances hold .near., expected numbers",
         ),
+        *(
+            (
+                "w.jsonl",
+                f'{{"path": "a", "words": ["sky"], "distances": [{wrong}]}}',
+                r"row 0: its distances hold .*, expected numbers",
+            )
+            for wrong in ("1e39", "-1e400", "Infinity", "NaN", "1" + "0" * 400)
+        ),
+        ("w.csv", "path,words,distances\na,sky,1e39\n", r"row 0: its distances hold 1e\+39, expected numbers up to ±3.4e\+38"),
+        ("w.csv", "path,words,confidences\na,sky,inf\n", r"row 0: its confidences hold inf, expected numbers in 0…1"),
+        ("w.jsonl", '{"path": "a", "words": ["sky"], "distances": 0.5}', r"row 0: its distances are 0.5, expected a list"),
+        (
+            "w.jsonl",
+            '{"path": "a", "words": ["sky"], "confidences": {"sky": 1}}',
+            r"row 0: its confidences are .*, expected a list",
+        ),
+        ("w.jsonl", '{"path": "a", "words": ["sky"], "model": ["x"]}', r"row 0: its model is \['x'\], expected"),
+        ("w.jsonl", '{"path": "a", "words": ["sky"], "model": {}}', r"row 0: its model is {}, expected"),
+        ("w.jsonl", '{"path": "a", "words": ["sky"], "model": 5}', r"row 0: its model is 5, expected"),
+        ("w.jsonl", '{"path": "a", "words": ["\\ud800"]}', r"row 0: its words hold '.ud800', expected text"),
+        ("w.jsonl", '{"path": "a", "words": ["sky", " "]}', r"row 0: its words hold ' ', expected text"),
+        ("w.csv", "path,words\na,;sky\n", r"row 0: its words hold '', expected text"),
+        ("w.jsonl", '{"path": "", "words": ["sky"]}', r"row 0: its path is '', expected the name"),
+        ("w.jsonl", '{"path": "/", "words": ["sky"]}', r"row 0: its path is '/', expected the name"),
+        ("w.jsonl", '{"path": "a\\ud800", "words": ["sky"]}', r"row 0: its path is 'a.ud800', expected the name"),
         ("w.jsonl", '{"path": "a", "words": ["sky"], "confidences": [1.5]}', r"its confidences hold 1.5, expected numbers in 0…1"),
         ("w.jsonl", '{"path": "a", "words": ["sky"], "confidences": [NaN]}', r"its confidences hold nan, expected numbers in 0…1"),
         ("w.jsonl", '{"path": "a", "words": ["car"]}', r"does not know, such as 'car'"),

@@ -241,6 +241,18 @@ def test_images_that_were_given_no_word(words: tuple[list[str], ...], expected: 
     assert found is None if expected is None else (sum(found["pairs"]), found["error"]) == (1, 0.5)
 
 
+def test_words_without_the_confidences_that_others_have(tmp_path: Path) -> None:
+    paths = pictures(tmp_path / "in", ["a.jpg", "b.jpg"])
+    rows = [{"path": str(path), "words": ["sky"]} for path in paths]
+    (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, [{**rows[0], "confidences": [0.75]}, rows[1]])))
+    labels = {"samples": [{"image_name": path.name, "image_labels": ["sky"]} for path in paths]}
+    (tmp_path / "in" / "labels.json").write_text(json.dumps(labels))
+    report_files(tmp_path / "w.jsonl", tmp_path / "r.html", labels=load_labelled_images(tmp_path / "in"), progress=False)
+    data = data_of(tmp_path / "r.html")
+    assert data["measure"] == "confidence" and data["images"]["values"] == [[0.75], []]
+    assert sum(data["reliability"]["pairs"]) == 1 and data["table"]["given"] == [2]
+
+
 def test_an_image_that_goes_before_it_is_explained(annotator: Annotator, drawn_scenes: Path, tmp_path: Path) -> None:
     paths = [Path(shutil.copy(drawn_scenes / "images" / f"scene_0000{number}.jpg", tmp_path)) for number in range(3)]
     annotations = annotator.annotate(paths, 2, progress=False)

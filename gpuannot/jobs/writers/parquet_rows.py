@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...images.decode_task import ImageFailure
 from ...images.input import utf8
 from ...model.annotations import Annotations
-from .rows import given
 
 # Rows of a row group: enough to compress well, little beside the trunk's memory; with vectors their bytes decide.
 _GROUP_ROWS = 8192
@@ -54,12 +55,8 @@ class ParquetRows:
         columns = [
             pa.array([utf8(name) for part in parts for name in part.names], pa.string()),
             pa.array([words for part in parts for words in part.words], pa.list_(pa.string())),
-            pa.array([value for part in parts for value in given(part, part.distance)], pa.list_(pa.float32())),
-            *(
-                [pa.array([value for part in parts for value in given(part, part.confidence)], pa.list_(pa.float32()))]
-                if self._confidence
-                else []
-            ),
+            pa.array([value for part in parts for value in part.values_given(part.distance)], pa.list_(pa.float32())),
+            *([pa.array(_confidences(parts), pa.list_(pa.float32()))] if self._confidence else []),
             pa.array([self._model] * self._rows, pa.string()),
         ]
         if self._vectors is not None:
@@ -79,3 +76,7 @@ class ParquetRows:
         finally:
             self._file.is_open = False  # or it would try again when it is let go, on a closed file
             self._plain.close()
+
+
+def _confidences(parts: Sequence[Annotations]) -> list[NDArray[np.float32]]:
+    return [value for part in parts if part.confidence is not None for value in part.values_given(part.confidence)]

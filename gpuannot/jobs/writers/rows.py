@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ...images.input import utf8
 from ...model.annotations import Annotations
 
 
-def given(annotations: Annotations, values: NDArray[np.float32] | None) -> Iterator[NDArray[np.float32]]:
-    """The values (T, k) of the words that each image was given; none where one is NaN, as in a table that was read without them."""
-    assert values is not None
-    for row, index in zip(values, annotations.index, strict=True):
-        of_words = row[index >= 0]
-        yield of_words[:0] if np.isnan(of_words).any() else of_words
-
-
 def rows(annotations: Annotations, model_sha256: str) -> list[dict[str, Any]]:
     """The rows as plain Python values."""
-    distances = given(annotations, annotations.distance)
+    distances = annotations.values_given(annotations.distance)
     found: list[dict[str, Any]] = [
         {
             "path": utf8(name),
@@ -33,7 +21,7 @@ def rows(annotations: Annotations, model_sha256: str) -> list[dict[str, Any]]:
         for name, words, distance in zip(annotations.names, annotations.words, distances, strict=True)
     ]
     if annotations.confidence is not None:
-        for row, confidence in zip(found, given(annotations, annotations.confidence), strict=True):
+        for row, confidence in zip(found, annotations.values_given(annotations.confidence), strict=True):
             row["confidences"] = [round(float(value), 4) for value in confidence]
             row["model"] = row.pop("model")  # after the lists
     if annotations.vectors is not None:

@@ -48,7 +48,7 @@ class Selection:
         """The annotations with the words that are left.
 
         Raises:
-            InvalidArgumentError: thresholds, and there are no confidences.
+            InvalidArgumentError: thresholds, and there are no confidences, or an image lacks them.
         """
         if not self:
             return annotations
@@ -56,8 +56,8 @@ class Selection:
         excluded = np.array([word in self.exclude for word in vocabulary], bool)
         kept = (index >= 0) & ~excluded[index]
         if self.threshold is not None or self.of_words:
-            if annotations.confidence is None:
-                raise InvalidArgumentError("no confidences to compare with a threshold: presets best and kernel give them")
+            annotations.require_confidences()
+            assert annotations.confidence is not None
             own = np.array([word in self.of_words for word in vocabulary], bool)[index]
             needed = np.array([self.of_words.get(word, self.threshold or 0.0) for word in vocabulary], np.float32)[index]
             passing = kept & (annotations.confidence >= needed)

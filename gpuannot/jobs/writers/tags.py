@@ -105,6 +105,8 @@ class TagWriter:
         Raises:
             Unusable: it has none, or another image has the same.
         """
+        if "\0" in name:
+            raise Unusable("has a name that no file can have", "write")
         if image is None and self._into is None:
             raise Unusable("is no local file that words could be put beside; --into FOLDER gives them a place", "write")
         beside = Path(name)

@@ -10,7 +10,9 @@ const review = { order: [], place: 0, word: 0, extra: new Map() }; // extra: ima
 function doubtOf(image) {
   if (images.doubt) return images.doubt[image];
   const values = images.values[image];
-  const given = images.given[image].map((word, place) => (startsWith(image, word) ? 1 - values[place] : values[place]));
+  const given = images.given[image]
+    .map((word, place) => (startsWith(image, word) ? 1 - values[place] : values[place]))
+    .filter(Number.isFinite); // an image may lack values
   return Math.max(0, ...given, ...missedOf[image].map(() => 1 - Math.min(1, ...values))); // missed: less likely than those given
 }
 
