@@ -14,14 +14,17 @@ from ..errors import DataError
 from ..images.decode_task import ImageFailure
 from ..images.input import utf8
 from ..system.atomic_files import write_whole, writing_alone
-from .readers import rows_of
+from .readers import rows_of_lines
 from .writers import failure_lines, read_ledger
+
+_BEGINNING = b'{"path": '  # of a row
 
 
 class Journal:
     """A file of rows, one writer at a time.
 
-    A row is there once :meth:`add` returns. What a writer that was killed left of a line is cut off.
+    A row is there once :meth:`add` returns. What a writer that was killed left of a line is cut off; a file of anything else stays
+    as it is.
 
     Args:
         path: a ``.jsonl`` file, new or of earlier runs of the same model.
@@ -31,7 +34,7 @@ class Journal:
         failures: inputs that got no row, by name; they are in the ledger ``PATH.failures.jsonl``.
 
     Raises:
-        DataError: no ``.jsonl``, no folder for it, or rows of another model.
+        DataError: no ``.jsonl``, no folder for it, rows of another model, or something else than rows.
         OutputError: another process writes it, or it cannot be written.
     """
 
@@ -50,11 +53,11 @@ class Journal:
         with ExitStack() as stack:
             stack.enter_context(writing_alone(self.path))
             self._file = stack.enter_context(open(self.path, "ab"))
-            self._cut()
-            for row in self._rows():
-                self._done.add(row["path"])
+            whole = self._take_rows()
             if self._ledger.is_file():
                 self.failures = {failure.path: failure for failure in read_ledger(self._ledger)}
+            if whole < self.path.stat().st_size:
+                os.truncate(self.path, whole)
             self._open = stack.pop_all()
         return self
 
@@ -86,16 +89,36 @@ class Journal:
             else:
                 self._ledger.unlink(missing_ok=True)
 
-    def _cut(self) -> None:
-        with open(self.path, "rb") as file:
-            end = 0
-            for line in file:
-                end += len(line) if line.endswith(b"\n") else 0
-        if end < self.path.stat().st_size:
-            os.truncate(self.path, end)
+    def _take_rows(self) -> int:
+        """Take the rows that are there; returns the length of the file up to the end of the last.
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for row in rows_of(self.path):
-            if row.get("model") != self.model:
-                raise DataError(f"{self.path} holds rows of another model; choose another name")
-            yield row
+        Raises:
+            DataError: it holds something else, or an unfinished line that is not the beginning of a row.
+        """
+        whole, rest = 0, b""
+
+        def lines() -> Iterator[bytes]:
+            nonlocal whole, rest
+            with open(self.path, "rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        rest = line
+                        return
+                    whole += len(line)
+                    yield line
+
+        for row in rows_of_lines(lines(), self.path):
+            self._check_model(row)
+            self._done.add(row["path"])
+        try:
+            json.loads(rest or b"?")
+        except (ValueError, RecursionError):
+            if not whole and not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
+                raise DataError(f"{self.path} holds something else than rows of annotations; choose another name") from None
+        else:  # another program may leave out the end of the last line
+            self._check_model(*rows_of_lines([rest], self.path, len(self._done)))
+        return whole
+
+    def _check_model(self, row: dict[str, Any]) -> None:
+        if row.get("model") != self.model:
+            raise DataError(f"{self.path} holds rows of another model; choose another name")

@@ -199,6 +199,42 @@ def test_a_journal_is_of_one_model_and_one_writer(tmp_path: Path) -> None:
         Journal(tmp_path / "words.csv", "m")
 
 
+ROW = b'{"path": "a", "words": ["sky"], "model": "m"}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"image":"a.jpg"}',
+        b'{"image":"a.jp',
+        b"a note",
+        b"7",
+        b'{"image": "a.jpg"}\n{"image": "b.jpg"}',
+        ROW.replace(b'"m"', b'"n"'),
+        ROW + b"\n" + ROW.replace(b'"m"', b'"n"'),
+        ROW + b"\n" + b'{"image": "b.jpg"}',
+    ],
+)
+def test_what_is_no_journal_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"words\.jsonl"), Journal(path, "m"):
+        pass
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("left", "rows"), [(b"", 0), (ROW[:1], 0), (ROW[:20], 0), (ROW + b"\n" + ROW[:1], 1), (ROW + b"\n\0\0", 1)]
+)
+def test_what_a_killed_writer_left_of_a_row_is_cut(tmp_path: Path, left: bytes, rows: int) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_bytes(left)
+    with Journal(path, "m") as journal:
+        assert len(journal) == rows
+        journal.add([{"path": "b", "words": [], "model": "m"}])
+    assert len(path.read_bytes().splitlines()) == rows + 1 and path.read_bytes().startswith((ROW + b"\n") * rows + b'{"path": "b"')
+
+
 @contextmanager
 def no_inotify() -> Iterator[None]:
     """The user's last instance of inotify is taken, as on a machine where editors and servers have them all."""
