@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..errors import InvalidArgumentError
 from ..method.words import BankExtra, Vectors
 
 
@@ -25,9 +26,18 @@ class Cooccurrence(BankExtra):
     def __init__(self, words: int) -> None:
         self.counts = sparse.csr_array((words, words), dtype=np.int64)
 
+    def check_forget(self, labels: sparse.csr_array, vocabulary: Sequence[str]) -> None:
+        pairs = _pairs(labels)
+        excess = sparse.coo_array(pairs - self.counts)
+        if (places := np.flatnonzero(excess.data > 0)).size:
+            first, second = (int(axis[places[0]]) for axis in (excess.row, excess.col))
+            raise InvalidArgumentError(
+                f"cannot forget {pairs[first, second]} images that carry both {vocabulary[first]!r} and {vocabulary[second]!r}: "
+                f"the bank holds {self.counts[first, second]} that do"
+            )
+
     def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
-        indicator = labels.astype(np.int64)
-        pairs = sparse.csr_array(indicator.T @ indicator)
+        pairs = _pairs(labels)
         self.counts = self.counts + pairs if sign > 0 else self.counts - pairs
         if sign < 0:
             self.counts.eliminate_zeros()
@@ -53,3 +63,9 @@ class Cooccurrence(BankExtra):
 
     def with_both(self, word: int, into: int) -> int | None:
         return int(self.counts[word, into])
+
+
+def _pairs(labels: sparse.csr_array) -> sparse.csr_array:
+    """How many images carry two words (W, W)."""
+    indicator = labels.astype(np.int64)
+    return sparse.csr_array(indicator.T @ indicator)

@@ -27,6 +27,9 @@ class BankExtra:
     def check(self, vectors: Vectors) -> None:
         """Raise InvalidArgumentError unless image vectors (B, D), which are finite, are such as this extra keeps."""
 
+    def check_forget(self, labels: sparse.csr_array, vocabulary: Sequence[str]) -> None:
+        """Raise InvalidArgumentError unless images of these labels (B, W) can be among those that were added."""
+
     def update(self, vectors: Vectors, labels: sparse.csr_array, sign: int, positions: NDArray[np.int64] | None) -> None:
         """Images were added (``sign`` 1) or taken out (−1): vectors (B, D), labels (B, W), and where known their positions (B,)."""
 
@@ -141,7 +144,8 @@ class WordBank:
         """Take out images that were added before, by their vectors (B, D) and labels (B, W).
 
         Raises:
-            ValueError: as :meth:`partial_fit`, or a word would be left with fewer than no images.
+            ValueError: as :meth:`partial_fit`, or a word, or two that an extra counts together, would be left with fewer than no
+                images; nothing is taken out then.
         """
         labels = self.checked_labels(vectors, labels)
         sums, counts = _sums_of(vectors, labels)
@@ -150,6 +154,8 @@ class WordBank:
             raise InvalidArgumentError(
                 f"cannot forget {counts[word]} images of {self.vocabulary[word]!r}: the bank holds {self.counts[word]} of that word"
             )
+        for extra in self.extras:
+            extra.check_forget(labels, self.vocabulary)
         for extra in self.extras:
             extra.update(vectors, labels, -1, None)
         self.sums -= sums.cpu().numpy() if isinstance(sums, Tensor) else sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -229,6 +230,21 @@ def test_images_that_come_and_go(changes: dict[str, Any], apart: int, monkeypatc
     kept = np.setdiff1d(np.arange(72), gone)
     assert_as_refitted(bank, head, everything[kept], of_everything[kept])
     assert head._system is system  # it was updated, not solved anew
+
+
+@pytest.mark.parametrize("head", ["ridge", "demixed"])
+def test_words_that_no_image_carried_together_cannot_be_forgotten_together(head: str) -> None:
+    bank = new_bank(AnnotatorConfig(head=head, regularisation=1.0), ("a", "b"), 3, "cpu")
+    vectors = np.eye(3, dtype=np.float32)
+    bank.partial_fit(vectors[:2], sparse.csr_array(np.eye(2, dtype=np.float32)))
+    before = copy.deepcopy(bank)
+    with pytest.raises(ValueError, match="cannot forget 1 images that carry both 'a' and 'b': the bank holds 0 that do"):
+        bank.forget(vectors[2:], sparse.csr_array(np.ones((1, 2), np.float32)))
+    assert np.array_equal(bank.sums, before.sums) and bank.counts.tolist() == [1, 1]
+    pairs = bank.extra(Cooccurrence)
+    assert pairs is not None and pairs.counts.toarray().tolist() == [[1, 0], [0, 1]]
+    bank.forget(vectors[:1], sparse.csr_array(np.array([[1, 0]], np.float32)))
+    assert bank.counts.tolist() == [0, 1]
 
 
 def test_many_images_at_once_are_solved_anew() -> None:
