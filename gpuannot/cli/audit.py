@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from ..errors import InvalidArgumentError, counted
+from ..images.input import utf8
 from .commands import tell_next
 from .exit import errors_to_exit_code, exit_for, notes
 from .options import (
@@ -206,7 +207,7 @@ def _table(title: str, headings: Sequence[str], cells: Sequence[Sequence[str]], 
 
 def _content(found: Audit, images: LabelledImages) -> dict[str, Any]:
     """All that was found, by names."""
-    names, words = images.image_names, images.vocabulary
+    names, words = [*map(utf8, images.image_names)], images.vocabulary
 
     def doubts(given: Sequence[Doubt]) -> list[dict[str, Any]]:
         return [

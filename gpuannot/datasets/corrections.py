@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError, counted, shown
-from ..images.input import is_url
+from ..images.input import is_path, is_url, utf8
 from ..method.labels import is_word, spelled
 from ..system.atomic_files import write_whole
 from .label_files import LabelledImages
@@ -43,13 +43,16 @@ def load_corrections(source: str | Path) -> Corrections:
     if not path.is_file():
         raise DataError(f"{path}: no such file of corrections")
     samples, _ = read_json(path)
-    content = json.loads(read_text(path)).get("samples", [])
-    if not samples or len(content) != len(samples):
+    whole = json.loads(read_text(path))
+    content = whole.get("samples") if isinstance(whole, dict) and "annotations" not in whole else None  # COCO and others are labels
+    if not samples or not isinstance(content, list) or len(content) != len(samples):
         raise DataError(
             f'{path} holds no corrections; a review exports {{"samples": [{{"image_name": …, "image_labels": […]}}, …]}}'
         )
     found: dict[Path | str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {}
     for number, ((name, words), sample) in enumerate(zip(samples, content, strict=True)):
+        if "\0" in name or not is_path(name):
+            raise DataError(f"{path}: samples[{number}] names {shown(name)}, which no file can be called")
         place = name if is_url(name) else path.parent / name
         if place in found:
             raise DataError(f"{path}: samples[{number}] names {shown(name)} for the second time; correct an image once")
@@ -74,9 +77,9 @@ def corrected(images: LabelledImages, corrections: Corrections) -> list[list[str
         DataError: a correction of an image that is not among them, or that was labelled otherwise when it was reviewed.
     """
     words = [[images.vocabulary[word] for word in images.labels[[row]].indices] for row in range(len(images))]
-    row = {os.path.realpath(path): number for number, path in enumerate(images.paths)}
+    row = {utf8(os.path.realpath(path)): number for number, path in enumerate(images.paths)}  # as the page of a review names them
     for path, after, before in zip(*corrections, strict=True):
-        number = row.get(os.path.realpath(path))
+        number = row.get(utf8(os.path.realpath(path)))
         if number is None:
             raise DataError(f"{path} was corrected, and is none of the {counted(len(images), 'image')} of {images.name}")
         now = words[number]
@@ -106,7 +109,8 @@ def write_label_file(path: str | Path, images: LabelledImages, words: Sequence[S
         for place, carried in zip(images.paths, words, strict=True)
     ]
     content = {"samples": samples, "labels": [*images.vocabulary, *new]}
-    return write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+    # Bytes of a name that are no UTF-8 become \udcff, which JSON reads as what names the file.
+    return write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode(errors="backslashreplace"))
 
 
 def _name(place: Path, base: Path, folder: Path) -> str:

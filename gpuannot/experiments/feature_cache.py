@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -106,5 +107,5 @@ def _place(split: LabelledImages, cache: str | Path | None, key: tuple[Any, ...]
     digest = hashlib.sha256(repr(key).encode())
     for name, path in zip(split.image_names, split.paths, strict=True):
         status = path.stat()
-        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))
     return Path(cache or default_cache()) / split.name.replace("/", "-") / digest.hexdigest()[:20]

@@ -18,6 +18,7 @@ from gpuannot import Annotator, Inputs
 from gpuannot.cli.main import app
 from gpuannot.datasets import LabelledImages, load_labelled_images
 from gpuannot.datasets.scenes import write_scenes
+from gpuannot.images.input import utf8
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 SMALL = [
@@ -65,6 +66,26 @@ def scenes_here(tmp_path: Path) -> Path:
     (path.parent / "images" / "scene_00023.jpg").unlink()
     (path.parent / "images" / "scene_00022.jpg").write_bytes(b"no image")
     return path
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    """Nothing is lost for it, and corrections under the name that the page has for it are of that file."""
+    images = write_scenes(tmp_path / "drawn", 20).parent / "images"
+    folder = tmp_path / os.fsdecode(b"photos\xfc")
+    for number, path in enumerate(sorted(images.iterdir())):
+        place = folder / ("sea" if number % 2 else "sky") / (path.name if number else os.fsdecode(b"\xfc.jpg"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    model, found, page = tmp_path / "m.safetensors", tmp_path / "found.json", tmp_path / "a.html"
+    result = run("audit", folder, *SMALL, "--device", "cpu", "-o", found, "--report", page, "--save-model", model)
+    assert result.exit_code == 0, result.output
+    assert json.loads(found.read_text())["images"] == 20 and model.exists() and "photos\\udcfc" in page.read_text()
+    odd = str(folder / "sky" / os.fsdecode(b"\xfc.jpg"))
+    corrections = write(tmp_path / "c.json", [{"image_name": utf8(odd), "image_labels": ["sea"], "was": ["sky"]}])
+    corrected = tmp_path / "corrected.json"
+    assert run("audit", folder, "--apply", corrections, "-o", corrected).exit_code == 0
+    again = load_labelled_images(corrected)
+    assert dict(zip(map(str, again.paths), words_of(again), strict=True))[odd] == ["sea"] and not again.missing
 
 
 def test_an_audit_its_corrections_and_a_model_that_learns_them(scenes_here: Path, tmp_path: Path) -> None:

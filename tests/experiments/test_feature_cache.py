@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import sparse
 
 from gpuannot.datasets.label_files import LabelledImages
 from gpuannot.experiments.feature_cache import cached_arrays, default_cache
@@ -35,6 +36,16 @@ def test_arrays_are_computed_once_for_a_key(scenes: LabelledImages, tmp_path: Pa
         np.testing.assert_array_equal(first[name], again[name])
     other = cached_arrays(("kind", 2), scenes, compute, tmp_path)
     assert compute.calls == 2 and (other["turned"] != first["turned"]).all()
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xfc.jpg")
+    path.write_bytes(b"1")
+    images = LabelledImages("odd", (path.name,), (path,), sparse.csr_array((1, 1), dtype=np.float32), ("sky",))
+    compute = Counted(1)
+    for _ in range(2):
+        cached_arrays(("kind",), images, compute, tmp_path / "cache")
+    assert compute.calls == 1
 
 
 def test_changed_images_and_broken_files_are_computed_again(scenes: LabelledImages, tmp_path: Path) -> None:

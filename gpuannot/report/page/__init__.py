@@ -58,7 +58,7 @@ def render(
         environment()
         .get_template(template)
         .generate(
-            title=title,
+            title=utf8(title),
             policy=policy,
             **{name: Markup(text) for name, text in (("theme", theme), ("chart", chart), ("script", script))},
             style=looks,
