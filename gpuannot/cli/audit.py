@@ -33,6 +33,7 @@ from .options import (
     Weights,
     check_output,
     reading_again,
+    refuse,
 )
 from .settings import config_from_options
 from .tables import output, plain, printable
@@ -40,6 +41,8 @@ from .tables import output, plain, printable
 if TYPE_CHECKING:
     from ..datasets.label_files import LabelledImages
     from ..model.audit import Audit, Doubt
+
+_ROWS, _LIMIT = 10, 1000  # of a table, of the page
 
 
 @errors_to_exit_code
@@ -69,8 +72,8 @@ def audit(
         Path | None,
         typer.Option(metavar="CORRECTIONS", help="Audit nothing: write the labels with the corrections that a review exported."),
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of each table that is printed.")] = 10,
-    limit: Annotated[int, typer.Option(min=1, help="Most images that the page shows for review, doubtful ones first.")] = 1000,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of each table that is printed.")] = _ROWS,
+    limit: Annotated[int, typer.Option(min=1, help="Most images that the page shows for review, doubtful ones first.")] = _LIMIT,
     labels: Labels = LabelSource.auto,
     hierarchy: KeywordPaths = False,
     machine_words: MachineWords = False,
@@ -106,7 +109,12 @@ def audit(
         if path is not None:
             _check_is_not_input(path, data)
             check_output(path, overwrite)
+    of_fits = {"preset": preset, "config": config_file, "set": settings, "seed": seed, "save-model": save_model}
+    of_encoding = {"weights": weights, "convention": weights_convention, "device": device != "auto"}
+    shown = {"rows": rows != _ROWS, "limit": limit != _LIMIT}
     if apply is not None:
+        of_audits = {"report": report, "model": model, **of_fits, "min-count": min_count != 1, **shown, **of_encoding}
+        refuse(of_audits, "is for an audit, and --apply does none")
         assert to is not None
         _apply(data, apply, to, reading)
         return
@@ -117,10 +125,10 @@ def audit(
 
     if report is not None:
         check_report_path(report, overwrite)
-    of_fits = {"preset": preset, "config": config_file, "set": settings, "seed": seed, "save-model": save_model}
-    given = next((name for name, value in of_fits.items() if value is not None), None)
-    if model is not None and given is not None:
-        raise InvalidArgumentError(f"--{given} is for a model that is fitted here, and --model names one that is there")
+    else:
+        refuse({"limit": shown["limit"]}, "is for the page; name it with --report")
+    if model is not None:
+        refuse(of_fits, "is for a model that is fitted here, and --model names one that is there")
     images = load_labelled_images(data, **reading, min_count=min_count)
     if model is not None:
         annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)

@@ -12,7 +12,21 @@ import typer
 from ..errors import InvalidArgumentError, counted
 from .exit import errors_to_exit_code, exit_for, notes
 from .opening import open_model
-from .options import AsJson, Convention, Device, Exclude, Glob, Model, Overwrite, Progress, Sources, Weights, check_folder_of
+from .options import (
+    AsJson,
+    Convention,
+    Device,
+    Exclude,
+    Glob,
+    Model,
+    Overwrite,
+    Progress,
+    Sources,
+    Weights,
+    check_folder_of,
+    check_some_left,
+    refuse,
+)
 from .tables import plain
 
 
@@ -21,7 +35,12 @@ def explain(
     model: Model,
     inputs: Sources,
     to: Annotated[Path, typer.Option("-o", "--output", help="New folder for the pictures and explanations.json.")] = Path("why"),
-    k: Annotated[int, typer.Option("-k", "--words", min=1, help="Explain the first words that each image is given.")] = 5,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k", "--words", min=1, help="Explain so many of the first words that each image is given; by default 5, or all."
+        ),
+    ] = None,
     word: Annotated[
         list[str] | None, typer.Option(help="Explain this word for every image instead, given or not. Repeatable.")
     ] = None,
@@ -47,10 +66,13 @@ def explain(
     if to.exists() and not overwrite:
         raise InvalidArgumentError(f"{to} exists; choose another folder with --output, or write into it with --overwrite")
     check_folder_of(to)
+    if word:
+        refuse({"words": k}, "is for the words that images are given, and --word asks for others: choose one")
     annotator = open_model(model, weights, weights_convention, device)
     from ..report.explained import write_explanations
 
-    sources = list(Inputs(inputs, glob=glob or (), exclude=exclude or ()))
+    search = Inputs(inputs, glob=glob or (), exclude=exclude or ())
+    check_some_left(search, sources := list(search))
     by_name = {source.name: source for source in sources}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below

@@ -77,7 +77,9 @@ def export(
         raise InvalidArgumentError(f"--format {format.value} and -o {to} do not fit; the suffix alone says it")
     source = AnnotationFiles(words)
     absent = [word for word in (*selection.of_words, *selection.exclude) if word not in source.vocabulary]
-    selection.check((*source.vocabulary, *absent))  # a run knows the words that it has given, not those of the model
+    selection.check(
+        (*source.vocabulary, *absent), source.confident
+    )  # a run knows the words that it has given, not those of the model
     if absent:
         errors.print(f"[yellow]warning:[/] no image was given {plain(some(absent))}")
     if to is None:

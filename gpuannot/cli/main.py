@@ -179,7 +179,7 @@ def annotate(
     search = search_for(inputs, glob, exclude, column, skip_labelled)
     annotator = open_model(model, weights, weights_convention, device)
     _, least = annotator.words.check_giving(k, threshold)
-    selection.check(annotator.vocabulary)
+    selection.check(annotator.vocabulary, annotator.words.has_confidence)
     if least is not None and threshold is None:
         notes.print(f"words of a confidence of {least:.2f} or more, as the fit chose, one at least; --words fixes their number")
     if to is not None and folder:
@@ -187,7 +187,7 @@ def annotate(
             annotator, search, k, to, as_json, overwrite=overwrite, threshold=threshold, progress=progress, **given
         )
         tell_skipped(search.skipped, skip_labelled)
-        if writing.kind == "tags":
+        if writing.kind == "tags" and done:
             unwritten, done = annotating.tags_of(to, writing, as_json, progress)
             shown, failed = [*shown, *unwritten], failed + len(unwritten)
         if report is not None and done:
@@ -208,7 +208,7 @@ def annotate(
             failures = annotating.to_images(annotator, parts, writing, as_json)
         else:
             failures = annotating.to_terminal(annotator, parts, as_json)
-    if to is not None and writing.kind == "tags":
+    if to is not None and writing.kind == "tags" and len(failures) < len(sources):
         failures += annotating.tags_of(to, writing, as_json, progress)[0]
     tell_left_out(search.left_out)
     tell_skipped(search.skipped, skip_labelled)

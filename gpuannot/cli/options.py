@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InvalidArgumentError, counted
+from ..errors import DataError, InvalidArgumentError, counted
 
 if TYPE_CHECKING:
     from ..datasets.label_files import LabelledImages
@@ -199,12 +199,21 @@ def search_for(
     return Inputs(sources, glob=glob or (), exclude=exclude or (), column=column, skip=without)
 
 
-def check_some_left(search: Inputs, sources: Sequence[Any], skip: Path | None) -> None:
-    """Raise InvalidArgumentError where ``--skip-labelled`` left nothing of what was found."""
+def check_some_left(search: Inputs, sources: Sequence[Any], skip: Path | None = None) -> None:
+    """Raise InvalidArgumentError where ``--skip-labelled`` left nothing of what was found, DataError where nothing was."""
     if search.skipped and not sources:
         raise InvalidArgumentError(
             f"{counted(search.skipped, 'image')} found, and each has words in {skip}; --skip-labelled leaves nothing to annotate"
         )
+    if not sources:
+        raise DataError(f"{', '.join(search.sources)}: no images were given; a list, table or archive that is empty names none")
+
+
+def refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raise InvalidArgumentError for the first of these options that was given; ``why`` says what it does not go with."""
+    given = next((name for name, value in options.items() if value is not None and value is not False and value != []), None)
+    if given is not None:
+        raise InvalidArgumentError(f"--{given} {why}")
 
 
 # -- folders of parts --------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from .options import (
     Threshold,
     Weights,
     check_some_left,
+    refuse,
     search_for,
 )
 from .tables import plain
@@ -99,8 +100,13 @@ def report(
             raise InvalidArgumentError(
                 f"{source} holds annotations, so the images are known; leave out {data[0]}, or give a model in its place"
             )
-        if skip_labelled is not None:
-            raise InvalidArgumentError(f"--skip-labelled goes with a model: {source} already says which images it is about")
+        of_models = {
+            "words": k, "threshold": threshold, "no-heatmaps": not heatmaps, "glob": glob, "exclude": exclude, "column": column,
+            "skip-labelled": skip_labelled, "weights": weights, "convention": weights_convention, "device": device != "auto",
+        }  # fmt: skip
+        refuse(of_models, f"goes with a model: {source} already says which words which images were given")
+        if labels is None:
+            refuse({"fold-case": fold_case}, "goes with labels; name them with --labels")
         title = title or f"Annotations of {source.name}"
         report_files(
             source, to, labels=_labels(labels, fold_case), fold_case=fold_case, title=title, limit=limit, overwrite=overwrite,
@@ -117,6 +123,10 @@ def report(
 
     search = search_for(data, glob, exclude, column, skip_labelled)
     found = search if skip_labelled is not None else labelled_or_inputs(data, search, fold_case)
+    if isinstance(found, Inputs):
+        refuse({"fold-case": fold_case}, f"goes with labels, and {data[0]} is no label file or folder with one")
+    else:
+        refuse({"glob": glob, "exclude": exclude, "column": column}, f"goes with images, and {data[0]} is taken for labels")
     annotator = open_model(source, weights, weights_convention, device)
     if isinstance(found, Inputs):
         images: Any = list(found)

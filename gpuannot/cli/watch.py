@@ -73,7 +73,7 @@ def watch(
         raise DataError(f"{folder}: no such folder to watch")
     annotator = Annotator.load(model, weights=weights, weights_convention=weights_convention, device=device)
     _, least = annotator.words.check_giving(k, threshold)
-    writing.selection.check(annotator.vocabulary)
+    writing.selection.check(annotator.vocabulary, annotator.words.has_confidence)
     selection = Selection(least, writing.selection.of_words, writing.selection.exclude)
     sha256 = annotator.to_model_file().sha256
     with Journal(to, sha256) as journal, _stopping() as stop:

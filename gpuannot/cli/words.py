@@ -13,7 +13,18 @@ from ..errors import InvalidArgumentError, counted
 from .commands import add_command
 from .exit import errors_to_exit_code, exit_for, notes
 from .opening import open_model
-from .options import AsJson, Convention, Device, Model, Overwrite, Progress, Sources, Weights, check_model_output
+from .options import (
+    AsJson,
+    Convention,
+    Device,
+    Model,
+    Overwrite,
+    Progress,
+    Sources,
+    Weights,
+    check_model_output,
+    check_some_left,
+)
 from .tables import plain
 
 if TYPE_CHECKING:
@@ -72,7 +83,8 @@ def add(
     if not is_word(word):
         raise InvalidArgumentError(f"the new word is {word!r}, expected one with a letter or sign to see")
     annotator = open_model(model, weights, weights_convention, device)
-    sources = list(Inputs(images))
+    search = Inputs(images)
+    check_some_left(search, sources := list(search))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the failures are listed below
         annotator.partial_fit(sources, [[word]] * len(sources), progress=progress)
@@ -143,7 +155,11 @@ def merge(
     to = model_to_write(model, to, overwrite)
     _known(model, [word, into])
     annotator = open_model(model, weights, weights_convention, device)
-    annotator.merge_words(word, into, list(Inputs(both)) if both else None, progress=progress)
+    sources = None
+    if both:
+        search = Inputs(both)
+        check_some_left(search, sources := list(search))
+    annotator.merge_words(word, into, sources, progress=progress)
     save(annotator, to, f"{word!r} merged into {into!r}")
 
 

@@ -120,7 +120,8 @@ def explain(
     model: WordModel, images: Images, words: Sequence[str] | None = None, k: int | None = None, *, progress: bool | None = None
 ) -> list[Explanation]:
     """:meth:`gpuannot.Annotator.explain`, which says what the arguments mean."""
-    k = model.check_k(k)
+    model.require_fit()
+    k = model.check_k(k) if words is None else 0
     bank, encoder = model.bank_, model.encoder
     sources = as_sequence(images)
     asked = None if words is None else [bank.number(word) for word in ([words] if isinstance(words, str) else words)]

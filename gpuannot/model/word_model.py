@@ -126,13 +126,14 @@ class WordModel:
             word: that is new, or has no image yet. images: N of them. progress: as in :meth:`partial_fit`.
 
         Raises:
-            ValueError: the vocabulary has the word, with images.
+            ValueError: the vocabulary has the word, with images; or no image is given.
             DataError: as :meth:`partial_fit`.
         """
         self.require_sums()
         if (number := number_of(word, self.bank_.vocabulary)) is not None and self.bank_.counts[number]:
             raise InvalidArgumentError(f"the vocabulary has {word!r} already; give it more images with partial_fit")
-        sources = sources_or_vectors(images)
+        if not len(sources := sources_or_vectors(images)):
+            raise InvalidArgumentError(f"no images of {word!r} were given; a word is learnt from one at least")
         return self.partial_fit(sources, [[word]] * len(sources), progress=progress)
 
     def remove_words(self, words: Sequence[str]) -> Self:
@@ -173,8 +174,7 @@ class WordModel:
         """Make ``into`` the word of every image that carries it or ``word``, and remove ``word``.
 
         Args:
-            word: that goes.
-            into: that stays.
+            word: that goes. into: that stays.
             both: the images that carry both words, which the sums of the two hold twice; None where there is none. With another
                 head than ``mean``, an error says how many they are.
             labels: all words of these images; None where they carry no others.

@@ -53,6 +53,14 @@ ON_A_DEVICE = (
     "evaluate m.safetensors scenes --device {}", "report m.safetensors scenes --device {}",
     "explain m.safetensors scenes --device {}", "words remove m.safetensors sky --overwrite --device {}",
 )  # fmt: skip
+OF_MODELS = (
+    "--glob *.png", "--exclude a*", "--column words", "--words 2", "--threshold 0", "--no-heatmaps", "--skip-labelled scenes",
+    "--weights embedded", "--convention caffe", "--device cpu",
+)  # fmt: skip
+OF_AUDITS = (
+    "--report new.html", "--save-model new.safetensors", "--model m.safetensors", "--preset best", "--seed 0", "--set n_centers=4",
+    "--config cut.json", "--min-count 2", "--rows 5", "--limit 5", "--weights embedded", "--convention caffe", "--device cpu",
+)  # fmt: skip
 
 # way → (commands, what stands for {}, what is said)
 WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
@@ -78,6 +86,10 @@ WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "a photo that is none": (WITH_IMAGES, "broken.jpg", "broken.jpg: not an image in a known format (JPEG, PNG,"),
     "a pattern without a match": (WITH_IMAGES, "z*.jpg", "z*.jpg: no file matches this pattern"),
     "a list of images that is empty": (WITH_IMAGES, "empty.csv", "empty.csv: it is empty; expected a header that names"),
+    "a list that names nothing": (
+        (*WITH_IMAGES, "annotate m.safetensors {} -o new.parquet"), "empty.txt",
+        "empty.txt: no images were given; a list, table or archive that is empty names none",
+    ),
     "no words": (WITH_K, "0", "Invalid value for '-k' / '--words': Input should be greater than or equal to 1"),
     "fewer than no words": (WITH_K, "-3", "Invalid value for '-k' / '--words': Input should be greater than or equal to 1"),
     "a number in letters": (WITH_K, "five", "Invalid value for '-k' / '--words': Input should be a valid integer"),
@@ -121,6 +133,50 @@ WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "a device that is not there": (ON_A_DEVICE, "cuda", "device 'cuda': "),
     "a device that is none": (ON_A_DEVICE, "tpu", "device 'tpu' is unknown; use \"auto\", \"cpu\", \"cuda\" or \"cuda:N\""),
     "annotations that are none": (("report {}",), "lost.csv", "lost.csv, row 0: expected a 'path' and a list of 'words', as"),
+    "a threshold without confidences": (
+        (
+            "annotate m.safetensors scenes {}", "annotate m.safetensors scenes -o new.csv {}",
+            "watch m.safetensors scenes -o new.jsonl {}", "export given.csv -o new.jsonl {}",
+        ),
+        "--word-threshold sky=0.5", "there are no confidences to compare with a threshold; those of presets best and kernel have",
+    ),
+    **{
+        f"{option} with annotations": (
+            ("report given.csv {}",), option, f"{option.split()[0]} goes with a model: given.csv already says which words which"
+        )
+        for option in OF_MODELS
+    },
+    "--fold-case without labels": (
+        ("report given.csv {}", "report m.safetensors a.jpg {}"), "--fold-case", "--fold-case goes with labels",
+    ),
+    **{
+        f"{option} with labels": (
+            ("report m.safetensors scenes {}",), option, f"{option.split()[0]} goes with images, and scenes is taken for labels"
+        )
+        for option in OF_MODELS[:3]
+    },
+    **{
+        f"{option} and no audit": (
+            ("audit scenes --apply cut.json -o new.json {}",), option, f"{option.split()[0]} is for an audit, and --apply does none"
+        )
+        for option in OF_AUDITS
+    },
+    "a limit of no page": (("audit scenes --limit 5",), "", "--limit is for the page; name it with --report"),
+    "a fit's options beside a model": (
+        ("audit scenes --model m.safetensors --seed 0",), "", "--seed is for a model that is fitted here, and --model names one"
+    ),
+    "a number of words that are named": (
+        ("explain m.safetensors scenes -k 2 --word sky",), "", "--words is for the words that images are given, and --word asks for"
+    ),
+    "labels for corrections": (
+        ("learn m.safetensors {} --overwrite", "audit scenes --apply {} -o new.json"), "tasks.json",
+        "tasks.json holds no corrections; a rev",
+    ),
+    "COCO for corrections": (("learn m.safetensors {} --overwrite",), "coco.json", "coco.json holds no corrections; a rev"),
+    "corrections of what is no file": (
+        ("audit scenes --apply {} -o new.json", "learn m.safetensors {} --overwrite"), "nul.json",
+        "nul.json: samples[0] names 'a\\x00b', which no file can be called",
+    ),
     "a small model of a large kind": (
         ("fit scenes -o new.safetensors --annotate-only",), "", "--annotate-only: the head 'mean' ranks words by the sums that it",
     ),
@@ -139,7 +195,16 @@ def made(drawn_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model, file = Path("m.safetensors").read_bytes(), ModelFile.read("m.safetensors")
         later = {"schema": "gpuannot.model/9", "sha256": "", **file.metadata}
         contents: dict[str, str | bytes] = {
-            "empty.csv": "", "bare.csv": "scenes/images/scene_00000.jpg,sky;sea\n",
+            "empty.csv": "", "empty.txt": "", "given.csv": "path,words\na.jpg,sky\n",
+            "tasks.json": json.dumps([
+                {"data": {"image": "a.jpg"}, "annotations": [{"result": [{"type": "choices", "value": {"choices": ["sky"]}}]}]}
+            ]),
+            "coco.json": json.dumps({
+                "images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "sky"}],
+                "annotations": [{"image_id": 1, "category_id": 1}], "samples": [7],
+            }),
+            "nul.json": json.dumps({"samples": [{"image_name": "a\0b", "image_labels": ["sky"]}]}),
+            "bare.csv": "scenes/images/scene_00000.jpg,sky;sea\n",
             "lost.csv": "image,words\nno1.jpg,a\nno2.jpg,b\n",
             "mute.csv": "image,words\na.jpg,\n", "cut.json": '{"samples": [', "broken.jpg": "no image", "empty.safetensors": "",
             "cut.safetensors": model[: len(model) // 2], "edited.safetensors": model[:-5] + bytes([model[-5] ^ 1]) + model[-4:],

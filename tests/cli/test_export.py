@@ -54,6 +54,17 @@ def sidecars(folder: Path) -> dict[str, list[str]]:
     return {path.name: list(Packet(path.read_bytes()).keywords().flat) for path in sorted(folder.glob("*.xmp"))}
 
 
+def test_images_that_all_fail_are_listed(model: Path, photos: Path) -> None:
+    Path("broken.jpg").write_bytes(b"no image")
+    for to in ("words.jsonl", "parts/"):
+        result = run("annotate", model, "broken.jpg", "-o", to, "--format", "xmp")
+        assert result.exit_code == 2 and "1 input failed:" in result.stderr and "broken.jpg: not an image" in result.stderr
+    assert [entry["path"] for entry in map(json.loads, Path("words.jsonl.failures.jsonl").read_text().splitlines())] == [
+        "broken.jpg"
+    ]
+    assert not Path("broken.xmp").exists()
+
+
 def test_words_beside_images_and_out_again(model: Path, photos: Path) -> None:
     before = files(photos)
     dry = run("annotate", model, photos, "-k", "3", "--format", "xmp", "--dry-run")

@@ -96,6 +96,19 @@ def test_words_that_are_asked_for(fitted: Annotator, scenes: LabelledImages) -> 
     assert len(fitted.failures_) == 1
 
 
+def test_a_model_of_fewer_words_than_are_explained(scenes: LabelledImages, tmp_path: Path) -> None:
+    labels = [["sky"] if row % 2 else ["sea", "sky"] for row in range(8)]
+    made = small_annotator(**SMALL).fit(scenes.paths[:8], labels, progress=False)
+    assert made.explain(scenes.paths[:1])[0].words == made.annotate(scenes.paths[:1]).words[0]
+    assert made.explain(scenes.paths[:1], ["sea"], k=7)[0].words == ("sea",)
+    path = str(made.save(tmp_path / "m.safetensors"))
+    for number, option in enumerate(([], ["--word", "sea"])):
+        arguments = ["explain", path, str(scenes.paths[0]), "-o", str(tmp_path / f"why{number}"), *option]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert len(json.loads((tmp_path / f"why{number}/explanations.json").read_text())[0]["words"]) == 2 - number
+
+
 def test_heatmaps_and_overlays(fitted: Annotator, scenes: LabelledImages) -> None:
     why = fitted.explain(scenes.paths[:1], k=2)[0]
     grid = why.heatmap(word=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -89,6 +90,13 @@ def test_a_model_whose_words_are_spelled_oddly_loads_as_it_is(fitted: Annotator,
     assert (loaded.bank_.counts - counts)[:3].tolist() == [0, 1, 1] and loaded.vocabulary == fitted.vocabulary
     loaded.forget(scenes.paths[:1], [[first, others[0]]])
     assert loaded.bank_.counts.tolist() == counts.tolist()
+
+
+def test_a_word_without_images_is_not_added(fitted: Annotator, tmp_path: Path) -> None:
+    made = copy.deepcopy(fitted)
+    with pytest.raises(ValueError, match="no images of 'lighthouse' were given"):
+        made.add_word("lighthouse", [])
+    assert made.vocabulary == fitted.vocabulary
 
 
 def test_words_removed_renamed_and_merged(fitted: Annotator, scenes: LabelledImages) -> None:

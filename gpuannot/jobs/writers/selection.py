@@ -35,14 +35,22 @@ class Selection:
         """The lowest confidence with which a word may be written; None where any may."""
         return None if self.threshold is None else min(self.threshold, *self.of_words.values(), 1)
 
-    def check(self, vocabulary: Sequence[str]) -> None:
-        """Raise InvalidArgumentError for a word that is not in the vocabulary, or a threshold outside 0…1."""
+    def check(self, vocabulary: Sequence[str], confident: bool) -> None:
+        """Raise InvalidArgumentError for a word that is not in the vocabulary, a threshold outside 0…1, or one without confidences.
+
+        Args:
+            confident: whether there are confidences to compare with a threshold.
+        """
         for word in (*self.of_words, *self.exclude):
             if word not in vocabulary:
                 close = difflib.get_close_matches(word, vocabulary, 1)
                 raise InvalidArgumentError(f"{word!r} is no word of the model" + (f"; is {close[0]!r} meant?" if close else ""))
         for value in (self.threshold, *self.of_words.values()):
             check_threshold(value)
+        if not confident and (self.threshold is not None or self.of_words):
+            raise InvalidArgumentError(
+                "there are no confidences to compare with a threshold; those of presets best and kernel have them"
+            )
 
     def __call__(self, annotations: Annotations) -> Annotations:
         """The annotations with the words that are left.
