@@ -16,8 +16,8 @@ from .weights import CONVOLUTIONS, POOLS_AFTER, TrunkWeights
 _Convolve: TypeAlias = Callable[[Tensor, Any, Tensor, bool], Tensor]
 
 KERNEL_DEVICES = ("cuda",)
-# Of how many shapes of input the packed weights are kept: a batch has chunks of one shape and a last one.
-_SHAPES = 3
+# Of how many shapes of input the packed weights are kept: a batch has chunks of up to four images, and a last one of any number.
+_SHAPES = 4
 
 
 class End(NamedTuple):
