@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from cuda_on_cpu import compiler, run_isolated
 
 TESTS = Path(__file__).parent
@@ -52,6 +53,18 @@ def test_no_choice_of_the_caller_reaches_a_network_of_torchs_modules() -> None:
 
 def test_a_model_on_another_device_than_the_current_one() -> None:
     in_a_process("pretend_cuda.rules:second_device")
+
+
+def test_a_product_of_bfloat16_fills_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor that multiplies it in float32."""
+    from pretend_cuda import dispatch
+
+    monkeypatch.setattr(dispatch, "cpu_has_fast_bfloat16", lambda: False)
+    left, right = torch.eye(3, dtype=torch.bfloat16), torch.arange(6.0).view(3, 2).bfloat16()
+    for out in (torch.empty((3, 2), dtype=torch.bfloat16), torch.empty(0, dtype=torch.bfloat16)):
+        found = dispatch._execute(torch.ops.aten.mm.out, "mm", (left, right), {"out": out})
+        assert found is out and torch.equal(out, right)
+    assert torch.equal(dispatch._execute(torch.ops.aten.mm.default, "mm", (left, right), {}), right)
 
 
 def test_cupy_13() -> None:

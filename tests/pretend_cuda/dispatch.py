@@ -230,7 +230,9 @@ def _execute(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
             raise RuntimeError(f"mm(out_dtype={dtype}) of {left.dtype} and {right.dtype}")
         return left.to(dtype) @ right.to(dtype)
     if name in _PRODUCTS and args[0].dtype == torch.bfloat16 and not cpu_has_fast_bfloat16() and not args[0].is_meta:
-        return func(*tree_map(_widened, args), **tree_map(_widened, kwargs)).bfloat16()
+        found = func(*tree_map(_widened, args), **tree_map(_widened, kwargs)).bfloat16()
+        out = kwargs.get("out")  # of which the product has a copy
+        return found if out is None else out.resize_(found.shape).copy_(found)
     return func(*args, **kwargs)
 
 
