@@ -25,6 +25,12 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
+def install(*extras: str) -> str:
+    """How to add an extra, or one of several, as messages say it: from the sources, for no package index has gpuannot."""
+    named = " or ".join(f'".[{extra}]"' for extra in extras)
+    return f"pip install {named} in the folder of gpuannot"
+
+
 class GpuannotError(Exception):
     """Base of every error about the user's data, files or machine."""
 

@@ -1,6 +1,6 @@
 """Hand-made image features: what annotation was done with before learnt ones.
 
-Two sets, both of scikit-image's and PyWavelets' own filters (``pip install gpuannot[baselines]``):
+Two sets, both of scikit-image's and PyWavelets' own filters (``pip install ".[baselines]"``):
 
 * :func:`handmade_features`, for JEC (Makadia 2008): colour histograms, Gabor and Haar responses of the whole image.
 * :func:`grid_features`, for MBRM (Feng 2004): colour and texture statistics of 24 regions.
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from ..errors import DataError, DeviceError
+from ..errors import DataError, DeviceError, install
 from ..images.containers import read
 from ..images.decode import ImageSource, decode_image
 from ..images.input import Input
@@ -209,4 +209,4 @@ def _require_libraries() -> None:
         try:
             import_module(library)
         except ImportError as error:
-            raise DeviceError(f"hand-made features need {library} ({error}); install gpuannot[baselines]") from error
+            raise DeviceError(f"hand-made features need {library} ({error}); {install('baselines')}") from error

@@ -79,7 +79,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Give images words from your own vocabulary, learnt from labelled examples without training a network.",
     epilog="Exit codes: 0 done, 1 some inputs failed (they are listed), 2 wrong usage or nothing could be done, "
-    "70 a bug in gpuannot, 130 or 143 stopped by Ctrl-C or SIGTERM.",
+    "70 a bug in gpuannot, 130 or 143 stopped by Ctrl-C or SIGTERM (watch: 0).",
 )
 
 

@@ -75,7 +75,7 @@ def reproduce(
     otherwise.
 
     With --table, also JEC, 2PKNN, TagProp, MBRM, CMRM, SVM and ridge, each with its hyper-parameters chosen on a hold-out of the
-    training images. The hand-made features need 'pip install gpuannot[baselines]'.
+    training images. The hand-made features need 'pip install ".[baselines]"' in the folder of gpuannot.
     """
     from ..experiments.reproduce import reproduce as run
     from .settings import config_from_options

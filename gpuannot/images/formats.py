@@ -13,6 +13,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
+from ..errors import install
 from .jpeg import load_jpeg, open_jpeg
 from .jxl_header import jxl_size
 from .netpbm import read_netpbm_header
@@ -105,7 +106,7 @@ def _format(prefix: bytes) -> str:
         if prefix[8:12] in _HEVC or (brands & _HEVC and not brands & _AV1):
             return "HEIF"
         if brands & _AV1 and "AVIF" not in Image.OPEN:
-            raise Unusable("AVIF needs Pillow 11.3: pip install 'gpuannot[formats]'")
+            raise Unusable(f"AVIF needs Pillow 11.3: {install('formats')}")
     if prefix.startswith(_JXL):
         return "JXL"
     for format in FORMATS:
@@ -138,7 +139,7 @@ def _by_plug_in(format: str, content: bytes) -> Opened:
     try:
         plug_in = importlib.import_module(module)  # only now: most collections have none of these, and each takes its time
     except ImportError as error:
-        raise Unusable(f"{known_as} needs {package}: pip install 'gpuannot[formats]'") from error
+        raise Unusable(f"{known_as} needs {package}: {install('formats')}") from error
     if format == "HEIF":
         if format not in Image.OPEN:
             plug_in.register_heif_opener()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ClusterError, InvalidArgumentError
+from ..errors import ClusterError, InvalidArgumentError, install
 from ..system.version import __version__
 from .local_cluster import first_line, local_cluster
 
@@ -69,7 +69,7 @@ def check_options(workers: int | None, scheduler: str | None, trunk: str, dashbo
         import cryptography  # noqa: F401 - of the keys that local workers know each other by
         import distributed  # noqa: F401
     except ImportError as error:
-        raise ClusterError(f"several workers need Dask ({error}); install gpuannot[dask]") from error
+        raise ClusterError(f"several workers need Dask ({error}); {install('dask')}") from error
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..config import CONVENTIONS
-from ..errors import WeightsError
+from ..errors import WeightsError, install
 
 #: Name in the paper's terms, torchvision's module name, input channels, output channels.
 CONVOLUTIONS: tuple[tuple[str, str, int, int], ...] = (
@@ -294,9 +294,7 @@ def _torchvision_entry(source: str, network: str) -> Any:
         from torchvision.models import get_model_weights
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
         instead = ', or use weights="embedded" or a file' if network == "vgg16" else ", or give a file of weights"
-        raise WeightsError(
-            f"torchvision cannot be imported ({error}); install gpuannot[cuda13] or gpuannot[cuda12]{instead}"
-        ) from error
+        raise WeightsError(f"torchvision cannot be imported ({error}); {install('cuda13', 'cuda12')}{instead}") from error
     known = get_model_weights(network)
     try:
         return known[name]

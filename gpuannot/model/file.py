@@ -4,11 +4,11 @@ The file's tensors are ``matrix`` (C, n) and ``offset`` (n,) of normalisation an
 ``centers`` (m, n), and the word bank's ``sums`` (W, m·n) float64 and ``counts`` (W,) int64. Its metadata has one key, ``gpuannot``,
 a JSON object: schema, vocabulary, config, preprocessing, the trunk weights' SHA-256, and the SHA-256 of all that with the tensors.
 
-Several layers have a ``matrix`` (ΣC, n) of all their channels, and ``offset``, ``explained_variance_ratio`` (L, n) and
-``centers`` (L, m, n) of each. With a joint projection there are ``projection`` (V, d) and ``projection_mean`` (V,), V = L·m·n and
-with the setting ``moments`` L·s(s + 1)/2 more, s being that; the layer ``colours`` has no centres, counts for n values in V, and
-not in L. Image vectors have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D =
-L·m·n. Read D for m·n below.
+Several layers have a ``matrix`` (ΣC, n) of all their channels, ``offset`` and ``explained_variance_ratio`` (L, n) of each, and
+``centers`` (L', m, n) of the L' with visual words, which are all but ``colours``. With a joint projection there are ``projection``
+(V, d) and ``projection_mean`` (V,), V = L'·m·n, with ``colours`` n more, and with the setting ``moments`` L'·s(s + 1)/2 more, s
+being that. Image vectors have D = d + t(t + 1)/2 values, t being the setting ``quadratic`` or d, if that is smaller; without, D =
+V. Read D for m·n below.
 
 With the head ``ridge`` there are also ``weights`` (K, m·n) and ``bias`` (K,) of the K words that have an image, and where there are
 confidences ``confidence`` (3, W), slope, offset and level of each word's; two rows, without level, in earlier files. With a head

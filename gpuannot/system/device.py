@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import DeviceError
+from ..errors import DeviceError, install
 
 _NO_ROOM = (
     "unable to find an engine",
@@ -36,8 +36,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
             return torch.device("cpu")
         if importlib.util.find_spec("cupy") is None:
             warnings.warn(
-                "there is a GPU, but CuPy, which its kernels need, is not installed: running on the CPU; install gpuannot[cuda13] "
-                "or gpuannot[cuda12]",
+                "there is a GPU, but CuPy, which its kernels need, is not installed: running on the CPU; "
+                f"{install('cuda13', 'cuda12')}",
                 stacklevel=3,
             )
             return torch.device("cpu")
@@ -47,9 +47,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise DeviceError(f'device {name!r} is unknown; use "auto", "cpu", "cuda" or "cuda:N"')
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        raise DeviceError(
-            f'device {name!r}: {built}; use device="auto" or "cpu", or install gpuannot[cuda13] on a machine with a GPU'
-        )
+        raise DeviceError(f'device {name!r}: {built}; use device="auto" or "cpu", or on a machine with a GPU {install("cuda13")}')
     number = int(index) if index else torch.cuda.current_device()
     if number >= torch.cuda.device_count():
         raise DeviceError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
@@ -98,8 +96,8 @@ def cuml_module(name: str) -> Any | None:
         return importlib.import_module(f"cuml.{name}")
     except ImportError as error:
         warnings.warn(
-            f"cuML is not usable here ({error}): PCA and K-means are fitted by torch on the GPU; install gpuannot[cuda13] or "
-            "gpuannot[cuda12] for cuML",
+            f"cuML is not usable here ({error}): PCA and K-means are fitted by torch on the GPU; for cuML "
+            f"{install('cuda13', 'cuda12')}",
             stacklevel=3,
         )
         return None

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..errors import install
 from .device import cpu_has_fast_bfloat16, cpu_has_int8
 from .threads import cpus
 from .version import __version__
@@ -89,7 +90,7 @@ def missing() -> dict[str, str]:
     advice = {}
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        advice["GPU"] = f"{built}; on a machine with an NVIDIA GPU install gpuannot[cuda13] or gpuannot[cuda12]"
+        advice["GPU"] = f"{built}; on a machine with an NVIDIA GPU {install('cuda13', 'cuda12')}"
     else:
         generation = "13" if (torch.version.cuda or "").startswith("13") else "12"
         for module, use in (
@@ -98,9 +99,9 @@ def missing() -> dict[str, str]:
             ("torchvision", "decoding JPEG on the GPU"),
         ):
             if importlib.util.find_spec(module) is None:
-                advice[module] = f"needed for {use}; install gpuannot[cuda{generation}]"
+                advice[module] = f"needed for {use}; {install(f'cuda{generation}')}"
     if importlib.util.find_spec("timm") is None:
-        advice["timm"] = "needed for trunks timm:NAME (gpuannot trunks); install gpuannot[timm]"
+        advice["timm"] = f"needed for trunks timm:NAME (gpuannot trunks); {install('timm')}"
     if not cpu_has_fast_bfloat16():
         advice["bfloat16"] = "this processor gains nothing by bfloat16: what is not int8 runs in float32, 2 to 3 times slower"
     if not cpu_has_int8():

@@ -111,7 +111,7 @@ def test_features_of_each_layer(benchmark_folder: Path, tmp_path: Path) -> None:
 
 def test_features_that_cannot_be_had(benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(*arguments: object, **options: object) -> None:
-        raise DeviceError("scikit-image is not installed: pip install gpuannot[baselines]")
+        raise DeviceError("scikit-image is not installed: pip install '.[baselines]'")
 
     monkeypatch.setattr(benchmark_features, "grid_features", lacking)
     rows = [row for row in ROWS if row.method in ("MBRM", "positive mean")][:2]

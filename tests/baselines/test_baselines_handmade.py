@@ -13,8 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
-pytest.importorskip("skimage", reason="install gpuannot[baselines]")
-pytest.importorskip("pywt", reason="install gpuannot[baselines]")
+pytest.importorskip("skimage", reason="pip install '.[baselines]'")
+pytest.importorskip("pywt", reason="pip install '.[baselines]'")
 
 from gpuannot.baselines import handmade
 from gpuannot.baselines.handmade import grid_features, handmade_features
@@ -298,5 +298,5 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, features: Any) ->
 @pytest.mark.parametrize("library", ["skimage", "pywt"])
 def test_without_the_libraries_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(DeviceError, match=rf"need {library}.*install gpuannot\[baselines\]"):
+    with pytest.raises(DeviceError, match=rf'need {library}.*pip install "\.\[baselines\]"'):
         handmade_features([noise(4, 4)])

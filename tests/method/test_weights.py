@@ -440,7 +440,9 @@ def test_torchvision_has_its_own_convention(source: str) -> None:
 @pytest.mark.skipif(NO_TORCHVISION is None, reason="torchvision is here")
 @pytest.mark.parametrize("source", ["torchvision", "torchvision:IMAGENET1K_FEATURES"])
 def test_without_torchvision_the_error_says_what_to_install(source: str) -> None:
-    with pytest.raises(WeightsError, match=r"torchvision cannot be imported.*install gpuannot\[cuda13\].*embedded"):
+    with pytest.raises(
+        WeightsError, match=r'torchvision cannot be imported.*pip install "\.\[cuda13\]" or "\.\[cuda12\]".*embedded'
+    ):
         load_weights(source)
 
 

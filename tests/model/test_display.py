@@ -82,7 +82,7 @@ def test_plain_values() -> None:
 
 
 def test_a_data_frame() -> None:
-    pytest.importorskip("pandas", reason="pandas is not installed: pip install gpuannot[test]")
+    pytest.importorskip("pandas", reason="pandas is not installed: pip install '.[test]'")
     frame = some(2).to_pandas()
     assert frame.to_dict("records") == some(2).to_dicts() and some(0).to_pandas().columns.tolist() == frame.columns.tolist()
     assert frame.explode(["words", "distances", "confidences"])["words"].tolist() == [*WORDS[:3], "car", "sky"]
@@ -158,7 +158,7 @@ json.dump([cell.outputs[-1] for cell in notebook.cells], sys.stdout)
 def test_a_notebook(tmp_path: Path, scenes: LabelledImages) -> None:
     for package in ("nbclient", "ipykernel"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install gpuannot[test]")
+            pytest.skip(f"{package} is not installed: pip install '.[test]'")
     made = small_annotator(**SMALL, **RIDGE).fit(scenes.paths, scenes.labels, vocabulary=scenes.vocabulary)
     model = made.save(tmp_path / "m.safetensors")
     cells = [

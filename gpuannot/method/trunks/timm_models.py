@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InvalidArgumentError, WeightsError
+from ...errors import InvalidArgumentError, WeightsError, install
 from ...system.device import resolve_device
 from ..weights import Preprocessing, read_file
 from .base import LocalTrunk, module_sha256, network_dtype
 
-INSTALL = "install gpuannot[timm]"
+INSTALL = install("timm")
 _STRIDE = 16
 
 
