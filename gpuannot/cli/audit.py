@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 
 from ..errors import InvalidArgumentError, counted
-from ..images.input import utf8
 from .commands import tell_next
 from .exit import errors_to_exit_code, exit_for, notes
 from .options import (
@@ -215,6 +214,8 @@ def _table(title: str, headings: Sequence[str], cells: Sequence[Sequence[str]], 
 
 def _content(found: Audit, images: LabelledImages) -> dict[str, Any]:
     """All that was found, by names."""
+    from ..images.input import utf8
+
     names, words = [*map(utf8, images.image_names)], images.vocabulary
 
     def doubts(given: Sequence[Doubt]) -> list[dict[str, Any]]:
