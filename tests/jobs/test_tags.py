@@ -320,6 +320,13 @@ def test_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert clash.changed == 1 and "another image has the same a.xmp" in clash.failures[0].reason
 
 
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    writer = TagWriter("xmp", model_sha256=MODEL, into=tmp_path / "tags")
+    writer.write(given(["a\0.jpg", "b.jpg"], [["sky"]] * 2))
+    assert [(failure.path, failure.reason) for failure in writer.failures] == [("a\0.jpg", "has a name that no file can have")]
+    assert writer.changed == 1
+
+
 def test_which_words_are_written() -> None:
     found = given(["a", "b", "c"], [["sky", "2024", "日本"], ["日本"], ["sky", "2024"]])
     assert found.confidence is not None
