@@ -348,7 +348,7 @@ def test_which_words_are_written() -> None:
     )
     for wrong in (Selection(exclude={"skye"}), Selection(of_words={"sky": 1.5})):
         with pytest.raises(InvalidArgumentError, match=r"is 'sky' meant|must lie in 0…1"):
-            wrong.check(WORDS)
+            wrong.check(WORDS, True)
     with pytest.raises(InvalidArgumentError, match="no confidences"):
         Selection(0.5)(given(["a"], [["sky"]], None))
 
