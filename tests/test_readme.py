@@ -157,14 +157,16 @@ def test_the_short_table() -> None:
 
 
 def test_the_paper_s_experiment() -> None:
-    *_, embedded, original, in_int8, best, best_in_int8, kernel, blocks = table_after("## The paper's experiment")
+    *_, embedded, original, in_int8, best, best_in_int8, kernel, kernel_in_int8, blocks = table_after("## The paper's experiment")
     assert embedded[1:] == spread(results("corel5k-paper-embedded")["summary"])
     assert original[1:] == spread(results("corel5k-paper-oxford-float16")["summary"])
     assert in_int8[1:] == spread(results("corel5k-paper-int8")["summary"])
     assert best[1:] == spread(results("corel5k-best-seeds")["summary"])
     assert best_in_int8[1:] == spread(results("corel5k-best-int8")["summary"])
-    assert f"in int8 `best` has {' / '.join(best_in_int8[3:])})" in README
+    both = f"in int8 `best` has {' / '.join(best_in_int8[3:])}, `kernel` {' / '.join(kernel_in_int8[3:])})"
+    assert both in README
     assert kernel[1:] == spread(results("corel5k-kernel-seeds")["summary"])
+    assert kernel_in_int8[1:] == spread(results("corel5k-kernel-int8")["summary"])
     assert blocks[1:] == spread(results("corel5k-kernel-blocks-seeds")["summary"])
     assert f"`kernel` has {' / '.join(blocks[3:])}." in README
 
